@@ -1,0 +1,38 @@
+# Everything here works on a fresh machine with Python 3.11 and make: the environment is made on first use.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: setup demo test check format test-nightly bench clean
+
+setup: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+RECIPE ?= demo
+demo: $(INSTALLED)
+	$(BIN)/exfuse demo --recipe $(RECIPE)
+
+test: check
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test-nightly: $(INSTALLED)
+	$(BIN)/python -m pytest -m nightly
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/network.py
+
+clean:
+	rm -rf .venv build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage

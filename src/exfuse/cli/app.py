@@ -1,0 +1,41 @@
+"""The command `exfuse`: one file a command, and here what they share."""
+
+import sys
+
+import click
+import typer
+from rich.console import Console
+
+from exfuse.cli import demo, evaluate, models, predict, recipes, train
+from exfuse.errors import ExFuseError
+from exfuse.training.segmentation import Interrupted
+
+app = typer.Typer(
+    name="exfuse",
+    help="ExFuse semantic segmentation: train on your own images, measure honestly, ship.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("train")(train.train_command)
+app.command("evaluate")(evaluate.evaluate_command)
+app.command("predict")(predict.predict_command)
+app.command("models")(models.models_command)
+app.command("recipes")(recipes.recipes_command)
+app.command("demo")(demo.demo_command)
+
+
+def main() -> None:
+    """Runs the command line; errors about the user's input are one line, without a traceback.
+
+    The exit code is 0, 1 after such an error, 2 for a wrong call, 130 after Ctrl-C.
+    """
+    errors = Console(stderr=True)
+    try:
+        app()
+    except ExFuseError as error:
+        errors.print(f"[bold red]error:[/] {click.unstyle(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except Interrupted as stop:
+        errors.print(f"{stop}; to go on, run the same command with --resume", highlight=False)
+        sys.exit(130)

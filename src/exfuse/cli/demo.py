@@ -1,0 +1,36 @@
+"""`exfuse demo`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from exfuse.cli.predict import predict_command
+from exfuse.data.synthetic import write_scenes
+from exfuse.evaluation.report import scores_table
+from exfuse.training.config import load_config
+from exfuse.training.segmentation import train
+
+SCENES = {"train": 400, "val": 100, "heldout": 8}
+
+
+def demo_command(
+    recipe: Annotated[str, typer.Option(help="demo is the whole network, demo_gcn the baseline.")] = "demo",
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything.")] = Path("runs/demo"),
+) -> None:
+    """Draw a small data set, train on it, score and predict: no data, no network, a few minutes."""
+    console = Console()
+    data, run, predictions = output / "scenes", output / recipe, output / recipe / "predictions"
+    console.print(f"drawing {sum(SCENES.values())} scenes into {data}", highlight=False)
+    write_scenes(data, SCENES)
+    report = train(load_config(recipe, [f"data.root={data}", f"output={run}"]), resume=False, console=console)
+    heldout = [str(path) for path in sorted((data / "images").glob("heldout_*.jpg"))]
+    predict_command(str(run / "model"), heldout, predictions)
+    console.print(scores_table(report))
+    for label, path in (
+        ("overlays", predictions / "overlays"),
+        ("report", run / "report.html"),
+        ("model", run / "model"),
+    ):
+        console.print(f"{label:<9} {path}", highlight=False)

@@ -1,0 +1,50 @@
+"""`exfuse evaluate`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from exfuse.cli.options import parse_scales
+from exfuse.data.datasets import open_dataset
+from exfuse.data.scan import scan_dataset
+from exfuse.distributed import process_group
+from exfuse.evaluation.evaluate import EvaluationReport, check_classes, count_confusion, describe_protocol
+from exfuse.evaluation.report import scores_table
+from exfuse.inference.predictor import Precision, Predictor
+from exfuse.inference.scoring import TestTimeAugmentation
+
+
+def evaluate_command(
+    model: Annotated[str, typer.Argument(help="A model folder, such as runs/x/model, or a model of the hub.")],
+    data: Annotated[Path, typer.Argument(help="A data set: a folder or a dataset file.")],
+    split: Annotated[str, typer.Option(help="Which split to score.")] = "val",
+    scales: Annotated[str, typer.Option(help="Scales to average, separated by commas: 0.75,1,1.25.")] = "1",
+    flip: Annotated[bool, typer.Option("--flip", help="Average with the mirror image, too.")] = False,
+    precision: Annotated[Precision, typer.Option(help="Precision of the network.")] = "fp32",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Where to write the JSON.  [default: evaluation_SPLIT.json]"),
+    ] = None,
+) -> None:
+    """Score a model on a whole split: table, and JSON with the protocol."""
+    with process_group() as ranks:
+        console = Console(quiet=not ranks.is_first)
+        predictor = Predictor.from_pretrained(
+            model, augmentation=TestTimeAugmentation(parse_scales(scales), flip), precision=precision
+        )
+        dataset = open_dataset(data, split)
+        check_classes(predictor, dataset)
+        with console.status(f"checking the {len(dataset)} images of {split}"):
+            scan = scan_dataset(dataset)
+        matrix = count_confusion(predictor, dataset, ranks, console)
+        protocol = describe_protocol(predictor, dataset, scan.fingerprint) | {"model": model}
+        report = EvaluationReport(matrix, dataset.classes.names, protocol)
+        if ranks.is_first:
+            target = output or Path(f"evaluation_{split}.json")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
+            console.print(scores_table(report))
+            console.print(f"protocol and counts  {target}", highlight=False)

@@ -1,0 +1,93 @@
+"""`exfuse predict`."""
+
+import glob
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import track
+
+from exfuse.cli.options import parse_scales
+from exfuse.data.samples import IMAGE_SUFFIXES
+from exfuse.errors import DataError
+from exfuse.inference.predictor import Precision, Predictor
+from exfuse.inference.scoring import TestTimeAugmentation
+
+
+def predict_command(
+    model: Annotated[str, typer.Argument(help="A model folder, such as runs/x/model, or a model of the hub.")],
+    paths: Annotated[list[str], typer.Argument(help="Images, folders of images, or globs.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for masks, overlays and fractions.json.")],
+    scales: Annotated[str, typer.Option(help="Scales to average, separated by commas: 0.75,1,1.25.")] = "1",
+    flip: Annotated[bool, typer.Option("--flip", help="Average with the mirror image, too.")] = False,
+    precision: Annotated[Precision, typer.Option(help="Precision of the network.")] = "fp32",
+) -> None:
+    """Segment images: palette PNG masks, overlays with a legend, and each class's share as JSON.
+
+    Broken files are reported and skipped; the exit code is then 1.
+    """
+    console, errors = Console(), Console(stderr=True)
+    images = find_images(paths)
+    predictor = Predictor.from_pretrained(
+        model, augmentation=TestTimeAugmentation(parse_scales(scales), flip), precision=precision
+    )
+    for folder in ("masks", "overlays"):
+        (output / folder).mkdir(parents=True, exist_ok=True)
+    rows, broken = [], 0
+    for name, path in track(images.items(), description="predicting", console=console):
+        try:
+            prediction = predictor(path)
+        except DataError as error:
+            errors.print(f"skipped: {error}", style="red", highlight=False, soft_wrap=True)
+            broken += 1
+            continue
+        mask, overlay = output / "masks" / f"{name}.png", output / "overlays" / f"{name}.jpg"
+        for target in (mask, overlay):
+            target.parent.mkdir(parents=True, exist_ok=True)
+        prediction.mask().save(mask)
+        prediction.overlay().save(overlay, quality=92)
+        rows.append({"image": str(path), "mask": str(mask), "fractions": prediction.class_fractions()})
+    summary = output / "fractions.json"
+    summary.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    console.print(f"{len(rows)} images segmented, {broken} skipped: {output}", highlight=False)
+    if broken:
+        raise typer.Exit(1)
+
+
+def find_images(paths: list[str]) -> dict[str, Path]:
+    """Returns the images that the arguments mean, by the name their results get.
+
+    A file's name is its own without the suffix; an image in a folder keeps its place below that folder. Where two
+    would have the same name, the later one gets a number. Of a folder with `images` in it, such as a data set, only
+    that part is taken.
+
+    Args:
+        paths: Files, folders and globs.
+
+    Raises:
+        DataError: If one of them matches nothing.
+    """
+    images: dict[str, Path] = {}
+    for text in paths:
+        found = _expand(text)
+        if not found:
+            raise DataError(f"{text}: no image found")
+        for name, path in found:
+            unique, number = name, 2
+            while unique in images:
+                unique, number = f"{name}_{number}", number + 1
+            images[unique] = path
+    return images
+
+
+def _expand(text: str) -> list[tuple[str, Path]]:
+    path = Path(text)
+    if path.is_file():
+        return [(path.stem, path)]
+    if path.is_dir():
+        root = path / "images" if (path / "images").is_dir() else path
+        inside = sorted(file for file in root.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+        return [(file.relative_to(root).with_suffix("").as_posix(), file) for file in inside]
+    return [(Path(match).stem, Path(match)) for match in sorted(glob.glob(text, recursive=True))]

@@ -1,0 +1,30 @@
+"""`exfuse train`."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from exfuse.evaluation.report import scores_table
+from exfuse.training.config import load_config
+from exfuse.training.segmentation import train
+
+
+def train_command(
+    recipe: Annotated[str, typer.Argument(help="A name from `exfuse recipes`, or a YAML file.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Changes to the recipe: key=value, such as data.root=photos epochs=20."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's latest checkpoint.")] = False,
+) -> None:
+    """Train a network on labelled images.
+
+    Under torchrun, several processes share each batch.
+    """
+    config = load_config(recipe, overrides or [])
+    console = Console()
+    report = train(config, resume, console)
+    if report is not None:
+        console.print(scores_table(report))
+        console.print(f"report  {config.output / 'report.html'}\nmodel   {config.output / 'model'}", highlight=False)

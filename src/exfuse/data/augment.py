@@ -1,0 +1,82 @@
+"""Joint augmentation of an image and its mask, a function of (seed, epoch, index) and of nothing else."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from exfuse.data.classes import Color
+from exfuse.data.samples import Sample, UInt8Array
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is drawn at random for each training sample.
+
+    Attributes:
+        crop_size: Height and width of the result, in pixels.
+        scale: Range of the factor of both sides, drawn uniformly.
+        flip: Probability of a horizontal flip.
+        brightness: Largest relative change of the brightness, 0 to 1; likewise `contrast` and `saturation`.
+        contrast: See `brightness`.
+        saturation: See `brightness`.
+        fill: RGB colour beyond the image's border.
+        ignore_index: Label beyond the image's border.
+    """
+
+    crop_size: tuple[int, int]
+    scale: tuple[float, float]
+    flip: float
+    brightness: float
+    contrast: float
+    saturation: float
+    fill: Color
+    ignore_index: int
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Returns the augmented sample, of size `crop_size`."""
+        image, mask = self._crop(sample, rng)
+        return Sample(self._jitter(image, rng), mask)
+
+    def _crop(self, sample: Sample, rng: np.random.Generator) -> tuple[UInt8Array, UInt8Array]:
+        """Scales, crops and flips in one resampling, so that only the pixels of the crop are ever computed."""
+        height, width = self.crop_size
+        scale = rng.uniform(*self.scale)
+        top = _offset(sample.image.shape[0] * scale, height, rng)
+        left = _offset(sample.image.shape[1] * scale, width, rng)
+        mirrored = rng.random() < self.flip
+        # Crop pixel (x, y) shows the source at ((x + left + 0.5) / scale - 0.5, ...); a mirrored crop is read from
+        # its right.
+        x_step, x_first = (-1 / scale, width - 1) if mirrored else (1 / scale, 0)
+        to_source = np.array(
+            [
+                [x_step, 0.0, (x_first + left + 0.5) / scale - 0.5],
+                [0.0, 1 / scale, (top + 0.5) / scale - 0.5],
+            ]
+        )
+        size = (width, height)
+        smooth = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        nearest = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+        image = cv2.warpAffine(sample.image, to_source, size, flags=smooth, borderValue=self.fill)
+        mask = cv2.warpAffine(sample.mask, to_source, size, flags=nearest, borderValue=(self.ignore_index,))
+        return np.asarray(image, dtype=np.uint8), np.asarray(mask, dtype=np.uint8)
+
+    def _jitter(self, image: UInt8Array, rng: np.random.Generator) -> UInt8Array:
+        limits = (self.brightness, self.contrast, self.saturation)
+        brightness, contrast, saturation = (1 + rng.uniform(-limit, limit) for limit in limits)
+        pixels = image.astype(np.float32) * np.float32(brightness)
+        grey = pixels @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+        pixels += np.float32(saturation - 1) * (pixels - grey[..., None])
+        pixels += np.float32(contrast - 1) * (pixels - grey.mean())
+        return _to_uint8(pixels)
+
+
+def _offset(size: float, crop: int, rng: np.random.Generator) -> float:
+    """Draws where a crop starts along one side; an image smaller than the crop lies anywhere within it."""
+    slack = size - crop
+    return float(rng.uniform(min(slack, 0.0), max(slack, 0.0)))
+
+
+def _to_uint8(pixels: npt.NDArray[np.float32]) -> UInt8Array:
+    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)

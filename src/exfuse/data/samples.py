@@ -1,0 +1,130 @@
+"""One labelled image: reading the two files and holding what was read."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from exfuse.errors import DataError
+
+UInt8Array = npt.NDArray[np.uint8]
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+# Beyond these an image is refused from its header, before a pixel is decoded.
+MAX_PIXELS = 50_000_000
+MAX_SIDE = 16_384
+
+# What Pillow raises on bytes that are no image, or only the start of one, besides OSError.
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    EOFError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    MemoryError,
+    NotImplementedError,
+    ZeroDivisionError,
+    AttributeError,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A labelled image.
+
+    Attributes:
+        image: RGB, uint8, `(H, W, 3)`.
+        mask: Class indices, uint8, `(H, W)`.
+    """
+
+    image: UInt8Array
+    mask: UInt8Array
+
+
+def read_image(path: Path) -> UInt8Array:
+    """Reads an image as RGB uint8 `(H, W, 3)`, turned upright by its EXIF orientation.
+
+    Raises:
+        DataError: If the file is missing, broken or larger than 50 megapixels or 16,384 pixels a side.
+    """
+    try:
+        with Image.open(path) as image:
+            _check_size(path, image)
+            upright = ImageOps.exif_transpose(image)
+            return np.array(upright.convert("RGB"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such image") from error
+    except _BROKEN as error:
+        raise DataError(f"{path}: not a readable image ({error})") from error
+
+
+def read_mask(path: Path) -> UInt8Array:
+    """Reads a mask's stored indices as uint8 `(H, W)`, without touching its palette.
+
+    Raises:
+        DataError: If the file is missing, broken, too large, or neither an 8-bit palette nor an 8-bit greyscale image.
+    """
+    try:
+        with Image.open(path) as image:
+            _check_size(path, image)
+            if image.mode not in ("P", "L"):
+                raise DataError(
+                    f"{path}: a mask must be an 8-bit palette or greyscale image whose values are class indices; "
+                    f"this one has mode {image.mode}"
+                )
+            return np.array(ImageOps.exif_transpose(image))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such mask") from error
+    except _BROKEN as error:
+        raise DataError(f"{path}: not a readable mask ({error})") from error
+
+
+def check_sample(sample: Sample, num_classes: int, ignore_index: int, image_path: Path, mask_path: Path) -> None:
+    """Checks that a mask fits its image and holds known classes only.
+
+    Args:
+        sample: What was read.
+        num_classes: K; labels 0 to K - 1 are classes.
+        ignore_index: The one other value that is allowed.
+        image_path: Named in errors.
+        mask_path: Named in errors.
+
+    Raises:
+        DataError: With the file, and the value, count and first coordinate of a label that is no class.
+    """
+    height, width = sample.mask.shape
+    if sample.image.shape[:2] != (height, width):
+        image_height, image_width = sample.image.shape[:2]
+        hint = ""
+        if (image_height, image_width) == (width, height):
+            hint = " (the mask seems to lack the rotation that the image's EXIF tag asks for)"
+        raise DataError(
+            f"{mask_path}: the mask is {width} x {height}, "
+            f"its image {image_path} is {image_width} x {image_height}{hint}"
+        )
+    counts = np.bincount(sample.mask.ravel(), minlength=256)
+    counts[:num_classes] = 0
+    counts[ignore_index] = 0
+    if counts.any():
+        label = int(np.flatnonzero(counts)[0])
+        row, column = (int(place[0]) for place in np.nonzero(sample.mask == label))
+        raise DataError(
+            f"{mask_path}: {int(counts[label])} pixels have the label {label}, the first at row {row}, "
+            f"column {column}; classes are 0 to {num_classes - 1}, {ignore_index} is ignored"
+        )
+
+
+def _check_size(path: Path, image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        raise DataError(
+            f"{path}: {width} x {height} pixels is over the limit of {MAX_PIXELS:,} pixels and {MAX_SIDE:,} a side"
+        )

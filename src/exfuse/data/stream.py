@@ -1,0 +1,125 @@
+"""The endless, reproducible stream of training samples.
+
+The n-th sample of a run is a function of the seed alone: epochs are permutations of (seed, epoch) laid end to end,
+and a batch is the next `batch_size` samples of that line, cut into equal shares for the ranks. The number of workers
+or ranks changes nothing in it, and going on after an interruption needs one number.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from exfuse.data.augment import Augmentation
+from exfuse.data.datasets import SegmentationDataset
+from exfuse.errors import ConfigError
+
+
+class SampleKey(NamedTuple):
+    """Which sample, and in which epoch: together with the seed this fixes its augmentation."""
+
+    epoch: int
+    sample: int
+
+
+class Batch(NamedTuple):
+    """Samples stacked on the host.
+
+    Attributes:
+        images: uint8 `(N, 3, H, W)`.
+        masks: uint8 `(N, H, W)`.
+        keys: int64 `(N, 2)`: epoch and number of each sample.
+    """
+
+    images: Tensor
+    masks: Tensor
+    keys: Tensor
+
+
+class SampleOrder(Sampler[list[SampleKey]]):
+    """Yields the keys of one rank's share of each batch.
+
+    Args:
+        dataset_size: Samples in the data set.
+        batch_size: Samples in a batch over all ranks.
+        first_step: Batches to leave out at the start.
+        last_step: Where to stop (exclusive).
+        seed: Of the order.
+        rank: Which share.
+        ranks: How many shares.
+
+    Raises:
+        ConfigError: If the batch cannot be shared equally.
+    """
+
+    def __init__(
+        self,
+        dataset_size: int,
+        batch_size: int,
+        first_step: int,
+        last_step: int,
+        seed: int,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        if batch_size % ranks:
+            raise ConfigError(f"a batch of {batch_size} cannot be shared equally by {ranks} processes")
+        self.dataset_size = dataset_size
+        self.batch_size = batch_size
+        self.steps = range(first_step, last_step)
+        self.seed = seed
+        self.share = range(rank * batch_size // ranks, (rank + 1) * batch_size // ranks)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        order_of, order = -1, np.empty(0, dtype=np.int64)
+        for step in self.steps:
+            keys = []
+            for place in self.share:
+                epoch, position = divmod(step * self.batch_size + place, self.dataset_size)
+                if epoch != order_of:
+                    order_of, order = (
+                        epoch,
+                        np.random.default_rng((self.seed, epoch)).permutation(self.dataset_size),
+                    )
+                keys.append(SampleKey(epoch, int(order[position])))
+            yield keys
+
+
+class AugmentedDataset(Dataset[Batch]):
+    """A data set read by `SampleKey`, each sample augmented by a generator seeded with (seed, epoch, index)."""
+
+    def __init__(self, dataset: SegmentationDataset, augmentation: Augmentation, seed: int) -> None:
+        self.dataset = dataset
+        self.augmentation = augmentation
+        self.seed = seed
+
+    def __getitem__(self, key: SampleKey) -> Batch:
+        """Returns one augmented sample as a batch without its first dimension."""
+        rng = np.random.default_rng((self.seed, key.epoch, key.sample))
+        sample = self.augmentation(self.dataset[key.sample], rng)
+        image = torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1)))
+        return Batch(image, torch.from_numpy(sample.mask), torch.tensor(key))
+
+
+def training_loader(dataset: AugmentedDataset, order: SampleOrder, workers: int) -> DataLoader[Batch]:
+    """Returns a loader of host batches in the given order, read by `workers` processes (0: by this one)."""
+    return DataLoader(
+        dataset,
+        batch_sampler=order,
+        num_workers=workers,
+        worker_init_fn=_one_thread,
+        persistent_workers=False,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _one_thread(worker: int) -> None:
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

@@ -1,0 +1,64 @@
+"""One process or several: what differs between them is kept here."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's place among those of a run.
+
+    Attributes:
+        rank: 0 to size - 1.
+        size: Number of processes.
+        device: Where this one computes.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+
+@contextmanager
+def process_group() -> Iterator[Ranks]:
+    """Joins the group that torchrun set up (gloo on CPUs, nccl on GPUs), or is alone without one."""
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    if "RANK" not in os.environ:
+        yield Ranks(0, 1, device)
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size(), device)
+    finally:
+        dist.destroy_process_group()
+
+
+def sum_over_ranks(values: torch.Tensor, ranks: Ranks) -> torch.Tensor:
+    """Returns the element-wise sum of each process's tensor, on all of them."""
+    if ranks.size == 1:
+        return values
+    total = values.to(ranks.device)
+    dist.all_reduce(total)
+    return total.to(values.device)
+
+
+def any_rank(flag: bool, ranks: Ranks) -> bool:
+    """Returns whether the flag is set on any process, the same answer on all of them."""
+    return bool(sum_over_ranks(torch.tensor(int(flag)), ranks))
+
+
+def wait_for_all(ranks: Ranks) -> None:
+    """Returns when every process has come here."""
+    if ranks.size > 1:
+        dist.barrier()

@@ -1,0 +1,46 @@
+"""The exceptions this package raises on bad input, one for each kind of thing that can be bad."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class ExFuseError(Exception):
+    """Base of all errors that are about the caller's input rather than about this package."""
+
+
+class ConfigError(ExFuseError):
+    """A recipe, an override, a dataset file or an argument is wrong; names the key and the value."""
+
+
+class DataError(ExFuseError):
+    """An image, a mask or a list of them is wrong; names the file."""
+
+
+class CheckpointError(ExFuseError):
+    """A checkpoint or a model folder cannot be read or written; names the path."""
+
+
+class ExportError(ExFuseError):
+    """An exported model could not be made or differs from the model it was made from."""
+
+
+class TrainingError(ExFuseError):
+    """A training run cannot go on; names the step and the samples."""
+
+
+class RequestError(ExFuseError):
+    """A request to the prediction service is refused."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns a hint to end an error message with: the nearest known name, or all of them.
+
+    Args:
+        name: What was given.
+        known: What would have been accepted.
+    """
+    options = sorted(known)
+    near = difflib.get_close_matches(name, options, n=3, cutoff=0.6)
+    if near:
+        return f"did you mean {' or '.join(repr(option) for option in near)}?"
+    return f"known: {', '.join(options) if options else 'none'}"

@@ -1,0 +1,1 @@
+"""Scores, their protocol, and how people read them."""

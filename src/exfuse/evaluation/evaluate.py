@@ -1,0 +1,141 @@
+"""Scoring a model on a whole split, with a record of how it was done."""
+
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from exfuse.data.datasets import SegmentationDataset
+from exfuse.distributed import Ranks, sum_over_ranks
+from exfuse.errors import DataError
+from exfuse.inference.predictor import Predictor
+from exfuse.inference.preprocessing import image_to_tensor
+from exfuse.inference.scoring import most_likely
+from exfuse.metrics import ConfusionMatrix
+
+ABSENT_RULE = "classes without a labelled pixel in the split are left out of the means"
+
+
+def count_confusion(
+    predictor: Predictor, dataset: SegmentationDataset, ranks: Ranks, console: Console
+) -> ConfusionMatrix:
+    """Counts (true, predicted) pairs over a split at the images' own size, one image at a time.
+
+    Each of several processes takes every n-th image; the counts are summed, so each image counts exactly once.
+
+    Args:
+        predictor: The model.
+        dataset: The split.
+        ranks: This process's place.
+        console: Where the progress bar goes.
+
+    Raises:
+        DataError: If the data set has other classes than the model, or a file is bad.
+    """
+    check_classes(predictor, dataset)
+    matrix = ConfusionMatrix(len(dataset.classes), dataset.classes.ignore_index)
+    share = range(ranks.rank, len(dataset), ranks.size)
+    for index in track(share, "evaluating", console=console, transient=True, disable=not ranks.is_first):
+        sample = dataset[index]
+        labels = most_likely(predictor.scores(image_to_tensor(sample.image)))[0].cpu()
+        matrix.update(labels, sample.mask)
+    matrix.counts = sum_over_ranks(matrix.counts, ranks)
+    return matrix
+
+
+def check_classes(predictor: Predictor, dataset: SegmentationDataset) -> None:
+    """Checks that labels mean the same to the model and the data set.
+
+    Raises:
+        DataError: If their class names differ.
+    """
+    model_names, data_names = predictor.info.class_names, dataset.classes.names
+    if model_names == data_names:
+        return
+    if len(model_names) != len(data_names):
+        raise DataError(f"{dataset.root}: {len(data_names)} classes, but the model has {len(model_names)}")
+    index = next(i for i, pair in enumerate(zip(model_names, data_names, strict=True)) if pair[0] != pair[1])
+    raise DataError(f"{dataset.root}: class {index} is {data_names[index]!r}, but {model_names[index]!r} to the model")
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """Scores of a model on a split.
+
+    Attributes:
+        matrix: The counts all scores follow from.
+        class_names: One a class.
+        protocol: Everything that the numbers depend on.
+    """
+
+    matrix: ConfusionMatrix
+    class_names: tuple[str, ...]
+    protocol: dict[str, Any]
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Names of the classes that do not occur in the targets and so are not in the means."""
+        return tuple(name for name, present in zip(self.class_names, self.matrix.present(), strict=True) if not present)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns scores, per-class scores, counts and protocol; absent classes have null scores."""
+        matrix = self.matrix
+        pixels = matrix.counts.sum(dim=1).tolist()
+        rows = zip(self.class_names, matrix.iou(), matrix.accuracy(), pixels, strict=True)
+        return {
+            "mean_iou": _number(matrix.mean_iou()),
+            "pixel_accuracy": _number(matrix.pixel_accuracy()),
+            "mean_accuracy": _number(matrix.mean_accuracy()),
+            "frequency_weighted_iou": _number(matrix.frequency_weighted_iou()),
+            "classes": [
+                {"name": name, "iou": _number(iou), "accuracy": _number(accuracy), "pixels": count}
+                for name, iou, accuracy, count in rows
+            ],
+            "absent_classes": list(self.absent),
+            "confusion": matrix.counts.tolist(),
+            "protocol": self.protocol,
+        }
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "EvaluationReport":
+        """Reads back what `to_json` gave."""
+        names = tuple(row["name"] for row in content["classes"])
+        matrix = ConfusionMatrix(len(names), content["protocol"]["ignore_index"])
+        matrix.counts = torch.tensor(content["confusion"], dtype=torch.int64)
+        return cls(matrix, names, content["protocol"])
+
+
+def describe_protocol(predictor: Predictor, dataset: SegmentationDataset, fingerprint: str) -> dict[str, Any]:
+    """Returns what an evaluation's numbers depend on, as JSON.
+
+    Args:
+        predictor: The model.
+        dataset: The split.
+        fingerprint: Of the split; see `scan_dataset`.
+    """
+    return {
+        "data": str(dataset.root),
+        "split": dataset.split,
+        "images": len(dataset),
+        "data_sha256": fingerprint,
+        "ignore_index": dataset.classes.ignore_index,
+        "counting": "pixels of the whole split, exact 64-bit integers, at the images' own size",
+        "absent_classes": ABSENT_RULE,
+        "scales": list(predictor.augmentation.scales),
+        "flip": predictor.augmentation.flip,
+        "averaging": "softmax probabilities" if predictor.augmentation.passes > 1 else "none",
+        "resize": "none" if predictor.augmentation.scales == (1.0,) else "bilinear, antialiased where it shrinks",
+        "padding": "mean colour at the bottom and the right to a multiple of 32, cut off again",
+        "precision": predictor.precision,
+        "device": str(predictor.device),
+        "versions": {name: version(name) for name in ("exfuse", "torch", "numpy", "pillow")}
+        | {"python": platform.python_version()},
+    }
+
+
+def _number(value: float) -> float | None:
+    return None if value != value else float(value)

@@ -1,0 +1,210 @@
+"""Scores as people read them: a table on the terminal, a model card, a page with curves and examples."""
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+from rich.table import Table
+
+from exfuse.data.datasets import SegmentationDataset
+from exfuse.evaluation.evaluate import EvaluationReport
+from exfuse.inference.drawing import colorize
+from exfuse.inference.predictor import Predictor
+from exfuse.models.pretrained import ModelInfo
+
+EXAMPLES = 6
+
+
+def scores_table(report: EvaluationReport) -> Table:
+    """Returns the per-class table for a terminal."""
+    protocol = report.protocol
+    scales = ", ".join(f"{scale:g}" for scale in protocol["scales"])
+    flip = " with flip" if protocol["flip"] else ""
+    table = Table(
+        title=f"{protocol['split']}: {protocol['images']} images, scales {scales}{flip}",
+        caption=f"absent, not in the means: {', '.join(report.absent)}" if report.absent else None,
+        show_footer=True,
+    )
+    matrix = report.matrix
+    table.add_column("class", footer="mean")
+    table.add_column("IoU", justify="right", footer=_percent(matrix.mean_iou()))
+    table.add_column("accuracy", justify="right", footer=_percent(matrix.mean_accuracy()))
+    for name, iou, accuracy in zip(report.class_names, matrix.iou(), matrix.accuracy(), strict=True):
+        table.add_row(name, _percent(iou), _percent(accuracy))
+    table.add_section()
+    table.add_row("pixel accuracy", "", _percent(matrix.pixel_accuracy()))
+    table.add_row("frequency-weighted IoU", _percent(matrix.frequency_weighted_iou()), "")
+    return table
+
+
+def model_card(info: ModelInfo, report: EvaluationReport) -> str:
+    """Returns a model card in Markdown: what it is, what it scored, how that was measured, how to use it."""
+    matrix, protocol = report.matrix, report.protocol
+    switches = ", ".join(f"{name}={value}" for name, value in info.parts.items()) or "as named"
+    rows = [
+        f"| {name} | {_percent(iou)} | {_percent(accuracy)} |"
+        for name, iou, accuracy in zip(report.class_names, matrix.iou(), matrix.accuracy(), strict=True)
+    ]
+    measured = [f"| {name} | {_one_line(value)} |" for name, value in protocol.items()]
+    return "\n".join(
+        [
+            "---",
+            "library_name: exfuse",
+            "pipeline_tag: image-segmentation",
+            "---",
+            f"# {info.name}, {len(info.class_names)} classes",
+            "",
+            f"A semantic segmentation network made with ExFuse. Architecture: `{info.name}` ({switches}).",
+            "",
+            "```python",
+            "import exfuse",
+            'predictor = exfuse.Predictor.from_pretrained("THIS_FOLDER")',
+            'result = predictor("photo.jpg")',
+            "```",
+            "",
+            f"## Scores on `{protocol['split']}`",
+            "",
+            f"Mean IoU {_percent(matrix.mean_iou())}, pixel accuracy {_percent(matrix.pixel_accuracy())}. "
+            "Of the checkpoints of a run the best on this split is kept, so the score leans to the high side.",
+            "",
+            "| class | IoU | accuracy |",
+            "|---|---|---|",
+            *rows,
+            "",
+            "## Protocol",
+            "",
+            "| | |",
+            "|---|---|",
+            *measured,
+            "",
+        ]
+    )
+
+
+def write_run_report(folder: Path, dataset: SegmentationDataset, records: Sequence[dict[str, Any]]) -> None:
+    """Writes `report.html` into a finished run's folder: scores, curves, confusion, examples and protocol in one file.
+
+    Args:
+        folder: The run folder, with the best model in `model`.
+        dataset: The validation split, for the examples.
+        records: What the run recorded; see `RunLog`.
+    """
+    predictor = Predictor.from_pretrained(folder / "model")
+    report = EvaluationReport.from_json(predictor.info.metrics)
+    parts = [
+        f"<h1>{html.escape(folder.name)}</h1>",
+        f"<p>{html.escape(predictor.info.name)}: mean IoU <b>{_percent(report.matrix.mean_iou())}</b>, "
+        f"pixel accuracy {_percent(report.matrix.pixel_accuracy())} on {html.escape(dataset.split)} "
+        f"({len(dataset)} images), after step {report.protocol['step']}.</p>",
+        "<h2>Curves</h2>",
+        _embed(_png(_curves(records))),
+        "<h2>Classes</h2>",
+        _html_table(
+            ("class", "IoU", "accuracy", "pixels"),
+            (
+                (row["name"], _percent(row["iou"]), _percent(row["accuracy"]), f"{row['pixels']:,}")
+                for row in report.to_json()["classes"]
+            ),
+        ),
+        "<h2>Confusion</h2>",
+        "<p>Share of each true class's pixels (row) that was given each label (column).</p>",
+        _embed(_png(_confusion(report))),
+        "<h2>Examples: image, truth, prediction</h2>",
+        *(_embed(_jpeg(_example(predictor, dataset, index))) for index in _spread(len(dataset), EXAMPLES)),
+        "<h2>Protocol</h2>",
+        _html_table(("", ""), ((name, _one_line(value)) for name, value in report.protocol.items())),
+    ]
+    style = (
+        "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
+        "table{border-collapse:collapse}td,th{padding:.2rem .8rem;border-bottom:1px solid #ddd;text-align:left}"
+        "img{max-width:100%;display:block;margin:.6rem 0}"
+    )
+    page = (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(folder.name)}</title>'
+        f"<style>{style}</style></head><body>{''.join(parts)}</body></html>"
+    )
+    (folder / "report.html").write_text(page, encoding="utf-8")
+
+
+def _curves(records: Sequence[dict[str, Any]]) -> Figure:
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    loss, score = figure.subplots(1, 2)
+    for axes, kind, value in ((loss, "train", "loss"), (score, "val", "mean_iou")):
+        chosen = [record for record in records if record["kind"] == kind and record[value] is not None]
+        axes.plot([r["epoch"] for r in chosen], [r[value] for r in chosen], marker="." if kind == "val" else "")
+        axes.set(xlabel="epoch", title=f"{kind} {value.replace('_', ' ')}")
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def _confusion(report: EvaluationReport) -> Figure:
+    counts = report.matrix.counts.numpy().astype(np.float64)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    size = 2.5 + 0.34 * len(counts)
+    figure = Figure(figsize=(size, size), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(counts)), report.class_names, rotation=90)
+    axes.set_yticks(range(len(counts)), report.class_names)
+    for row, column in zip(*np.nonzero(shares >= 0.05), strict=True):
+        share = shares[row, column]
+        color = "white" if share > 0.5 else "black"
+        axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=7, color=color)
+    return figure
+
+
+def _example(predictor: Predictor, dataset: SegmentationDataset, index: int) -> Image.Image:
+    sample = dataset[index]
+    prediction = predictor(sample.image)
+    truth = colorize(sample.mask, dataset.classes.palette)
+    predicted = colorize(prediction.labels, dataset.classes.palette)
+    return Image.fromarray(np.concatenate([sample.image, truth, predicted], axis=1))
+
+
+def _spread(length: int, count: int) -> list[int]:
+    return sorted({round(place) for place in np.linspace(0, length - 1, min(count, length))})
+
+
+def _png(figure: Figure) -> tuple[str, bytes]:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return "png", buffer.getvalue()
+
+
+def _jpeg(image: Image.Image) -> tuple[str, bytes]:
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", quality=88)
+    return "jpeg", buffer.getvalue()
+
+
+def _embed(picture: tuple[str, bytes]) -> str:
+    kind, content = picture
+    return f'<img alt="" src="data:image/{kind};base64,{base64.b64encode(content).decode()}">'
+
+
+def _html_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, *rows]
+    cells = (
+        "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in line) + "</tr>"
+        for line, tag in zip(lines, ["th", *["td"] * (len(lines) - 1)], strict=True)
+    )
+    return f"<table>{''.join(cells)}</table>"
+
+
+def _one_line(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {content}" for name, content in value.items())
+    return ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None or value != value else f"{100 * value:.2f}"

@@ -1,0 +1,60 @@
+"""Densely adjacent prediction (ExFuse, section 3.4): a pixel's score is the mean of what its neighbours say of it."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class DenselyAdjacentPrediction(nn.Module):
+    """Averages, at each pixel, k * k predictions made at the pixels around it.
+
+    The K * k * k input channels are k * k groups of K classes, group-major: channel `g * K + c` is class c in group
+    `g = a * k + b`, and group (a, b) predicts for the neighbour at offset (a - k // 2, b - k // 2):
+
+    `r[c, i, j] = 1 / (k * k) * sum_{a, b} y[(a * k + b) * K + c, i + a - k // 2, j + b - k // 2]`
+
+    with zero outside the grid. It has no weights. A window of 1 is the identity.
+
+    This is not the mean of a pixel's own k * k channels (a pixel shuffle followed by an average pooling): each group
+    is read at a different place.
+
+    Args:
+        num_classes: K.
+        window: The odd k.
+
+    Raises:
+        ValueError: If `window` is even or below 1, or `num_classes` is below 1.
+    """
+
+    def __init__(self, num_classes: int, window: int = 3) -> None:
+        super().__init__()
+        if window < 1 or window % 2 == 0:
+            raise ValueError(f"DenselyAdjacentPrediction needs an odd window of at least 1, got {window}")
+        if num_classes < 1:
+            raise ValueError(f"DenselyAdjacentPrediction needs at least one class, got {num_classes}")
+        self.num_classes = num_classes
+        self.window = window
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Maps `(N, K * k * k, H, W)` to `(N, K, H, W)`, summed in float32 at least.
+
+        Raises:
+            ValueError: If `y` does not have K * k * k channels.
+        """
+        classes, window = self.num_classes, self.window
+        if y.shape[1] != classes * window * window:
+            raise ValueError(f"expected {classes} * {window} * {window} channels, got {y.shape[1]}")
+        height, width = y.shape[-2:]
+        padded = F.pad(y, [window // 2] * 4)
+        groups = [
+            padded[:, group * classes : (group + 1) * classes, a : a + height, b : b + width]
+            for group, (a, b) in enumerate((a, b) for a in range(window) for b in range(window))
+        ]
+        total = groups[0].to(torch.promote_types(y.dtype, torch.float32))
+        for group_scores in groups[1:]:
+            total = total + group_scores
+        return total / (window * window)
+
+    def extra_repr(self) -> str:
+        """Shows the two numbers in the printed model."""
+        return f"num_classes={self.num_classes}, window={self.window}"

@@ -1,0 +1,60 @@
+"""The semantic embedding branch (ExFuse, section 3.3): high-level features gate a low-level one."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class SemanticEmbeddingBranch(nn.Module):
+    """Multiplies a feature by what every higher level says about its pixels.
+
+    `x'_l = x_l * prod_{m > l} upsample(conv3x3_m(x_m))`: each higher level passes a 3 x 3 convolution of its own to the
+    low level's channels, is enlarged bilinearly to the low level's size, and all are multiplied element by element.
+
+    The paper is not known to say what follows the convolution. Trained from scratch, a plain product of unnormalised
+    maps makes the loss jump; with `normalize` (the default here) each factor passes a batch norm that starts at mean
+    1 and a small spread, so the branch begins close to the identity.
+
+    Args:
+        low_channels: Channels C_l of the low-level feature.
+        high_channels: Channels of each higher level, in the order in which `forward` takes them.
+        normalize: Batch norm behind each convolution; False is the plain product.
+
+    Raises:
+        ValueError: If `high_channels` is empty.
+    """
+
+    def __init__(self, low_channels: int, high_channels: Sequence[int], normalize: bool = True) -> None:
+        super().__init__()
+        if not high_channels:
+            raise ValueError("SemanticEmbeddingBranch needs at least one higher level")
+        self.embeddings = nn.ModuleList(_embedding(high, low_channels, normalize) for high in high_channels)
+
+    def forward(self, low: Tensor, *highs: Tensor) -> Tensor:
+        """Embeds the higher levels into the low one.
+
+        Args:
+            low: Feature `(N, C_l, H, W)`.
+            highs: One feature `(N, C_m, H_m, W_m)` for each entry of `high_channels`, of any size.
+
+        Returns:
+            Feature `(N, C_l, H, W)`.
+
+        Raises:
+            ValueError: If there are more or fewer `highs` than the branch was built for.
+        """
+        for embedding, high in zip(self.embeddings, highs, strict=True):
+            factor = F.interpolate(embedding(high), size=low.shape[-2:], mode="bilinear", align_corners=False)
+            low = low * factor
+        return low
+
+
+def _embedding(high_channels: int, low_channels: int, normalize: bool) -> nn.Module:
+    convolution = nn.Conv2d(high_channels, low_channels, kernel_size=3, padding=1, bias=not normalize)
+    if not normalize:
+        return convolution
+    norm = nn.BatchNorm2d(low_channels)
+    nn.init.constant_(norm.weight, 0.1)
+    nn.init.ones_(norm.bias)
+    return nn.Sequential(convolution, norm)

@@ -1,0 +1,169 @@
+"""Losses on scores `(N, K, H, W)` and targets `(N, H, W)`; they leave out ignored pixels and are 0 if none is left."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from exfuse.data.scan import DatasetScan
+
+
+def cross_entropy(logits: Tensor, target: Tensor, ignore_index: int, class_weights: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy over labelled pixels, weighted by the weight of each pixel's class.
+
+    Args:
+        logits: `(N, K, H, W)`.
+        target: int64 `(N, H, W)`.
+        ignore_index: Target label that is left out.
+        class_weights: `(K,)`, or None for equal weights.
+    """
+    losses = F.cross_entropy(logits, target, weight=class_weights, ignore_index=ignore_index, reduction="sum")
+    labelled = target != ignore_index
+    if class_weights is None:
+        total = labelled.sum()
+    else:
+        total = class_weights[target.masked_fill(~labelled, 0)].mul(labelled).sum()
+    return losses / total.clamp(min=1e-12)
+
+
+def ohem_cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    ignore_index: int,
+    class_weights: Tensor | None = None,
+    threshold: float = 0.7,
+    min_kept: float = 1 / 16,
+) -> Tensor:
+    """Cross-entropy over hard pixels only: those whose true class has a probability below `threshold`.
+
+    At least the hardest `min_kept` of the labelled pixels are kept (online hard example mining, Shrivastava et al.,
+    CVPR 2016, as it is usual in segmentation).
+
+    Args:
+        logits: `(N, K, H, W)`.
+        target: int64 `(N, H, W)`.
+        ignore_index: Target label that is left out.
+        class_weights: `(K,)`, or None for equal weights.
+        threshold: Probability above which a pixel is easy.
+        min_kept: Share of the labelled pixels that is always kept.
+    """
+    with torch.no_grad():
+        labelled = target != ignore_index
+        index = target.masked_fill(~labelled, 0)[:, None]
+        probability = logits.softmax(dim=1).gather(1, index)[:, 0]
+        known = probability[labelled]
+        if known.numel():
+            kept = max(1, int(min_kept * known.numel()))
+            threshold = max(threshold, float(known.kthvalue(kept).values))
+        hard = target.masked_fill(probability > threshold, ignore_index)
+    return cross_entropy(logits, hard, ignore_index, class_weights)
+
+
+def dice_loss(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    """One minus the mean soft Dice coefficient of the classes in the batch (Milletari et al., 3DV 2016).
+
+    Args:
+        logits: `(N, K, H, W)`.
+        target: int64 `(N, H, W)`.
+        ignore_index: Target label that is left out.
+    """
+    num_classes = logits.shape[1]
+    labelled = (target != ignore_index)[:, None]
+    truth = F.one_hot(target.masked_fill(target == ignore_index, 0), num_classes).movedim(-1, 1)
+    truth = truth.to(logits.dtype) * labelled
+    probability = logits.softmax(dim=1) * labelled
+    overlap = (probability * truth).sum(dim=(0, 2, 3))
+    sizes = probability.sum(dim=(0, 2, 3)) + truth.sum(dim=(0, 2, 3))
+    present = (truth.sum(dim=(0, 2, 3)) > 0).to(logits.dtype)
+    losses = 1 - 2 * overlap / sizes.clamp(min=1e-12)
+    return (losses * present).sum() / present.sum().clamp(min=1)
+
+
+def lovasz_softmax(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    """The Lovász extension of the mean IoU over the classes in the batch (Berman et al., CVPR 2018).
+
+    Args:
+        logits: `(N, K, H, W)`.
+        target: int64 `(N, H, W)`.
+        ignore_index: Target label that is left out.
+    """
+    labelled = target != ignore_index
+    probability = logits.softmax(dim=1).movedim(1, -1)[labelled]
+    truth = target[labelled]
+    losses = []
+    for index in range(logits.shape[1]):
+        foreground = (truth == index).to(logits.dtype)
+        if not foreground.any():
+            continue
+        errors, order = (foreground - probability[:, index]).abs().sort(descending=True)
+        losses.append(errors @ _jaccard_gradient(foreground[order]))
+    return torch.stack(losses).mean() if losses else logits.sum() * 0.0
+
+
+def _jaccard_gradient(foreground: Tensor) -> Tensor:
+    """Slopes of the Jaccard loss as pixels, sorted by error, turn wrong one after the other (algorithm 1)."""
+    total = foreground.sum()
+    intersection = total - foreground.cumsum(0)
+    union = total + (1 - foreground).cumsum(0)
+    jaccard = 1 - intersection / union
+    return torch.diff(jaccard, prepend=jaccard.new_zeros(1))
+
+
+@dataclass(frozen=True)
+class SegmentationLoss:
+    """A weighted sum of losses on the prediction, and cross-entropy on the auxiliary ones.
+
+    Attributes:
+        ignore_index: Target label that is left out.
+        class_weights: `(K,)` for the cross-entropies, or None.
+        ohem: Take only hard pixels for the cross-entropy of the prediction.
+        dice: Weight of the Dice loss.
+        lovasz: Weight of the Lovász loss.
+        auxiliary: Weight of each auxiliary prediction.
+    """
+
+    ignore_index: int
+    class_weights: Tensor | None
+    ohem: bool
+    dice: float
+    lovasz: float
+    auxiliary: float
+
+    def __call__(self, logits: Tensor, auxiliary_logits: tuple[Tensor, ...], target: Tensor) -> Tensor:
+        """Returns the loss of a batch, a scalar.
+
+        Args:
+            logits: `(N, K, H, W)`.
+            auxiliary_logits: Scores `(N, K, H', W')` at strides of their own, enlarged bilinearly to the target.
+            target: int64 `(N, H, W)`.
+        """
+        main = ohem_cross_entropy if self.ohem else cross_entropy
+        loss = main(logits, target, self.ignore_index, self.class_weights)
+        if self.dice:
+            loss = loss + self.dice * dice_loss(logits, target, self.ignore_index)
+        if self.lovasz:
+            loss = loss + self.lovasz * lovasz_softmax(logits, target, self.ignore_index)
+        for scores in auxiliary_logits:
+            enlarged = F.interpolate(scores, size=target.shape[-2:], mode="bilinear", align_corners=False)
+            loss = loss + self.auxiliary * cross_entropy(enlarged, target, self.ignore_index, self.class_weights)
+        return loss
+
+
+def enet_weights(scan: DatasetScan) -> Tensor:
+    """Class weights 1 / ln(1.02 + p), p the class's share of the labelled pixels (Paszke et al., ENet, section 5.2)."""
+    share = scan.pixels / max(scan.pixels.sum(), 1)
+    return torch.tensor(1 / np.log(1.02 + share), dtype=torch.float32)
+
+
+def median_frequency_weights(scan: DatasetScan) -> Tensor:
+    """Class weights median(f) / f, f the class's share of the images it occurs in (Eigen & Fergus, ICCV 2015).
+
+    Classes that do not occur get the weight 0.
+    """
+    occurs = scan.pixels > 0
+    frequency = scan.pixels[occurs] / scan.pixels_of_images[occurs]
+    weights = np.zeros(len(scan.pixels))
+    weights[occurs] = np.median(frequency) / frequency
+    return torch.tensor(weights, dtype=torch.float32)

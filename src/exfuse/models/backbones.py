@@ -1,0 +1,230 @@
+"""ResNet and ResNeXt feature extractors, written once; their depths are an argument, so layer rearrangement is a tuple.
+
+Parameter names are those of torchvision and timm, so that public ImageNet state dicts load as they are.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from exfuse.errors import CheckpointError
+
+Features = tuple[Tensor, Tensor, Tensor, Tensor]
+FourInts = tuple[int, int, int, int]
+
+STRIDES: FourInts = (4, 8, 16, 32)
+
+
+class Backbone(Protocol):
+    """What the decoder needs of a feature extractor."""
+
+    channels: FourInts
+
+    def __call__(self, images: Tensor) -> Features:
+        """Maps `(N, 3, H, W)`, H and W multiples of 32, to x2, x3, x4, x5 at strides 4, 8, 16 and 32."""
+
+
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions beside a shortcut (He et al., CVPR 2016, figure 5 left)."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, width: int, stride: int, groups: int, width_per_group: int) -> None:
+        super().__init__()
+        if groups != 1 or width_per_group != 64:
+            raise ValueError("BasicBlock has no grouped form: use groups=1, width_per_group=64")
+        self.conv1 = nn.Conv2d(in_channels, width, kernel_size=3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, kernel_size=3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = _shortcut(in_channels, width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps `(N, C, H, W)` to `(N, width, H / stride, W / stride)`."""
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return F.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class Bottleneck(nn.Module):
+    """1 x 1, grouped 3 x 3 and 1 x 1 convolutions beside a shortcut; the 3 x 3 one carries the stride."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, width: int, stride: int, groups: int, width_per_group: int) -> None:
+        super().__init__()
+        inner = width * width_per_group // 64 * groups
+        out_channels = width * self.expansion
+        self.conv1 = nn.Conv2d(in_channels, inner, kernel_size=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = nn.Conv2d(inner, inner, kernel_size=3, stride=stride, padding=1, groups=groups, bias=False)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.conv3 = nn.Conv2d(inner, out_channels, kernel_size=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.downsample = _shortcut(in_channels, out_channels, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps `(N, C, H, W)` to `(N, 4 * width, H / stride, W / stride)`."""
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return F.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
+    if stride == 1 and in_channels == out_channels:
+        return None
+    projection = nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False)
+    return nn.Sequential(projection, nn.BatchNorm2d(out_channels))
+
+
+class ResNet(nn.Module):
+    """A ResNet or ResNeXt without its classifier.
+
+    Args:
+        block: `BasicBlock` or `Bottleneck`.
+        depths: Blocks in stages res-2 to res-5. Layer rearrangement (ExFuse, section 3.1) is a choice of this tuple.
+        widths: Inner width of the blocks of each stage.
+        stem_channels: Channels of the 7 x 7 convolution.
+        groups: Groups of the 3 x 3 convolution (the cardinality of ResNeXt).
+        width_per_group: Width of one group at an inner width of 64.
+    """
+
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        depths: FourInts,
+        widths: FourInts = (64, 128, 256, 512),
+        stem_channels: int = 64,
+        groups: int = 1,
+        width_per_group: int = 64,
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, stem_channels, kernel_size=7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(stem_channels)
+        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        stages, in_channels = [], stem_channels
+        for level, (depth, width) in enumerate(zip(depths, widths, strict=True)):
+            blocks = []
+            for index in range(depth):
+                stride = 2 if level > 0 and index == 0 else 1
+                blocks.append(block(in_channels, width, stride, groups, width_per_group))
+                in_channels = width * block.expansion
+            stages.append(nn.Sequential(*blocks))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.channels: FourInts = tuple(width * block.expansion for width in widths)  # type: ignore[assignment]
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> Features:
+        """Maps normalised images `(N, 3, H, W)` to the outputs of the four stages."""
+        x = self.maxpool(F.relu(self.bn1(self.conv1(images))))
+        x2 = self.layer1(x)
+        x3 = self.layer2(x2)
+        x4 = self.layer3(x3)
+        x5 = self.layer4(x4)
+        return x2, x3, x4, x5
+
+
+def tiny() -> ResNet:
+    """A ResNet-18 shape an eighth as wide, for tests and the demo."""
+    return ResNet(BasicBlock, (1, 1, 1, 1), widths=(8, 16, 32, 64), stem_channels=8)
+
+
+def resnet18() -> ResNet:
+    """ResNet-18."""
+    return ResNet(BasicBlock, (2, 2, 2, 2))
+
+
+def resnet34() -> ResNet:
+    """ResNet-34."""
+    return ResNet(BasicBlock, (3, 4, 6, 3))
+
+
+def resnet50() -> ResNet:
+    """ResNet-50 with the stride in the 3 x 3 convolution, as torchvision has it."""
+    return ResNet(Bottleneck, (3, 4, 6, 3))
+
+
+def resnet101() -> ResNet:
+    """ResNet-101 with the stride in the 3 x 3 convolution."""
+    return ResNet(Bottleneck, (3, 4, 23, 3))
+
+
+def resnext50() -> ResNet:
+    """ResNeXt-50 32x4d."""
+    return ResNet(Bottleneck, (3, 4, 6, 3), groups=32, width_per_group=4)
+
+
+def resnext101() -> ResNet:
+    """ResNeXt-101 32x4d."""
+    return ResNet(Bottleneck, (3, 4, 23, 3), groups=32, width_per_group=4)
+
+
+def resnext101_rearranged() -> ResNet:
+    """ResNeXt-101 32x4d with the paper's layer rearrangement: {3, 4, 23, 3} becomes {8, 8, 9, 8} (section 3.1).
+
+    A block costs nearly the same in every stage, so the multiply-adds stay the same at equal widths.
+    """
+    return ResNet(Bottleneck, (8, 8, 9, 8), groups=32, width_per_group=4)
+
+
+def resnext131() -> ResNet:
+    """ResNeXt-131 32x4d, the paper's largest backbone.
+
+    The paper's split of its 43 blocks is not known to us; {8, 8, 19, 8} is this project's reading.
+    """
+    return ResNet(Bottleneck, (8, 8, 19, 8), groups=32, width_per_group=4)
+
+
+def load_backbone_weights(backbone: nn.Module, path: Path) -> None:
+    """Loads ImageNet weights in torchvision's or timm's naming into a backbone; the classifier `fc.*` is left out.
+
+    Args:
+        backbone: The feature extractor, changed in place.
+        path: A `.safetensors` file.
+
+    Raises:
+        CheckpointError: If the file cannot be read, or its keys or shapes are not this backbone's.
+    """
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
+    load_backbone_state(backbone, state, source=str(path))
+
+
+def load_backbone_state(backbone: nn.Module, state: Mapping[str, Tensor], source: str = "state dict") -> None:
+    """Copies a classifier's state dict into a backbone, strictly but for the classifier itself.
+
+    Args:
+        backbone: The feature extractor, changed in place.
+        state: Name -> tensor, named as torchvision and timm name them.
+        source: What to call the state in an error.
+
+    Raises:
+        CheckpointError: If a key is missing or unknown, or a shape differs.
+    """
+    features = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    own = backbone.state_dict()
+    # timm's published files of some models leave out the batch counters; they do not matter with a fixed momentum.
+    missing = [key for key in own if key not in features and not key.endswith("num_batches_tracked")]
+    unknown = [key for key in features if key not in own]
+    differing = [
+        f"{key} {tuple(value.shape)} instead of {tuple(own[key].shape)}"
+        for key, value in features.items()
+        if key in own and value.shape != own[key].shape
+    ]
+    for problem, keys in (("lacks", missing), ("has unknown", unknown), ("has other shapes:", differing)):
+        if keys:
+            shown = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+            raise CheckpointError(f"{source}: does not fit this backbone, it {problem} {shown}")
+    with torch.no_grad():
+        backbone.load_state_dict(own | features)

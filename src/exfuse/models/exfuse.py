@@ -1,0 +1,197 @@
+"""The ExFuse network: a backbone, the GCN decoder and the paper's parts, each on its own switch."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from exfuse.layers import (
+    BilinearDeconvolution,
+    BoundaryRefinement,
+    ChannelResolutionEmbedding,
+    DenselyAdjacentPrediction,
+    GlobalConvolution,
+    SemanticEmbeddingBranch,
+)
+from exfuse.models.backbones import Backbone
+
+Decoder = Literal["full", "stride4"]
+DecoderWidth = Literal["wide", "narrow"] | int
+
+PAD_MULTIPLE = 32
+
+
+class ExFuseOutput(NamedTuple):
+    """What the network gives.
+
+    Attributes:
+        logits: Class scores `(N, K, H, W)`, float32, of the images' size.
+        auxiliary_logits: In training, the scores `(N, K, H', W')` of each auxiliary prediction at its own stride;
+            empty in eval.
+    """
+
+    logits: Tensor
+    auxiliary_logits: tuple[Tensor, ...]
+
+
+class ExFuse(nn.Module):
+    """ExFuse (Zhang et al., ECCV 2018) on the GCN baseline; with every part off it is the baseline.
+
+    Args:
+        backbone: Feature extractor with strides 4, 8, 16 and 32; also an `nn.Module`.
+        num_classes: K.
+        gcn_kernel: The odd size g of the global convolutions.
+        semantic_embedding: SEB on levels 2, 3 and 4 (section 3.3).
+        semantic_embedding_norm: Batch norm on SEB's factors; False is the plain product.
+        channel_resolution_embedding: ECRE: sub-pixel upsampling in place of the first transposed convolution (section
+            3.4).
+        auxiliary_prediction: A prediction on the result of the first upsampling while training; None follows
+            `channel_resolution_embedding`.
+        dap_window: The odd window k of densely adjacent prediction (section 3.4); 1 is without.
+        decoder: "full" goes on to the image's size with two more transposed convolutions, as the paper does;
+            "stride4" stops at a quarter of it and interpolates the scores bilinearly.
+        decoder_width: Channels D of the decoder: "wide" is K * k * k everywhere, "narrow" is K up to the last step,
+            which alone widens to K * k * k; a number gives D itself.
+
+    Raises:
+        ValueError: If a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        *,
+        gcn_kernel: int = 7,
+        semantic_embedding: bool = True,
+        semantic_embedding_norm: bool = True,
+        channel_resolution_embedding: bool = True,
+        auxiliary_prediction: bool | None = None,
+        dap_window: int = 3,
+        decoder: Decoder = "full",
+        decoder_width: DecoderWidth = "wide",
+    ) -> None:
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+        self.num_classes = num_classes
+        self.backbone = backbone
+        c2, c3, c4, c5 = backbone.channels
+        width = _decoder_channels(decoder_width, num_classes, dap_window)
+
+        self.embed2 = self.embed3 = self.embed4 = None
+        if semantic_embedding:
+            self.embed2 = SemanticEmbeddingBranch(c2, (c3, c4, c5), semantic_embedding_norm)
+            self.embed3 = SemanticEmbeddingBranch(c3, (c4, c5), semantic_embedding_norm)
+            self.embed4 = SemanticEmbeddingBranch(c4, (c5,), semantic_embedding_norm)
+
+        self.project5 = nn.Sequential(GlobalConvolution(c5, width, gcn_kernel), BoundaryRefinement(width))
+        self.upsample5: nn.Module
+        if channel_resolution_embedding:
+            self.upsample5 = ChannelResolutionEmbedding(width, width)
+        else:
+            self.upsample5 = BilinearDeconvolution(width, width)
+        if auxiliary_prediction is None:
+            auxiliary_prediction = channel_resolution_embedding
+        self.auxiliary_head = nn.Conv2d(width, num_classes, kernel_size=1) if auxiliary_prediction else None
+
+        self.fuse4 = Fusion(c4, width, gcn_kernel)
+        self.upsample4 = BilinearDeconvolution(width, width)
+        self.fuse3 = Fusion(c3, width, gcn_kernel)
+        self.upsample3 = BilinearDeconvolution(width, width)
+        self.fuse2 = Fusion(c2, width, gcn_kernel)
+        head = FullSizeHead if decoder == "full" else QuarterSizeHead
+        self.head = head(width, num_classes, dap_window)
+
+    def forward(self, images: Tensor) -> ExFuseOutput:
+        """Segments images.
+
+        Args:
+            images: Normalised images `(N, 3, H, W)`; any H and W. Sizes that are no multiple of 32 are padded
+                with zeros (the mean colour) at the bottom and the right, and the scores cut back.
+        """
+        height, width = images.shape[-2:]
+        padded = F.pad(images, (0, -width % PAD_MULTIPLE, 0, -height % PAD_MULTIPLE))
+
+        x2, x3, x4, x5 = self.backbone(padded)
+        if self.embed2 is not None and self.embed3 is not None and self.embed4 is not None:
+            x2, x3, x4 = self.embed2(x2, x3, x4, x5), self.embed3(x3, x4, x5), self.embed4(x4, x5)
+
+        up4 = self.upsample5(self.project5(x5))
+        up3 = self.upsample4(self.fuse4(up4, x4))
+        up2 = self.upsample3(self.fuse3(up3, x3))
+        logits = self.head(self.fuse2(up2, x2))
+
+        auxiliary: tuple[Tensor, ...] = ()
+        if self.training and self.auxiliary_head is not None:
+            auxiliary = (self.auxiliary_head(up4).float(),)
+        return ExFuseOutput(logits[..., :height, :width], auxiliary)
+
+
+class Fusion(nn.Module):
+    """One step of the decoder: `refine(upsampled + refine(global_convolution(x)))` (GCN, figure 2A)."""
+
+    def __init__(self, in_channels: int, width: int, gcn_kernel: int) -> None:
+        super().__init__()
+        self.project = nn.Sequential(GlobalConvolution(in_channels, width, gcn_kernel), BoundaryRefinement(width))
+        self.refine = BoundaryRefinement(width)
+
+    def forward(self, upsampled: Tensor, x: Tensor) -> Tensor:
+        """Adds a level's feature `(N, C, H, W)` to the decoder's map `(N, D, H, W)`."""
+        return self.refine(upsampled + self.project(x))  # type: ignore[no-any-return]
+
+
+class FullSizeHead(nn.Module):
+    """From stride 4 to scores of full size by two transposed convolutions, densely adjacent prediction last.
+
+    A boundary refinement follows each of them where the map is K channels wide and its scores are not averaged
+    afterwards, as in the baseline. One of K * k * k channels at full size would cost several times the backbone (21
+    classes, window 3: 169 G multiply-adds at 512 x 512), and the paper's figure is not known to have it.
+    """
+
+    def __init__(self, width: int, num_classes: int, dap_window: int) -> None:
+        super().__init__()
+        self.upsample2 = BilinearDeconvolution(width, width)
+        self.refine2 = BoundaryRefinement(width) if width == num_classes else nn.Identity()
+        self.upsample1 = BilinearDeconvolution(width, num_classes * dap_window**2)
+        self.refine1 = BoundaryRefinement(num_classes) if dap_window == 1 else nn.Identity()
+        self.dap = DenselyAdjacentPrediction(num_classes, dap_window)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Maps the decoder's features `(N, D, H / 4, W / 4)` to scores `(N, K, H, W)`, float32."""
+        y = self.refine2(self.upsample2(y))
+        y = self.refine1(self.upsample1(y))
+        return _at_least_float32(self.dap(y))
+
+
+class QuarterSizeHead(nn.Module):
+    """Predicts at stride 4 and interpolates the scores; several times cheaper than `FullSizeHead`."""
+
+    def __init__(self, width: int, num_classes: int, dap_window: int) -> None:
+        super().__init__()
+        predictions = num_classes * dap_window**2
+        self.classify: nn.Module = nn.Identity()
+        if width != predictions:
+            self.classify = nn.Conv2d(width, predictions, kernel_size=1)
+        self.dap = DenselyAdjacentPrediction(num_classes, dap_window)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Maps the decoder's features `(N, D, H / 4, W / 4)` to scores `(N, K, H, W)`, float32."""
+        scores = _at_least_float32(self.dap(self.classify(y)))
+        return F.interpolate(scores, scale_factor=4.0, mode="bilinear", align_corners=False)
+
+
+def _decoder_channels(decoder_width: DecoderWidth, num_classes: int, dap_window: int) -> int:
+    if decoder_width == "wide":
+        return num_classes * dap_window**2
+    if decoder_width == "narrow":
+        return num_classes
+    if not isinstance(decoder_width, int) or decoder_width < 1:
+        raise ValueError(f'decoder_width must be "wide", "narrow" or a number of at least 1, got {decoder_width!r}')
+    return decoder_width
+
+
+def _at_least_float32(scores: Tensor) -> Tensor:
+    # Under autocast the scores arrive in bfloat16, whose steps alone would flip labels once they are interpolated.
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))

@@ -1,0 +1,43 @@
+"""Any feature extractor of the timm library as a backbone (extra `exfuse[timm]`)."""
+
+from torch import Tensor, nn
+
+from exfuse.errors import ConfigError
+from exfuse.models.backbones import STRIDES, Features, FourInts
+
+
+class TimmBackbone(nn.Module):
+    """Wraps a timm model so that it gives four features at strides 4, 8, 16 and 32.
+
+    timm is imported here and nowhere else; it needs torchvision, which this package does not.
+
+    Args:
+        name: Name of the timm model, for example "convnext_tiny".
+
+    Raises:
+        ConfigError: If timm is not installed, does not know the model, or the model lacks one of the four strides.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        try:
+            import timm
+        except (ImportError, RuntimeError) as error:
+            raise ConfigError(f"timm/{name} needs the timm library: pip install 'exfuse[timm]' ({error})") from error
+        try:
+            self.model = timm.create_model(name, features_only=True, pretrained=False)
+        except RuntimeError as error:
+            raise ConfigError(f"timm cannot make {name!r} as a feature extractor: {error}") from error
+        reductions = list(self.model.feature_info.reduction())
+        missing = [stride for stride in STRIDES if stride not in reductions]
+        if missing:
+            raise ConfigError(f"timm's {name!r} gives features at strides {reductions}, not at {missing}")
+        # Where several features share a stride, the last is the deepest.
+        self.levels = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES]
+        channels = self.model.feature_info.channels()
+        self.channels: FourInts = tuple(channels[level] for level in self.levels)
+
+    def forward(self, images: Tensor) -> Features:
+        """Maps normalised images `(N, 3, H, W)` to the features at strides 4, 8, 16 and 32."""
+        features = self.model(images)
+        return tuple(features[level] for level in self.levels)

@@ -1,0 +1,124 @@
+"""What a run says while it runs: `metrics.jsonl`, TensorBoard and a progress bar."""
+
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from torch.utils.tensorboard import SummaryWriter
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class RunLog:
+    """Writes a run's records. Every record carries its step, and no step is recorded twice, resumed or not.
+
+    Args:
+        folder: The run folder.
+        first_step: Records of later steps, left by a run that was cut off after its last checkpoint, are removed.
+        total_steps: Steps of the whole run.
+        console: Where the progress bar goes.
+        active: False on all processes but the first: nothing is written.
+    """
+
+    def __init__(self, folder: Path, first_step: int, total_steps: int, console: Console, active: bool) -> None:
+        self._active = active
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not active,
+        )
+        self._bar = self._progress.add_task("training", total=total_steps, completed=first_step, status="")
+        if active:
+            self._path = folder / METRICS_FILE
+            records = [record for record in read_records(folder) if record["step"] <= first_step]
+            text = "".join(json.dumps(record) + "\n" for record in records)
+            self._path.write_text(text, encoding="utf-8")
+            self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+        if self._active:
+            self._tensorboard.close()
+
+    def advance(self, status: str) -> None:
+        """Moves the bar by one step and shows the status beside it."""
+        self._progress.update(self._bar, advance=1, status=status)
+
+    def say(self, message: str) -> None:
+        """Prints a line above the bar."""
+        if self._active:
+            self._progress.console.print(message)
+
+    def record(self, kind: str, step: int, **values: float) -> None:
+        """Adds a record.
+
+        Args:
+            kind: "train" or "val".
+            step: Optimizer steps taken so far.
+            values: What was measured; nan is written as null.
+        """
+        if not self._active:
+            return
+        clean = {name: None if value != value else value for name, value in values.items()}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"kind": kind, "step": step, **clean}) + "\n")
+        for name, value in values.items():
+            self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+
+
+class StepClock:
+    """Times steps from one tick to the next."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+        self._seconds: list[float] = []
+
+    def tick(self) -> float:
+        """Ends a step and returns its seconds, everything between the ticks counted."""
+        now = time.perf_counter()
+        self._seconds.append(now - self._last)
+        self._last = now
+        return self._seconds[-1]
+
+    def mean(self) -> float:
+        """Returns the mean seconds of the steps since the last call of this."""
+        mean = sum(self._seconds) / len(self._seconds)
+        self._seconds.clear()
+        return mean
+
+
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """Returns the records of a run, oldest first; none before it began. A last line that was cut off is left out."""
+    path = folder / METRICS_FILE
+    if not path.is_file():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records

@@ -1,0 +1,35 @@
+"""Turning a validation report into one sentence that names the key."""
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from exfuse.errors import did_you_mean
+
+
+def describe(error: ValidationError, model: type[BaseModel]) -> str:
+    """Returns what is wrong with the first bad key: its dotted path, the value, and what would have been accepted.
+
+    Args:
+        error: What pydantic raised.
+        model: The model that was validated, for the names that a misspelt key may have meant.
+    """
+    first = error.errors(include_url=False)[0]
+    path = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        siblings = _fields_at(model, [str(part) for part in first["loc"][:-1]])
+        return f"unknown key {path!r}; {did_you_mean(str(first['loc'][-1]), siblings)}"
+    if first["type"] == "missing":
+        return f"the key {path!r} is missing"
+    if not path:
+        return f"expected keys and values, got {type(first['input']).__name__}"
+    shown = repr(first["input"])
+    return f"{path}: {first['msg']}, got {shown if len(shown) <= 80 else shown[:77] + '...'}"
+
+
+def _fields_at(model: type[BaseModel], path: list[str]) -> dict[str, FieldInfo]:
+    for part in path:
+        inner = model.model_fields[part].annotation
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return {}
+        model = inner
+    return model.model_fields
