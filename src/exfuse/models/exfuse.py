@@ -75,6 +75,8 @@ class ExFuse(nn.Module):
         super().__init__()
         if num_classes < 2:
             raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+        if decoder not in ("full", "stride4"):
+            raise ValueError(f'decoder must be "full" or "stride4", got {decoder!r}')
         self.num_classes = num_classes
         self.backbone = backbone
         c2, c3, c4, c5 = backbone.channels

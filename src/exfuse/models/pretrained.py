@@ -113,7 +113,7 @@ def save_pretrained(folder: Path, model: nn.Module, info: ModelInfo, card: str) 
         (staged / CARD_FILE).write_text(card, encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         staged.rename(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: the model could not be written ({error})") from error
 
 

@@ -7,6 +7,7 @@ only then are older ones removed. Nothing is ever pickled.
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -37,7 +38,7 @@ class TrainingState:
 
 
 def save_checkpoint(
-    folder: Path, model: nn.Module, average: nn.Module | None, optimizer: Optimizer, state: TrainingState
+    folder: Path, model: nn.Module, average: nn.Module | None, optimizers: Sequence[Optimizer], state: TrainingState
 ) -> Path:
     """Writes a checkpoint into a run's `checkpoints` folder and then removes the older ones.
 
@@ -45,7 +46,7 @@ def save_checkpoint(
         folder: The `checkpoints` folder.
         model: The network being trained.
         average: Its moving average, or None.
-        optimizer: Its optimizer.
+        optimizers: Its optimizers.
         state: Where the run stands.
 
     Returns:
@@ -63,7 +64,8 @@ def save_checkpoint(
         _save_tensors(staged / "model.safetensors", model.state_dict())
         if average is not None:
             _save_tensors(staged / "average.safetensors", average.state_dict())
-        _save_tensors(staged / "optimizer.safetensors", _optimizer_tensors(optimizer))
+        for number, optimizer in enumerate(optimizers):
+            _save_tensors(staged / f"optimizer_{number}.safetensors", _optimizer_tensors(optimizer))
         _write_text(staged / "state.json", json.dumps(asdict(state)))
         shutil.rmtree(target, ignore_errors=True)
         staged.rename(target)
@@ -72,19 +74,21 @@ def save_checkpoint(
         for old in folder.glob("step_*"):
             if old != target:
                 shutil.rmtree(old)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{target}: the checkpoint could not be written ({error})") from error
     return target
 
 
-def load_checkpoint(folder: Path, model: nn.Module, average: nn.Module | None, optimizer: Optimizer) -> TrainingState:
+def load_checkpoint(
+    folder: Path, model: nn.Module, average: nn.Module | None, optimizers: Sequence[Optimizer]
+) -> TrainingState:
     """Loads the latest checkpoint of a run into the given objects, changed in place.
 
     Args:
         folder: The `checkpoints` folder.
         model: A network of the run's architecture.
         average: Its moving average if the run keeps one, else None.
-        optimizer: Its optimizer, with the run's groups.
+        optimizers: Its optimizers, with the run's groups.
 
     Returns:
         Where the run stood.
@@ -98,7 +102,8 @@ def load_checkpoint(folder: Path, model: nn.Module, average: nn.Module | None, o
         model.load_state_dict(load_file(source / "model.safetensors"))
         if average is not None:
             average.load_state_dict(load_file(source / "average.safetensors"))
-        _restore_optimizer(optimizer, load_file(source / "optimizer.safetensors"))
+        for number, optimizer in enumerate(optimizers):
+            _restore_optimizer(optimizer, load_file(source / f"optimizer_{number}.safetensors"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder}: nothing to resume from ({error.filename} is missing)") from error
     except (OSError, SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:

@@ -78,9 +78,9 @@ class LossConfig(_Section):
 
 
 class OptimizerConfig(_Section):
-    """How it is minimised. `momentum` is SGD's; AdamW takes its own defaults. `gradient_clip` 0 is without."""
+    """How it is minimised. `momentum` is that of SGD and Muon. `gradient_clip` 0 is without."""
 
-    name: Literal["adamw", "sgd"]
+    name: Literal["adamw", "sgd", "muon"]
     learning_rate: Positive
     backbone_factor: Positive
     weight_decay: Annotated[float, Field(ge=0)]

@@ -1,53 +1,67 @@
 """The optimizer, the learning rate as a function of the step, and the moving average of the weights."""
 
 import copy
+import itertools
 import math
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from exfuse.models.exfuse import ExFuse
+from exfuse.training.muon import Muon
+
+OptimizerName = Literal["adamw", "sgd", "muon"]
 
 
-def build_optimizer(
+def build_optimizers(
     model: ExFuse,
-    name: Literal["adamw", "sgd"],
+    name: OptimizerName,
     learning_rate: float,
     backbone_factor: float,
     weight_decay: float,
     momentum: float,
-) -> Optimizer:
-    """Groups the parameters and builds the optimizer.
+) -> tuple[Optimizer, ...]:
+    """Groups the parameters and builds what steps them.
 
     Biases and normalisation parameters are not decayed. Each group keeps its learning rate at full strength as
     `peak_lr`.
 
     Args:
         model: The network.
-        name: "adamw", or "sgd" with momentum.
+        name: "adamw"; "sgd" with momentum; or "muon" for the kernels of all convolutions, with AdamW for the rest
+            (transposed convolutions, biases, normalisation).
         learning_rate: Peak learning rate of the decoder.
         backbone_factor: The backbone's learning rate as a share of it.
         weight_decay: For weights of two or more dimensions.
-        momentum: SGD's.
+        momentum: Of "sgd" and "muon".
+
+    Returns:
+        One optimizer, or two for "muon"; together they hold each parameter once.
     """
     backbone = {id(parameter) for parameter in model.backbone.parameters()}  # type: ignore[attr-defined]
-    groups = []
-    for in_backbone in (True, False):
-        for decayed in (True, False):
-            parameters = [
-                parameter
-                for parameter in model.parameters()
-                if (id(parameter) in backbone) == in_backbone and (parameter.ndim > 1) == decayed
-            ]
+
+    def grouped(parameters: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
+        groups = []
+        for in_backbone, decayed in itertools.product((True, False), repeat=2):
+            chosen = [p for p in parameters if (id(p) in backbone) == in_backbone and (p.ndim > 1) == decayed]
             rate = learning_rate * (backbone_factor if in_backbone else 1.0)
             decay = weight_decay if decayed else 0.0
-            groups.append({"params": parameters, "lr": rate, "peak_lr": rate, "weight_decay": decay})
+            if chosen:
+                groups.append({"params": chosen, "lr": rate, "peak_lr": rate, "weight_decay": decay})
+        return groups
+
+    everything = list(model.parameters())
     if name == "adamw":
-        return AdamW(groups, fused=True)
-    return SGD(groups, momentum=momentum, nesterov=momentum > 0, fused=True)
+        return (AdamW(grouped(everything), fused=True),)
+    if name == "sgd":
+        return (SGD(grouped(everything), momentum=momentum, nesterov=momentum > 0, fused=True),)
+    taken = {id(module.weight) for module in model.modules() if isinstance(module, nn.Conv2d)}
+    kernels = [parameter for parameter in everything if id(parameter) in taken]
+    rest = [parameter for parameter in everything if id(parameter) not in taken]
+    return Muon(grouped(kernels), momentum=momentum), AdamW(grouped(rest), fused=True)
 
 
 def learning_rate_factor(
@@ -70,10 +84,11 @@ def learning_rate_factor(
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def set_learning_rate(optimizer: Optimizer, factor: float) -> None:
+def set_learning_rate(optimizers: Sequence[Optimizer], factor: float) -> None:
     """Sets each group to `factor` times its peak learning rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak_lr"] * factor
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
 
 
 class ExponentialMovingAverage:

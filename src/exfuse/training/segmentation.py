@@ -33,7 +33,7 @@ from exfuse.training.config import DataConfig, LossConfig, TrainingConfig, dump_
 from exfuse.training.log import RunLog, StepClock, read_records
 from exfuse.training.optim import (
     ExponentialMovingAverage,
-    build_optimizer,
+    build_optimizers,
     learning_rate_factor,
     set_learning_rate,
 )
@@ -65,7 +65,7 @@ class Run:
     model: ExFuse
     network: nn.Module  # the model, wrapped where there are several processes
     average: ExponentialMovingAverage | None
-    optimizer: Optimizer
+    optimizers: tuple[Optimizer, ...]
     loss: SegmentationLoss
     state: TrainingState
 
@@ -108,7 +108,7 @@ def train(config: TrainingConfig, resume: bool, console: Console) -> EvaluationR
         run = _set_up(config, ranks, console)
         if resume:
             average = run.average.model if run.average else None
-            run.state = load_checkpoint(run.checkpoints, run.model, average, run.optimizer)
+            run.state = load_checkpoint(run.checkpoints, run.model, average, run.optimizers)
         elif ranks.is_first:
             config.output.mkdir(parents=True, exist_ok=True)
             (config.output / "config.yaml").write_text(dump_config(config), encoding="utf-8")
@@ -152,7 +152,7 @@ def _set_up(config: TrainingConfig, ranks: Ranks, console: Console) -> Run:
         model=model,
         network=DistributedDataParallel(model) if ranks.size > 1 else model,
         average=ExponentialMovingAverage(model, config.ema_decay) if config.ema_decay else None,
-        optimizer=build_optimizer(
+        optimizers=build_optimizers(
             model,
             optimizer_config.name,
             optimizer_config.learning_rate,
@@ -194,7 +194,7 @@ def _loop(run: Run, log: RunLog) -> None:
             state.step += 1
             log.advance(f"loss {loss:.3f}  {clock.tick():.2f} s/step")
             if state.step % config.log_every == 0:
-                rate = run.optimizer.param_groups[-1]["lr"]
+                rate = run.optimizers[0].param_groups[-1]["lr"]
                 epoch = state.step * config.batch_size / len(run.train.dataset)
                 log.record("train", state.step, epoch=epoch, loss=loss, lr=rate, seconds_per_step=clock.mean())
             if state.step in evaluate_after:
@@ -238,7 +238,7 @@ def _take_step(run: Run, batch: Batch) -> float:
     config, state = run.config, run.state
     schedule = config.optimizer
     factor = learning_rate_factor(state.step, run.steps_of_epochs[-1], schedule.warmup_steps, schedule.schedule)
-    set_learning_rate(run.optimizer, factor)
+    set_learning_rate(run.optimizers, factor)
     run.model.train()
     total = torch.zeros((), device=run.ranks.device)
     chunks = list(zip(batch.images.chunk(config.accumulation), batch.masks.chunk(config.accumulation), strict=True))
@@ -259,8 +259,9 @@ def _take_step(run: Run, batch: Batch) -> float:
         )
     if config.optimizer.gradient_clip:
         nn.utils.clip_grad_norm_(run.model.parameters(), config.optimizer.gradient_clip)
-    run.optimizer.step()
-    run.optimizer.zero_grad()
+    for optimizer in run.optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
     if run.average is not None:
         run.average.update(run.model, state.step)
     return value
@@ -319,7 +320,7 @@ def _model_info(config: TrainingConfig, dataset: SegmentationDataset) -> ModelIn
 def _save(run: Run) -> None:
     if run.ranks.is_first:
         average = run.average.model if run.average else None
-        save_checkpoint(run.checkpoints, run.model, average, run.optimizer, run.state)
+        save_checkpoint(run.checkpoints, run.model, average, run.optimizers, run.state)
 
 
 class _Stop:

@@ -1,0 +1,101 @@
+"""The rules of the house: who may import whom, how large things may grow, what is never called."""
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+
+import exfuse
+
+SOURCE = Path(exfuse.__file__).parent
+FILES = sorted(SOURCE.rglob("*.py"))
+
+# Room -> rooms it may import from. A room may always import from itself.
+MAY_IMPORT = {
+    "errors": set(),
+    "validation": {"errors"},
+    "distributed": set(),
+    "layers": set(),
+    "models": {"layers", "errors"},
+    "data": {"errors", "validation"},
+    "metrics": set(),
+    "losses": {"data"},
+    "inference": {"models", "data", "errors"},
+    "evaluation": {"inference", "models", "data", "metrics", "distributed", "errors"},
+    "training": {
+        "evaluation", "inference", "models", "data", "metrics", "losses", "distributed", "errors", "validation"
+    },
+    "cli": {"training", "evaluation", "inference", "models", "data", "distributed", "errors"},
+    "__init__": {"inference", "models", "metrics", "errors"},
+}  # fmt: skip
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add(node.module or "")
+    return names
+
+
+def test_every_room_is_in_the_table() -> None:
+    assert {room_of(path) for path in FILES} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_go_one_way(path: Path) -> None:
+    inside = {name.split(".")[1] for name in imports_of(path) if name.startswith("exfuse.")}
+    assert inside <= MAY_IMPORT[room_of(path)] | {room_of(path)}
+
+
+def test_layers_import_torch_only() -> None:
+    outside = {name.split(".")[0] for path in FILES if room_of(path) == "layers" for name in imports_of(path)} - {
+        "exfuse",
+        "collections",
+        "torch",
+    }
+    assert outside == set()
+
+
+def test_torchvision_and_timm_stay_out_of_the_core() -> None:
+    users = {
+        path.name: name.split(".")[0]
+        for path in FILES
+        for name in imports_of(path)
+        if name.split(".")[0] in ("torchvision", "timm")
+    }
+    assert users == {"timm_backbone.py": "timm"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_files_and_functions_stay_readable(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= 350
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 70, f"{path.name}: {node.name} is too long"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_nothing_dangerous_is_called(path: Path) -> None:
+    text = path.read_text()
+    for forbidden in ("pickle.load", "torch.load(", "yaml.load(", "shell=True", "weights_only=False", "os.system"):
+        assert forbidden not in text
+    calls = [node.func for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+    assert not [call.id for call in calls if isinstance(call, ast.Name) and call.id in ("eval", "exec")]
+
+
+def test_the_public_surface_is_small_and_real() -> None:
+    assert len((SOURCE / "__init__.py").read_text().splitlines()) < 40
+    assert all(hasattr(exfuse, name) for name in exfuse.__all__)
+    assert exfuse.__all__ == sorted(exfuse.__all__, key=lambda name: (not name.isupper(), name[0].islower(), name))
+    layers = importlib.import_module("exfuse.layers")
+    assert all(hasattr(layers, name) for name in layers.__all__)

@@ -1,0 +1,79 @@
+"""The README's commands and its Python are run, or at least parsed, as they stand there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+from PIL import Image
+
+from exfuse.cli.app import app
+from exfuse.models.pretrained import ModelInfo, save_pretrained
+from exfuse.training.config import load_config
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    return [
+        (path.name, block)
+        for path in DOCUMENTS
+        for block in re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), flags=re.M | re.S)
+    ]
+
+
+def commands() -> list[tuple[str, str]]:
+    return [
+        (name, line.partition("  #")[0].strip())
+        for name, block in blocks("bash")
+        for line in block.replace("\\\n", " ").splitlines()
+        if line.strip() and not line.startswith("#")
+    ]
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(commands()) >= 8
+    assert {"make demo", "make test"} <= {command for _, command in commands()}
+
+
+@pytest.mark.parametrize(("document", "command"), commands())
+def test_a_documented_command_parses(document: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = shlex.split(command)
+    if words[0] == "make":
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.M)
+        assert words[1] in targets
+        return
+    if words[0] == "torchrun":
+        words = words[words.index("exfuse") :] if "exfuse" in words else ["exfuse", *words[words.index("-m") + 2 :]]
+    if words[0] in ("git", "cd", "pip", "source", ".venv/bin/pip"):
+        return
+    assert words[0].endswith("exfuse"), f"{document}: no test knows how to check {command!r}"
+    group = typer.main.get_command(app)
+    context = group.make_context("exfuse", words[1:2], resilient_parsing=True)
+    chosen = group.get_command(context, words[1])
+    assert chosen is not None, f"{document}: no command {words[1]}"
+    parsed = chosen.make_context(words[1], words[2:], parent=context)
+    if words[1] == "train":
+        load_config(parsed.params["recipe"], list(parsed.params["overrides"] or []))
+
+
+def test_the_readme_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = ModelInfo(
+        name="exfuse_tiny",
+        parts={},
+        class_names=("road", "sky"),
+        palette=((128, 64, 128), (70, 130, 180)),
+        ignore_index=255,
+        image_mean=(0.5, 0.5, 0.5),
+        image_std=(0.25, 0.25, 0.25),
+    )
+    save_pretrained(tmp_path / "runs/camvid_resnet18/model", info.build(), info, card="")
+    Image.new("RGB", (64, 48), "gray").save(tmp_path / "street.jpg")
+    monkeypatch.chdir(tmp_path)
+    code = [block for name, block in blocks("python") if name == "README.md"]
+    assert code
+    for block in code:
+        exec(compile(block, "README.md", "exec"), {})  # noqa: S102 - our own text
+    assert (tmp_path / "overlay.png").is_file()

@@ -1,0 +1,79 @@
+"""The layer against a loop written from the paper's equation, and against what others mistook it for."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from exfuse.layers import DenselyAdjacentPrediction
+
+
+def loop(y: Tensor, num_classes: int, window: int) -> Tensor:
+    """r[c, i, j] = 1 / k^2 * sum_{a, b} y[(a k + b) K + c, i + a - k // 2, j + b - k // 2], zero outside the grid."""
+    count, _, height, width = y.shape
+    result = torch.zeros(count, num_classes, height, width, dtype=y.dtype)
+    for n in range(count):
+        for c in range(num_classes):
+            for i in range(height):
+                for j in range(width):
+                    total = 0.0
+                    for a in range(window):
+                        for b in range(window):
+                            row, column = i + a - window // 2, j + b - window // 2
+                            if 0 <= row < height and 0 <= column < width:
+                                total += float(y[n, (a * window + b) * num_classes + c, row, column])
+                    result[n, c, i, j] = total / window**2
+    return result
+
+
+@pytest.mark.parametrize("window", [1, 3, 5])
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 6)])
+def test_equals_the_loop(window: int, size: tuple[int, int]) -> None:
+    torch.manual_seed(window)
+    y = torch.randn(2, 4 * window**2, *size, dtype=torch.float64)
+    error = (DenselyAdjacentPrediction(4, window)(y) - loop(y, 4, window)).abs().max()
+    assert error <= 1e-12
+
+
+def test_group_a_b_is_read_at_its_own_neighbour() -> None:
+    layer = DenselyAdjacentPrediction(num_classes=2, window=3)
+    for a in range(3):
+        for b in range(3):
+            y = torch.zeros(1, 18, 5, 5, dtype=torch.float64)
+            y[0, (a * 3 + b) * 2 + 1, 2, 2] = 9.0
+            expected = torch.zeros(1, 2, 5, 5, dtype=torch.float64)
+            expected[0, 1, 2 - (a - 1), 2 - (b - 1)] = 1.0
+            assert torch.equal(layer(y), expected)
+
+
+def test_classes_are_not_mixed() -> None:
+    y = torch.randn(1, 3 * 9, 6, 6, dtype=torch.float64)
+    y.view(1, 9, 3, 6, 6)[:, :, 1] = 0
+    assert DenselyAdjacentPrediction(3, 3)(y)[:, 1].abs().max() == 0
+
+
+def test_it_is_not_the_mean_of_a_pixels_own_channels() -> None:
+    y = torch.randn(1, 2 * 9, 8, 8, dtype=torch.float64)
+    own_channels = y.view(1, 9, 2, 8, 8).mean(dim=1)
+    as_often_published = F.avg_pool2d(F.pixel_shuffle(y, 3), 3)
+    result = DenselyAdjacentPrediction(2, 3)(y)
+    assert (result - own_channels).abs().max() > 0.1
+    assert (result - as_often_published).abs().max() > 0.1
+
+
+def test_bfloat16_is_summed_in_float32() -> None:
+    y = torch.randn(1, 2 * 25, 9, 9, dtype=torch.bfloat16)
+    result = DenselyAdjacentPrediction(2, 5)(y)
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result, DenselyAdjacentPrediction(2, 5)(y.double()).float(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("num_classes", "window"), [(3, 2), (3, 0), (3, -1), (0, 3)])
+def test_impossible_numbers_are_refused(num_classes: int, window: int) -> None:
+    with pytest.raises(ValueError, match="DenselyAdjacentPrediction needs"):
+        DenselyAdjacentPrediction(num_classes, window)
+
+
+def test_wrong_channel_count_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected 3 \* 3 \* 3 channels, got 26"):
+        DenselyAdjacentPrediction(3, 3)(torch.zeros(1, 26, 4, 4))

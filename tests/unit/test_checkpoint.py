@@ -1,0 +1,384 @@
+"""Checkpoints: what is restored, what survives a crash, what is refused."""
+
+import copy
+import json
+import os
+import pickle
+import resource
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim import Optimizer
+
+from exfuse.errors import CheckpointError
+from exfuse.models.builders import create_model
+from exfuse.models.exfuse import ExFuse
+from exfuse.training import checkpoint
+from exfuse.training.checkpoint import LATEST, TrainingState, load_checkpoint, save_checkpoint
+from exfuse.training.optim import ExponentialMovingAverage, OptimizerName, build_optimizers
+
+OPTIMIZER_NAMES = get_args(OptimizerName)
+
+
+class Training(NamedTuple):
+    model: ExFuse
+    average: ExponentialMovingAverage
+    optimizers: tuple[Optimizer, ...]
+
+    def save(self, folder: Path, step: int) -> Path:
+        return save_checkpoint(folder, self.model, self.average.model, self.optimizers, TrainingState(step, 0.5, step))
+
+    def load(self, folder: Path) -> TrainingState:
+        return load_checkpoint(folder, self.model, self.average.model, self.optimizers)
+
+
+def start_training(
+    name: OptimizerName = "adamw", channels_last: bool = False, seed: int = 0, momentum: float = 0.9, width: int = 8
+) -> Training:
+    torch.manual_seed(seed)
+    model = create_model("exfuse_tiny", num_classes=3, decoder="stride4", decoder_width=width, gcn_kernel=3)
+    if channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    optimizers = build_optimizers(model, name, 0.01, 0.5, 0.1, momentum)
+    return Training(model, ExponentialMovingAverage(model, 0.9), optimizers)
+
+
+def take_step(training: Training, step: int) -> float:
+    generator = torch.Generator().manual_seed(step)
+    output = training.model.train()(torch.randn((2, 3, 64, 64), generator=generator))
+    loss = output.logits.square().mean() + (output.auxiliary_logits[0] - 1).square().mean()
+    loss.backward()
+    for optimizer in training.optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
+    training.average.update(training.model, step)
+    return float(loss)
+
+
+def everything_in(training: Training) -> dict[str, Tensor]:
+    tensors = {f"model.{name}": value for name, value in training.model.state_dict().items()}
+    tensors |= {f"average.{name}": value for name, value in training.average.model.state_dict().items()}
+    for number, optimizer in enumerate(training.optimizers):
+        for index, values in optimizer.state_dict()["state"].items():
+            kept = {name: value for name, value in values.items() if value is not None}
+            tensors |= {f"optimizer {number}.{index}.{name}": value for name, value in kept.items()}
+    return {name: value.detach().clone() for name, value in tensors.items()}
+
+
+def differing(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[str]:
+    assert first.keys() == second.keys()
+    return [name for name in first if not torch.equal(first[name], second[name])]
+
+
+@pytest.fixture(scope="module")
+def trained() -> Training:
+    training = start_training()
+    take_step(training, 0)
+    return training
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "run" / "checkpoints"
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize(
+    ("name", "momentum"), [*((name, 0.9) for name in OPTIMIZER_NAMES), ("sgd", 0.0)], ids=lambda value: str(value)
+)
+def test_after_a_round_trip_the_next_step_is_bit_equal(
+    name: OptimizerName, momentum: float, channels_last: bool, folder: Path
+) -> None:
+    going_on = start_training(name, channels_last, seed=0, momentum=momentum)
+    for step in range(2):
+        take_step(going_on, step)
+    going_on.save(folder, 2)
+    saved = everything_in(going_on)
+
+    resumed = start_training(name, channels_last, seed=1, momentum=momentum)
+    assert differing(everything_in(resumed) | saved, saved | everything_in(resumed)) != []  # it starts elsewhere
+    assert resumed.load(folder) == TrainingState(2, 0.5, 2)
+    assert differing(everything_in(resumed), saved) == []
+
+    for step in range(2, 4):
+        assert take_step(going_on, step) == take_step(resumed, step)
+    assert differing(everything_in(resumed), everything_in(going_on)) == []
+    assert differing(everything_in(resumed), saved) != []
+    strides = [parameter.stride() for parameter in going_on.model.parameters()]
+    assert [parameter.stride() for parameter in resumed.model.parameters()] == strides
+
+
+def test_a_run_that_has_moved_on_goes_back_to_what_was_saved(folder: Path) -> None:
+    training = start_training()
+    take_step(training, 0)
+    training.save(folder, 1)
+    saved = everything_in(training)
+    take_step(training, 1)
+    assert training.load(folder).step == 1
+    assert differing(everything_in(training), saved) == []
+
+
+def test_learning_rates_are_those_of_the_run_and_not_of_the_file(trained: Training, folder: Path) -> None:
+    trained.save(folder, 1)
+    other = start_training()
+    (adamw,) = other.optimizers
+    for group in adamw.param_groups:
+        group["lr"] = group["peak_lr"] = 0.123
+    other.load(folder)
+    assert {(group["lr"], group["peak_lr"]) for group in adamw.param_groups} == {(0.123, 0.123)}
+
+
+def test_without_a_moving_average_none_is_written_or_wanted(trained: Training, folder: Path) -> None:
+    written = save_checkpoint(folder, trained.model, None, trained.optimizers, TrainingState(3))
+    assert not (written / "average.safetensors").exists()
+    other = start_training(seed=5)
+    untouched = copy.deepcopy(other.average.model.state_dict())
+    assert load_checkpoint(folder, other.model, None, other.optimizers) == TrainingState(3)
+    assert differing(dict(other.average.model.state_dict()), dict(untouched)) == []
+    with pytest.raises(CheckpointError, match="average.safetensors is missing"):
+        other.load(folder)
+
+
+def test_the_checkpoint_is_named_after_its_step_and_latest_points_to_it(trained: Training, folder: Path) -> None:
+    assert trained.save(folder, 7) == folder / "step_00000007"
+    assert (folder / LATEST).read_text(encoding="utf-8") == "step_00000007"
+
+
+def test_older_checkpoints_are_removed_after_a_new_one(trained: Training, folder: Path) -> None:
+    for step in (1, 2, 10):
+        trained.save(folder, step)
+        assert sorted(path.name for path in folder.iterdir()) == ["latest", f"step_{step:08d}"]
+
+
+def test_saving_the_same_step_again_replaces_it(trained: Training, folder: Path) -> None:
+    trained.save(folder, 1)
+    other = start_training(seed=3)
+    take_step(other, 0)
+    other.save(folder, 1)
+    resumed = start_training(seed=4)
+    resumed.load(folder)
+    assert differing(everything_in(resumed), everything_in(other)) == []
+
+
+@pytest.mark.parametrize("name", OPTIMIZER_NAMES)
+@pytest.mark.parametrize("error", [OSError("no space left on device"), SafetensorError("I/O error")])
+@pytest.mark.parametrize("failing_file", [1, 2, 3, 4])
+def test_a_crash_at_any_file_of_a_save_leaves_the_previous_checkpoint(
+    failing_file: int, error: Exception, name: OptimizerName, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = start_training(name)
+    if failing_file > 2 + len(training.optimizers):
+        pytest.skip("writes fewer files")
+    take_step(training, 0)
+    training.save(folder, 1)
+    saved = everything_in(training)
+    take_step(training, 1)
+    calls = 0
+
+    def save_until_it_fails(tensors: dict[str, Tensor], path: Path) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == failing_file:
+            path.write_bytes(b"only the start")
+            raise error
+        save_file(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_file", save_until_it_fails)
+    with pytest.raises(CheckpointError, match="step_00000002: the checkpoint could not be written"):
+        training.save(folder, 2)
+    monkeypatch.undo()
+    assert calls == failing_file
+
+    resumed = start_training(name, seed=1)
+    assert resumed.load(folder).step == 1
+    assert differing(everything_in(resumed), saved) == []
+
+
+def test_a_crash_at_any_flush_of_a_save_leaves_the_previous_or_the_new_checkpoint(
+    trained: Training, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved_on = start_training(seed=2)
+    take_step(moved_on, 0)
+    expected = {1: everything_in(trained), 2: everything_in(moved_on)}
+    flush, outcomes = os.fsync, []
+    for failing_flush in range(1, 100):
+        trained.save(folder, 1)
+        calls = 0
+
+        def flush_until_it_fails(descriptor: int, failing: int = failing_flush) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == failing:
+                raise OSError("I/O error")
+            flush(descriptor)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", flush_until_it_fails)
+            try:
+                moved_on.save(folder, 2)
+                assert calls < failing_flush
+                break
+            except CheckpointError:
+                resumed = start_training(seed=4)
+                outcomes.append(resumed.load(folder).step)
+        assert differing(everything_in(resumed), expected[outcomes[-1]]) == []
+    assert len(outcomes) >= 6  # four files, the folder, the pointer, and the folder again
+    assert outcomes == sorted(outcomes)
+    assert outcomes[0] == 1
+
+
+def test_what_a_failed_save_left_is_gone_after_the_next_one(
+    trained: Training, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained.save(folder, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", fail_to_save)
+        with pytest.raises(CheckpointError):
+            trained.save(folder, 2)
+    trained.save(folder, 3)
+    assert sorted(path.name for path in folder.iterdir()) == ["latest", "step_00000003"]
+
+
+def fail_to_save(tensors: dict[str, Tensor], path: Path) -> None:
+    raise OSError("no space left on device")
+
+
+def test_a_full_disk_is_a_checkpoint_error_and_the_previous_one_stays(trained: Training, folder: Path) -> None:
+    trained.save(folder, 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(CheckpointError, match="could not be written"):
+            trained.save(folder, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert start_training(seed=1).load(folder).step == 1
+
+
+def test_a_file_where_the_folder_should_be_is_a_checkpoint_error(trained: Training, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("in the way", encoding="utf-8")
+    with pytest.raises(CheckpointError, match="step_00000001: the checkpoint could not be written"):
+        trained.save(tmp_path / "checkpoints", 1)
+
+
+def test_where_no_checkpoint_is_there_is_nothing_to_resume_from(trained: Training, folder: Path) -> None:
+    with pytest.raises(CheckpointError, match="nothing to resume from"):
+        trained.load(folder)
+
+
+CHECKPOINT_FILES = ["model.safetensors", "average.safetensors", "optimizer_0.safetensors", "state.json"]
+
+
+@pytest.mark.parametrize("file", CHECKPOINT_FILES)
+def test_a_missing_file_is_named(file: str, trained: Training, folder: Path) -> None:
+    (trained.save(folder, 1) / file).unlink()
+    with pytest.raises(CheckpointError, match=f"{file} is missing"):
+        start_training().load(folder)
+
+
+@pytest.mark.parametrize("file", CHECKPOINT_FILES)
+@pytest.mark.parametrize("damage", ["empty", "half", "zeros", "noise", "folder"])
+def test_a_damaged_file_is_refused(file: str, damage: str, trained: Training, folder: Path) -> None:
+    path = trained.save(folder, 1) / file
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "folder":
+        path.mkdir()
+    else:
+        noise = bytes(range(256)) * (len(content) // 256 + 1)
+        damaged = {"empty": b"", "half": content[: len(content) // 2], "zeros": bytes(len(content)), "noise": noise}
+        path.write_bytes(damaged[damage])
+    with pytest.raises(CheckpointError, match=str(folder)):
+        start_training().load(folder)
+
+
+@pytest.mark.parametrize("pointer", [b"", b"step_00000002", b"\xff\xfe", b"\n", b"x" * 5000])
+def test_a_pointer_to_nothing_is_refused(pointer: bytes, trained: Training, folder: Path) -> None:
+    trained.save(folder, 1)
+    (folder / LATEST).write_bytes(pointer)
+    with pytest.raises(CheckpointError, match=str(folder)):
+        start_training().load(folder)
+
+
+@pytest.mark.parametrize("state", ["[]", "null", "3", '"step"', '{"steps": 3}', '{"step": 1', "[1, 2, 3]"])
+def test_a_state_that_is_none_is_refused(state: str, trained: Training, folder: Path) -> None:
+    (trained.save(folder, 1) / "state.json").write_text(state, encoding="utf-8")
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        start_training().load(folder)
+
+
+def test_a_checkpoint_of_another_network_is_refused(trained: Training, folder: Path) -> None:
+    trained.save(folder, 1)
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        start_training(width=12).load(folder)
+
+
+@pytest.mark.parametrize(
+    ("saved_with", "loaded_with"),
+    [(first, second) for first in OPTIMIZER_NAMES for second in OPTIMIZER_NAMES if first != second],
+)
+def test_a_checkpoint_of_another_optimizer_is_refused(
+    saved_with: OptimizerName, loaded_with: OptimizerName, folder: Path
+) -> None:
+    training = start_training(saved_with)
+    take_step(training, 0)
+    training.save(folder, 1)
+    with pytest.raises(CheckpointError):
+        start_training(loaded_with).load(folder)
+
+
+@pytest.mark.parametrize("key", ["100000.exp_avg", "-100000.exp_avg", "first.exp_avg", "exp_avg"])
+def test_an_optimizer_state_for_a_parameter_that_is_none_is_refused(
+    key: str, trained: Training, folder: Path
+) -> None:
+    path = trained.save(folder, 1) / "optimizer_0.safetensors"
+    save_file(load_file(path) | {key: torch.zeros(3)}, path)
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        start_training().load(folder)
+
+
+def refuse_to_pickle(*arguments: Any, **options: Any) -> None:
+    raise AssertionError("something was pickled")
+
+
+def test_nothing_is_pickled(trained: Training, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (pickle, torch.serialization.pickle):
+        for name in ("dump", "dumps", "load", "loads", "Pickler", "Unpickler"):
+            monkeypatch.setattr(module, name, refuse_to_pickle)
+    for name in ("save", "load"):
+        monkeypatch.setattr(torch, name, refuse_to_pickle)
+    written = trained.save(folder, 1)
+    start_training().load(folder)
+    monkeypatch.undo()
+    assert sorted(path.name for path in written.iterdir()) == sorted(CHECKPOINT_FILES)
+    for path in written.glob("*.safetensors"):
+        content = path.read_bytes()
+        length = int.from_bytes(content[:8], "little")
+        described = json.loads(content[8 : 8 + length])
+        ends = [entry["data_offsets"][1] for name, entry in described.items() if name != "__metadata__"]
+        assert 8 + length + max(ends) == len(content)  # a header and tensors, nothing else
+
+
+class Trap:
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.trace,)
+
+
+@pytest.mark.parametrize("file", CHECKPOINT_FILES)
+def test_a_pickle_in_the_place_of_a_file_is_refused_and_not_run(
+    file: str, trained: Training, folder: Path, tmp_path: Path
+) -> None:
+    trace = tmp_path / "trace"
+    path = trained.save(folder, 1) / file
+    path.write_bytes(pickle.dumps(Trap(trace)))
+    with pytest.raises(CheckpointError):
+        start_training().load(folder)
+    assert not trace.exists()

@@ -1,0 +1,310 @@
+"""Recipes, their overrides and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from exfuse.data.synthetic import SCENE_CLASSES
+from exfuse.errors import ConfigError
+from exfuse.models.builders import create_model
+from exfuse.training.config import (
+    dump_config,
+    load_config,
+    parse_config,
+    read_recipe_text,
+    recipe_names,
+    recipe_summary,
+)
+
+PACKAGED_RECIPES = {"camvid_resnet18", "demo", "demo_gcn"}
+
+
+def leaf_keys(content: dict[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in content.items():
+        keys += leaf_keys(value, f"{prefix}{name}.") if isinstance(value, dict) else [f"{prefix}{name}"]
+    return keys
+
+
+def without_key(content: dict[str, Any], key: str) -> dict[str, Any]:
+    *sections, last = key.split(".")
+    inner = content
+    for section in sections:
+        inner = inner[section]
+    del inner[last]
+    return content
+
+
+DEMO_KEYS = leaf_keys(yaml.safe_load(read_recipe_text("demo")))
+SECTIONS = ["data", "model", "loss", "optimizer"]
+
+
+def refusal(*overrides: str, recipe: str = "demo") -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(recipe, overrides)
+    return str(caught.value)
+
+
+def test_the_packaged_recipes_are_those_we_know_of() -> None:
+    assert set(recipe_names()) == PACKAGED_RECIPES
+    assert recipe_names() == sorted(PACKAGED_RECIPES)
+
+
+@pytest.mark.parametrize("name", sorted(PACKAGED_RECIPES))
+def test_every_packaged_recipe_loads_and_its_model_can_be_built(name: str) -> None:
+    config = load_config(name)
+    assert config.output.name == name
+    model = create_model(config.model.name, num_classes=len(SCENE_CLASSES), **config.model.parts())
+    assert model.num_classes == len(SCENE_CLASSES)
+
+
+@pytest.mark.parametrize("name", sorted(PACKAGED_RECIPES))
+def test_every_packaged_recipe_is_at_most_sixty_lines_and_says_what_it_is(name: str) -> None:
+    lines = read_recipe_text(name).splitlines()
+    assert len(lines) <= 60
+    assert lines[0] == f"# {recipe_summary(name)}"
+    assert len(recipe_summary(name)) > 20
+
+
+@pytest.mark.parametrize("key", [*DEMO_KEYS, *SECTIONS])
+def test_a_recipe_that_lacks_a_key_is_refused_with_the_name_of_the_key(key: str, tmp_path: Path) -> None:
+    content = without_key(yaml.safe_load(read_recipe_text("demo")), key)
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_config(str(path))
+    assert str(caught.value) == f"{path}: the key {key!r} is missing"
+
+
+def test_a_recipe_can_be_a_file_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yml"
+    path.write_text(read_recipe_text("demo"), encoding="utf-8")
+    assert load_config(str(path)) == load_config("demo")
+
+
+def test_an_unknown_recipe_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(ConfigError, match="there is no recipe 'demo_gnc'; did you mean 'demo_gcn'"):
+        load_config("demo_gnc")
+
+
+def test_a_recipe_file_that_is_not_there_is_refused_with_its_path(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="missing.yaml: not a readable recipe"):
+        load_config(str(tmp_path / "missing.yaml"))
+
+
+@pytest.mark.parametrize("content", [b"- 1\n- 2\n", b"", b"just words", b"\xff\xfe\x00", b"a: [1", b"a: 1: 2", b"@"])
+def test_a_recipe_file_that_is_no_mapping_is_refused_with_its_path(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match="broken.yaml"):
+        load_config(str(path))
+
+
+def test_a_recipe_with_a_key_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "numbered.yaml"
+    path.write_text(read_recipe_text("demo") + "\n7: 8\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="numbered.yaml: .*7"):
+        load_config(str(path))
+
+
+def test_overrides_reach_nested_keys_with_the_types_of_their_yaml() -> None:
+    config = load_config(
+        "demo",
+        [
+            "epochs=3",
+            "channels_last=false",
+            "output=elsewhere/run",
+            "precision=bf16",
+            "data.root=photos",
+            "data.crop_size=[96, 160]",
+            "data.val_split=test",
+            "model.dap_window=null",
+            "model.semantic_embedding=false",
+            "model.decoder_width=narrow",
+            "optimizer.learning_rate=1e-3",
+            "loss.dice=0.5",
+        ],
+    )
+    assert config.epochs == 3
+    assert config.channels_last is False
+    assert config.output == Path("elsewhere/run")
+    assert config.precision == "bf16"
+    assert config.data.root == Path("photos")
+    assert config.data.crop_size == (96, 160)
+    assert config.data.val_split == "test"
+    assert config.model.dap_window is None
+    assert config.model.parts()["semantic_embedding"] is False
+    assert config.model.decoder_width == "narrow"
+    assert config.optimizer.learning_rate == 0.001
+    assert config.loss.dice == 0.5
+
+
+def test_what_is_not_overridden_stays_as_the_recipe_has_it() -> None:
+    changed, plain = load_config("demo", ["data.flip=0"]), load_config("demo")
+    assert changed.data.flip == 0
+    assert changed.model_copy(update={"data": changed.data.model_copy(update={"flip": plain.data.flip})}) == plain
+
+
+def test_of_two_overrides_of_a_key_the_later_one_counts() -> None:
+    assert load_config("demo", ["epochs=3", "epochs=5"]).epochs == 5
+
+
+def test_a_value_may_contain_an_equals_sign() -> None:
+    assert load_config("demo", ["output=runs/lr=0.1"]).output == Path("runs/lr=0.1")
+
+
+def test_parts_that_are_null_are_left_to_the_named_model() -> None:
+    parts = load_config("demo").model.parts()
+    assert parts == {"gcn_kernel": 7, "semantic_embedding_norm": True, "decoder": "stride4", "decoder_width": 32}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("epoch=3", "unknown key 'epoch'; did you mean 'epochs'?"),
+        ("data.crop_siez=[64, 64]", "unknown key 'data.crop_siez'; did you mean 'crop_size'?"),
+        ("optimizer.learning_rat=1", "unknown key 'optimizer.learning_rat'; did you mean 'learning_rate'?"),
+        ("model.decoder_with=8", "unknown key 'model.decoder_with'; did you mean 'decoder_width'"),
+    ],
+)
+def test_a_misspelt_key_is_refused_with_the_nearest_known_one(override: str, message: str) -> None:
+    assert message in refusal(override)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("dta.root=photos", "dta.root: there is no section 'dta'; did you mean 'data'?"),
+        ("optimiser.name=sgd", "optimiser.name: there is no section 'optimiser'; did you mean 'optimizer'?"),
+        ("seed.value=3", "seed.value: there is no section 'seed'"),
+        ("data.root.folder=photos", "data.root.folder: there is no section 'root'"),
+    ],
+)
+def test_a_misspelt_section_is_refused_with_the_nearest_known_one(override: str, message: str) -> None:
+    assert message in refusal(override)
+
+
+@pytest.mark.parametrize("override", ["epochs", "=3", "--epochs", ""])
+def test_an_override_without_key_or_equals_sign_is_refused(override: str) -> None:
+    assert f"{override!r}: expected key=value" in refusal(override)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "epochs=0",
+        "epochs=many",
+        "epochs=2.5",
+        "epochs=",
+        "seed=-1",
+        "seed=4294967296",
+        "precision=fp16",
+        "ema_decay=1",
+        "ema_decay=-0.1",
+        "channels_last=perhaps",
+        "output=[a, b]",
+        "data.crop_size=[65, 64]",
+        "data.crop_size=[32, 32]",
+        "data.crop_size=[64]",
+        "data.scale=[0, 1]",
+        "data.scale=[2.0, 0.5]",
+        "data.flip=1.5",
+        "data.image_std=[0, 1, 1]",
+        "data.image_mean=[0.5, 0.5]",
+        "data.workers=-1",
+        "model.dap_window=2",
+        "model.decoder=half",
+        "model.decoder_width=0",
+        "model.decoder_width=broad",
+        "model.gcn_kernel=0",
+        "loss.class_weights=best",
+        "loss.dice=-1",
+        "optimizer.name=adam",
+        "optimizer.learning_rate=0",
+        "optimizer.momentum=1.1",
+        "optimizer.schedule=step",
+        "data=photos",
+        "loss=3",
+    ],
+)
+def test_a_bad_value_is_refused_with_its_key(override: str) -> None:
+    key, _, _ = override.partition("=")
+    message = refusal(override)
+    assert message.startswith("demo: ")
+    assert all(part in message for part in key.split("."))
+    assert "unknown key" not in message
+
+
+@pytest.mark.parametrize(
+    "key", ["ema_decay", "data.flip", "data.brightness", "loss.dice", "loss.auxiliary", "optimizer.learning_rate"]
+)
+@pytest.mark.parametrize("value", [".nan", ".inf", "nan"])
+def test_a_number_that_is_not_finite_is_refused_with_its_key(key: str, value: str) -> None:
+    assert f"demo: {key}: " in refusal(f"{key}={value}")
+
+
+@pytest.mark.parametrize("override", ["data.image_mean=[.nan, 0.5, 0.5]", "data.scale=[0.5, .inf]"])
+def test_a_list_with_a_number_that_is_not_finite_is_refused(override: str) -> None:
+    assert f"demo: {override.partition('=')[0]}." in refusal(override)
+
+
+def test_a_batch_that_accumulation_does_not_divide_is_refused_with_both_numbers() -> None:
+    assert "batch_size 8 is not a multiple of accumulation 3" in refusal("accumulation=3")
+
+
+def test_a_section_that_is_a_value_is_refused_as_a_whole() -> None:
+    with pytest.raises(ConfigError, match="mine: expected keys and values, got list"):
+        parse_config([1, 2], "mine")
+
+
+def test_a_long_bad_value_is_cut_in_the_message() -> None:
+    assert len(refusal(f"optimizer.name={'x' * 5000}")) < 300
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "!!python/object/apply:os.system ['touch PATH']",
+        "!!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['PATH']]",
+        "!!python/name:os.system",
+        "!!python/object/new:os.system ['touch PATH']",
+    ],
+)
+def test_yaml_tags_that_would_run_code_are_refused(value: str, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    harmful = value.replace("PATH", str(trace))
+    path = tmp_path / "harmful.yaml"
+    path.write_text(f"{read_recipe_text('demo')}\nextra: {harmful}\n", encoding="utf-8")
+    assert "not readable as YAML" in refusal(f"output={harmful}")
+    assert "not readable as YAML" in refusal(recipe=str(path))
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("name", sorted(PACKAGED_RECIPES))
+def test_a_dumped_configuration_reads_back_equal(name: str, tmp_path: Path) -> None:
+    config = load_config(
+        name,
+        [
+            "data.root='some folder/photos: new'",
+            "data.train_split='on'",
+            "data.val_split='0123'",
+            "optimizer.weight_decay=1.0e-7",
+            "optimizer.learning_rate=0.1000000000000000055",
+            "model.backbone_weights=~/weights.safetensors",
+            "model.decoder_width=narrow",
+        ],
+    )
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(config), encoding="utf-8")
+    assert load_config(str(path)) == config
+    assert dump_config(load_config(str(path))) == dump_config(config)
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    config = load_config("demo")
+    with pytest.raises(ValueError, match="frozen"):
+        config.epochs = 3  # type: ignore[misc]
+    with pytest.raises(ValueError, match="frozen"):
+        config.data.flip = 0.0  # type: ignore[misc]

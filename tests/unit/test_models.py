@@ -1,0 +1,217 @@
+"""The assembled network: gradients, switches, sizes, names."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import exfuse
+from exfuse.errors import ConfigError
+from exfuse.models import backbones, builders
+from exfuse.models.builders import count_multiply_adds, count_parameters, create_model, describe_models
+
+PARTS_OFF = {"semantic_embedding": False, "channel_resolution_embedding": False, "dap_window": 1}
+
+
+def small(name: str, **parts: object) -> exfuse.ExFuse:
+    """Returns the named network with its real topology, narrow enough for a test."""
+    build = exfuse.MODELS[name]
+    make = build.args[0]
+    with torch.device("meta"):
+        full = make()
+    grouped = full.layer1[0].conv2.groups
+    block = type(full.layer1[0])
+    depths = tuple(len(stage) for stage in (full.layer1, full.layer2, full.layer3, full.layer4))
+    narrow = {"groups": grouped, "width_per_group": 4} if grouped > 1 else {}
+    widths = (64, 64, 64, 64) if grouped > 1 else (8, 16, 16, 16)
+    backbone = backbones.ResNet(block, depths, widths, stem_channels=8, **narrow)
+    return build.func(lambda: backbone, num_classes=3, **parts)
+
+
+def missing_gradients(model: nn.Module, images: Tensor) -> list[str]:
+    output = model.train()(images)
+    scores = [output.logits, *output.auxiliary_logits]
+    sum((score * torch.randn_like(score)).sum() for score in scores).backward()
+    return [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+
+
+@pytest.mark.parametrize("name", exfuse.MODELS)
+@pytest.mark.parametrize("decoder", ["full", "stride4"])
+def test_every_parameter_of_every_named_model_gets_a_gradient(name: str, decoder: str) -> None:
+    torch.manual_seed(0)
+    model = small(name, decoder=decoder, gcn_kernel=3)
+    assert missing_gradients(model, torch.randn(2, 3, 64, 64)) == []
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"decoder_width": "narrow"},
+        {"decoder_width": 20},
+        {"decoder_width": "narrow", "decoder": "stride4"},
+        {"decoder_width": 20, "decoder": "stride4"},
+        {"dap_window": 5},
+        {"semantic_embedding_norm": False},
+        {"channel_resolution_embedding": False, "auxiliary_prediction": True},
+        {"channel_resolution_embedding": True, "auxiliary_prediction": False},
+    ],
+)
+def test_every_parameter_gets_a_gradient_in_other_forms(parts: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    assert missing_gradients(create_model("exfuse_tiny", num_classes=3, **parts), torch.randn(2, 3, 64, 96)) == []
+
+
+@pytest.mark.parametrize(
+    "switch",
+    [
+        {"semantic_embedding": False},
+        {"semantic_embedding_norm": False},
+        {"channel_resolution_embedding": False},
+        {"auxiliary_prediction": False},
+        {"dap_window": 1},
+        {"dap_window": 5},
+        {"gcn_kernel": 11},
+        {"decoder": "stride4"},
+        {"decoder_width": "narrow"},
+        {"decoder_width": 12},
+    ],
+)
+def test_each_switch_changes_the_set_of_parameters(switch: dict[str, object]) -> None:
+    def shapes(**parts: object) -> dict[str, torch.Size]:
+        model = create_model("exfuse_tiny", num_classes=3, **parts)
+        return {name: parameter.shape for name, parameter in model.named_parameters()}
+
+    assert shapes(**switch) != shapes()
+
+
+def test_with_all_parts_off_it_is_the_baseline() -> None:
+    off = create_model("exfuse_tiny", num_classes=5, **PARTS_OFF)
+    baseline = create_model("gcn_tiny", num_classes=5)
+    assert {k: v.shape for k, v in off.state_dict().items()} == {k: v.shape for k, v in baseline.state_dict().items()}
+    baseline.load_state_dict(off.state_dict())
+    images = torch.randn(1, 3, 64, 64)
+    assert torch.equal(off.eval()(images).logits, baseline.eval()(images).logits)
+
+
+@pytest.mark.parametrize("name", ["gcn_tiny", "exfuse_tiny"])
+@pytest.mark.parametrize("decoder", ["full", "stride4"])
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (65, 99), (64, 96)])
+def test_scores_have_the_images_size_for_any_size(name: str, decoder: str, size: tuple[int, int]) -> None:
+    model = create_model(name, num_classes=4, decoder=decoder).eval()
+    with torch.no_grad():
+        output = model(torch.randn(1, 3, *size))
+    assert output.logits.shape == (1, 4, *size)
+    assert output.logits.dtype == torch.float32
+    assert output.auxiliary_logits == ()
+
+
+def test_padding_does_not_move_the_image() -> None:
+    torch.manual_seed(0)
+    model = create_model("exfuse_tiny", num_classes=4).eval()
+    images = torch.randn(1, 3, 96, 128)
+    images[:, :, 90:] = 0
+    images[:, :, :, 120:] = 0
+    with torch.no_grad():
+        torch.testing.assert_close(model(images[:, :, :90, :120]).logits, model(images).logits[:, :, :90, :120])
+
+
+def test_auxiliary_scores_come_in_training_only_and_at_stride_16() -> None:
+    model = create_model("exfuse_tiny", num_classes=4).train()
+    (auxiliary,) = model(torch.randn(2, 3, 64, 96)).auxiliary_logits
+    assert auxiliary.shape == (2, 4, 4, 6)
+    assert create_model("gcn_tiny", num_classes=4).train()(torch.randn(2, 3, 64, 64)).auxiliary_logits == ()
+
+
+def test_scores_stay_float32_under_bfloat16_autocast() -> None:
+    for decoder in ("full", "stride4"):
+        model = create_model("exfuse_tiny", num_classes=4, decoder=decoder).train()
+        with torch.autocast("cpu", torch.bfloat16):
+            output = model(torch.randn(2, 3, 64, 64))
+        assert output.logits.dtype == torch.float32
+        assert output.auxiliary_logits[0].dtype == torch.float32
+
+
+def test_float32_agrees_with_float64() -> None:
+    torch.manual_seed(0)
+    model = create_model("exfuse_tiny", num_classes=4).eval()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        single = model(images).logits
+        double = model.double()(images.double()).logits
+    assert (single - double).abs().max() / double.abs().max() <= 1e-5
+
+
+def test_unknown_names_and_arguments_are_answered_with_near_ones() -> None:
+    with pytest.raises(ConfigError, match=r"no model 'exfuse_resnet5O'; did you mean 'exfuse_resnet50'"):
+        create_model("exfuse_resnet5O", num_classes=3)
+    with pytest.raises(ConfigError, match=r"no argument 'dap_windw'; did you mean 'dap_window'"):
+        create_model("exfuse_tiny", num_classes=3, dap_windw=3)  # type: ignore[call-arg]
+    with pytest.raises(TypeError):
+        exfuse.MODELS["exfuse_tiny"](num_classes=3, dap_windw=3)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [{"num_classes": 1}, {"dap_window": 2}, {"gcn_kernel": 4}, {"decoder_width": 0}, {"decoder": "half"}],
+)
+def test_values_out_of_range_are_refused(parts: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="exfuse_tiny"):
+        create_model("exfuse_tiny", **({"num_classes": 3} | parts))
+
+
+def test_sizes_are_counted_without_allocating(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = {name: exfuse.MODELS[name] for name in ("gcn_tiny", "exfuse_tiny")}
+    monkeypatch.setattr(builders, "MODELS", chosen)
+    baseline, whole = describe_models(num_classes=21)
+    assert (baseline.name, whole.name) == ("gcn_tiny", "exfuse_tiny")
+    model = create_model("exfuse_tiny", num_classes=21)
+    assert whole.parameters == count_parameters(model) > baseline.parameters
+    assert whole.multiply_adds == count_multiply_adds(model) > baseline.multiply_adds
+    assert model.training
+
+
+def fake_timm(reductions: list[int]) -> SimpleNamespace:
+    channels = [4 * (index + 1) for index in range(len(reductions))]
+
+    class Extractor(nn.Module):
+        feature_info = SimpleNamespace(channels=lambda: channels, reduction=lambda: reductions)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Conv2d(3, count, 1) for count in channels)
+
+        def forward(self, x: Tensor) -> list[Tensor]:
+            pairs = zip(self.layers, reductions, strict=True)
+            return [layer(nn.functional.avg_pool2d(x, reduction)) for layer, reduction in pairs]
+
+    def create(name: str, *, features_only: bool, pretrained: bool) -> nn.Module:
+        if name == "nothing":
+            raise RuntimeError("Unknown model (nothing)")
+        assert features_only
+        assert not pretrained
+        return Extractor()
+
+    return SimpleNamespace(create_model=create)
+
+
+def test_a_timm_feature_extractor_becomes_a_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", fake_timm([2, 4, 4, 8, 16, 32]))
+    model = create_model("exfuse_timm/anything", num_classes=3).eval()
+    assert model.backbone.channels == (12, 16, 20, 24)
+    assert model(torch.randn(1, 3, 40, 64)).logits.shape == (1, 3, 40, 64)
+    with pytest.raises(ConfigError, match="Unknown model"):
+        create_model("gcn_timm/nothing", num_classes=3)
+
+
+def test_a_timm_model_without_the_four_strides_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", fake_timm([16, 16, 16]))
+    with pytest.raises(ConfigError, match=r"strides \[16, 16, 16\], not at \[4, 8, 32\]"):
+        create_model("exfuse_timm/plain_vit", num_classes=3)
+
+
+def test_timm_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ConfigError, match=r"pip install 'exfuse\[timm\]'"):
+        create_model("exfuse_timm/convnext_tiny", num_classes=3)
