@@ -1,5 +1,6 @@
 """One process or several: what differs between them is kept here."""
 
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,13 @@ def sum_over_ranks(values: torch.Tensor, ranks: Ranks) -> torch.Tensor:
     total = values.to(ranks.device)
     dist.all_reduce(total)
     return total.to(values.device)
+
+
+def copy_from_first(module: nn.Module, ranks: Ranks) -> None:
+    """Overwrites a module's parameters and buffers with those of the first process."""
+    if ranks.size > 1:
+        for tensor in itertools.chain(module.parameters(), module.buffers()):
+            dist.broadcast(tensor.data, src=0)
 
 
 def any_rank(flag: bool, ranks: Ranks) -> bool:

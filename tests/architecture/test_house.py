@@ -27,6 +27,7 @@ MAY_IMPORT = {
         "evaluation", "inference", "models", "data", "metrics", "losses", "distributed", "errors", "validation"
     },
     "cli": {"training", "evaluation", "inference", "models", "data", "distributed", "errors"},
+    "__main__": {"cli"},
     "__init__": {"inference", "models", "metrics", "errors"},
 }  # fmt: skip
 

@@ -1,9 +1,11 @@
 """Checkpoints: what is restored, what survives a crash, what is refused."""
 
 import copy
+import itertools
 import json
 import os
 import pickle
+import re
 import resource
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -57,7 +59,7 @@ def take_step(training: Training, step: int) -> float:
         optimizer.step()
         optimizer.zero_grad()
     training.average.update(training.model, step)
-    return float(loss)
+    return float(loss.detach())
 
 
 def everything_in(training: Training) -> dict[str, Tensor]:
@@ -101,7 +103,7 @@ def test_after_a_round_trip_the_next_step_is_bit_equal(
     saved = everything_in(going_on)
 
     resumed = start_training(name, channels_last, seed=1, momentum=momentum)
-    assert differing(everything_in(resumed) | saved, saved | everything_in(resumed)) != []  # it starts elsewhere
+    assert differing(resumed.model.state_dict(), going_on.model.state_dict()) != []  # it starts elsewhere
     assert resumed.load(folder) == TrainingState(2, 0.5, 2)
     assert differing(everything_in(resumed), saved) == []
 
@@ -140,7 +142,7 @@ def test_without_a_moving_average_none_is_written_or_wanted(trained: Training, f
     untouched = copy.deepcopy(other.average.model.state_dict())
     assert load_checkpoint(folder, other.model, None, other.optimizers) == TrainingState(3)
     assert differing(dict(other.average.model.state_dict()), dict(untouched)) == []
-    with pytest.raises(CheckpointError, match="average.safetensors is missing"):
+    with pytest.raises(CheckpointError, match=r"average\.safetensors is missing"):
         other.load(folder)
 
 
@@ -165,15 +167,16 @@ def test_saving_the_same_step_again_replaces_it(trained: Training, folder: Path)
     assert differing(everything_in(resumed), everything_in(other)) == []
 
 
-@pytest.mark.parametrize("name", OPTIMIZER_NAMES)
 @pytest.mark.parametrize("error", [OSError("no space left on device"), SafetensorError("I/O error")])
-@pytest.mark.parametrize("failing_file", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("name", "failing_file"),
+    [*itertools.product(OPTIMIZER_NAMES, (1, 2, 3)), ("muon", 4)],
+    ids=lambda value: str(value),
+)
 def test_a_crash_at_any_file_of_a_save_leaves_the_previous_checkpoint(
-    failing_file: int, error: Exception, name: OptimizerName, folder: Path, monkeypatch: pytest.MonkeyPatch
+    name: OptimizerName, failing_file: int, error: Exception, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = start_training(name)
-    if failing_file > 2 + len(training.optimizers):
-        pytest.skip("writes fewer files")
     take_step(training, 0)
     training.save(folder, 1)
     saved = everything_in(training)
@@ -277,7 +280,7 @@ CHECKPOINT_FILES = ["model.safetensors", "average.safetensors", "optimizer_0.saf
 @pytest.mark.parametrize("file", CHECKPOINT_FILES)
 def test_a_missing_file_is_named(file: str, trained: Training, folder: Path) -> None:
     (trained.save(folder, 1) / file).unlink()
-    with pytest.raises(CheckpointError, match=f"{file} is missing"):
+    with pytest.raises(CheckpointError, match=rf"{re.escape(file)} is missing"):
         start_training().load(folder)
 
 
@@ -318,24 +321,8 @@ def test_a_checkpoint_of_another_network_is_refused(trained: Training, folder: P
         start_training(width=12).load(folder)
 
 
-@pytest.mark.parametrize(
-    ("saved_with", "loaded_with"),
-    [(first, second) for first in OPTIMIZER_NAMES for second in OPTIMIZER_NAMES if first != second],
-)
-def test_a_checkpoint_of_another_optimizer_is_refused(
-    saved_with: OptimizerName, loaded_with: OptimizerName, folder: Path
-) -> None:
-    training = start_training(saved_with)
-    take_step(training, 0)
-    training.save(folder, 1)
-    with pytest.raises(CheckpointError):
-        start_training(loaded_with).load(folder)
-
-
 @pytest.mark.parametrize("key", ["100000.exp_avg", "-100000.exp_avg", "first.exp_avg", "exp_avg"])
-def test_an_optimizer_state_for_a_parameter_that_is_none_is_refused(
-    key: str, trained: Training, folder: Path
-) -> None:
+def test_an_optimizer_state_for_a_parameter_that_is_none_is_refused(key: str, trained: Training, folder: Path) -> None:
     path = trained.save(folder, 1) / "optimizer_0.safetensors"
     save_file(load_file(path) | {key: torch.zeros(3)}, path)
     with pytest.raises(CheckpointError, match="cannot be loaded"):

@@ -1,6 +1,7 @@
 """Learning rates, parameter groups, Muon and the moving average of the weights."""
 
 import copy
+import itertools
 import math
 from typing import get_args
 
@@ -84,7 +85,7 @@ def test_a_warm_up_longer_than_the_run_never_reaches_the_peak(schedule: str) -> 
 @pytest.mark.parametrize("schedule", ["polynomial", "cosine"])
 def test_after_the_warm_up_the_learning_rate_only_falls_and_stays_above_zero(schedule: str) -> None:
     factors = [learning_rate_factor(step, 100, 10, schedule) for step in range(10, 100)]
-    assert all(later < earlier for earlier, later in zip(factors, factors[1:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(factors))
     assert factors[-1] > 0
 
 

@@ -5,6 +5,7 @@ and a batch is the next `batch_size` samples of that line, cut into equal shares
 or ranks changes nothing in it, and going on after an interruption needs one number.
 """
 
+import signal
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -114,12 +115,13 @@ def training_loader(dataset: AugmentedDataset, order: SampleOrder, workers: int)
         dataset,
         batch_sampler=order,
         num_workers=workers,
-        worker_init_fn=_one_thread,
-        persistent_workers=False,
+        worker_init_fn=_set_up_worker,
         pin_memory=torch.cuda.is_available(),
     )
 
 
-def _one_thread(worker: int) -> None:
+def _set_up_worker(worker: int) -> None:
+    # The terminal sends Ctrl-C to every process; the training process alone decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -158,6 +158,23 @@ def dump_config(config: TrainingConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, default_flow_style=None)
 
 
+def differing_keys(first: TrainingConfig, second: TrainingConfig) -> list[str]:
+    """Returns the dotted keys in which two configurations would train differently.
+
+    How the data is reached and how often something is written down does not count.
+    """
+    free = {"output", "checkpoint_every", "log_every", "data.root", "data.workers"}
+    a, b = _flatten(first.model_dump()), _flatten(second.model_dump())
+    return [key for key in a if a[key] != b[key] and key not in free]
+
+
+def _flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
 def _recipes() -> Traversable:
     return resources.files("exfuse") / "recipes"
 

@@ -33,6 +33,7 @@ class RunLog:
 
     def __init__(self, folder: Path, first_step: int, total_steps: int, console: Console, active: bool) -> None:
         self._active = active
+        self._total_steps = total_steps
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -85,6 +86,10 @@ class RunLog:
         clean = {name: None if value != value else value for name, value in values.items()}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": kind, "step": step, **clean}) + "\n")
+        if kind == "train" and not self._progress.console.is_terminal:
+            # Where no bar is drawn, in a log file say, the records are the progress.
+            shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+            self.say(f"step {step}/{self._total_steps}  {shown}")
         for name, value in values.items():
             self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
 

@@ -3,40 +3,28 @@
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from types import FrameType
-from typing import NamedTuple
 
 import torch
 from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Optimizer
 
 from exfuse.data.augment import Augmentation
-from exfuse.data.datasets import SegmentationDataset, open_dataset
-from exfuse.data.scan import DatasetScan, scan_dataset
 from exfuse.data.stream import AugmentedDataset, Batch, SampleOrder, training_loader
-from exfuse.distributed import Ranks, any_rank, process_group, sum_over_ranks, wait_for_all
-from exfuse.errors import ConfigError, TrainingError
+from exfuse.distributed import any_rank, copy_from_first, process_group, sum_over_ranks, wait_for_all
+from exfuse.errors import TrainingError
 from exfuse.evaluation.evaluate import EvaluationReport, count_confusion, describe_protocol
 from exfuse.evaluation.report import model_card, write_run_report
 from exfuse.inference.predictor import Predictor
 from exfuse.inference.preprocessing import normalize
-from exfuse.losses import SegmentationLoss, enet_weights, median_frequency_weights
-from exfuse.models.backbones import load_backbone_weights
-from exfuse.models.exfuse import ExFuse
-from exfuse.models.pretrained import ModelInfo, load_pretrained, save_pretrained
-from exfuse.training.checkpoint import LATEST, TrainingState, load_checkpoint, save_checkpoint
-from exfuse.training.config import DataConfig, LossConfig, TrainingConfig, dump_config
+from exfuse.models.pretrained import load_pretrained, save_pretrained
+from exfuse.training.checkpoint import load_checkpoint, save_checkpoint
+from exfuse.training.config import TrainingConfig, dump_config
 from exfuse.training.log import RunLog, StepClock, read_records
-from exfuse.training.optim import (
-    ExponentialMovingAverage,
-    build_optimizers,
-    learning_rate_factor,
-    set_learning_rate,
-)
+from exfuse.training.optim import learning_rate_factor, set_learning_rate
+from exfuse.training.run import CONFIG_FILE, Run, check_output, model_info, set_up
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the run was asked to stop and can go on
@@ -45,40 +33,6 @@ class Interrupted(Exception):  # noqa: N818 - not an error: the run was asked to
     def __init__(self, step: int) -> None:
         super().__init__(f"stopped after step {step}")
         self.step = step
-
-
-class Split(NamedTuple):
-    """A split that was read and checked once."""
-
-    dataset: SegmentationDataset
-    scan: DatasetScan
-
-
-@dataclass
-class Run:
-    """Everything the loop works on."""
-
-    config: TrainingConfig
-    ranks: Ranks
-    train: Split
-    val: Split
-    model: ExFuse
-    network: nn.Module  # the model, wrapped where there are several processes
-    average: ExponentialMovingAverage | None
-    optimizers: tuple[Optimizer, ...]
-    loss: SegmentationLoss
-    state: TrainingState
-
-    @property
-    def steps_of_epochs(self) -> list[int]:
-        """The number of steps after which each epoch's last sample was used."""
-        samples, batch = len(self.train.dataset), self.config.batch_size
-        return [-(-epoch * samples // batch) for epoch in range(1, self.config.epochs + 1)]
-
-    @property
-    def checkpoints(self) -> Path:
-        """Where the run's checkpoints lie."""
-        return self.config.output / "checkpoints"
 
 
 def train(config: TrainingConfig, resume: bool, console: Console) -> EvaluationReport:
@@ -103,15 +57,15 @@ def train(config: TrainingConfig, resume: bool, console: Console) -> EvaluationR
     """
     with process_group() as ranks:
         console = console if ranks.is_first else Console(quiet=True)
-        _check_output(config, resume)
-        wait_for_all(ranks)
-        run = _set_up(config, ranks, console)
+        check_output(config, resume)
+        wait_for_all(ranks)  # nobody writes before all have looked
+        run = set_up(config, ranks, console)
         if resume:
             average = run.average.model if run.average else None
             run.state = load_checkpoint(run.checkpoints, run.model, average, run.optimizers)
         elif ranks.is_first:
             config.output.mkdir(parents=True, exist_ok=True)
-            (config.output / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+            (config.output / CONFIG_FILE).write_text(dump_config(config), encoding="utf-8")
         steps = run.steps_of_epochs[-1]
         with RunLog(config.output, run.state.step, steps, console, ranks.is_first) as log:
             _loop(run, log)
@@ -120,66 +74,6 @@ def train(config: TrainingConfig, resume: bool, console: Console) -> EvaluationR
         wait_for_all(ranks)
         _, info = load_pretrained(config.output / "model")
         return EvaluationReport.from_json(info.metrics)
-
-
-def _check_output(config: TrainingConfig, resume: bool) -> None:
-    started = (config.output / "checkpoints" / LATEST).exists()
-    if started and not resume:
-        raise ConfigError(
-            f"{config.output} holds a run already: add --resume to go on with it, or output=ANOTHER_FOLDER"
-        )
-
-
-def _set_up(config: TrainingConfig, ranks: Ranks, console: Console) -> Run:
-    torch.manual_seed(config.seed)
-    train, val = (
-        _open_split(config.data, split, console) for split in (config.data.train_split, config.data.val_split)
-    )
-    model = _model_info(config, train.dataset).build()
-    if config.model.backbone_weights is not None:
-        load_backbone_weights(model.backbone, config.model.backbone_weights)  # type: ignore[arg-type]
-    if ranks.size > 1 and ranks.device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-    model = model.to(ranks.device)
-    if config.channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer_config = config.optimizer
-    return Run(
-        config=config,
-        ranks=ranks,
-        train=train,
-        val=val,
-        model=model,
-        network=DistributedDataParallel(model) if ranks.size > 1 else model,
-        average=ExponentialMovingAverage(model, config.ema_decay) if config.ema_decay else None,
-        optimizers=build_optimizers(
-            model,
-            optimizer_config.name,
-            optimizer_config.learning_rate,
-            optimizer_config.backbone_factor,
-            optimizer_config.weight_decay,
-            optimizer_config.momentum,
-        ),
-        loss=_build_loss(config.loss, train, ranks),
-        state=TrainingState(),
-    )
-
-
-def _open_split(config: DataConfig, split: str, console: Console) -> Split:
-    if config.root is None:
-        raise ConfigError("data.root is not set: add data.root=FOLDER (or a dataset file)")
-    dataset = open_dataset(config.root, split)
-    with console.status(f"checking the {len(dataset)} images of {split}"):
-        return Split(dataset, scan_dataset(dataset))
-
-
-def _build_loss(config: LossConfig, train: Split, ranks: Ranks) -> SegmentationLoss:
-    rules = {"enet": enet_weights, "median_frequency": median_frequency_weights}
-    weights = None
-    if config.class_weights != "none":
-        weights = rules[config.class_weights](train.scan).to(ranks.device)
-    ignore_index = train.dataset.classes.ignore_index
-    return SegmentationLoss(ignore_index, weights, config.ohem, config.dice, config.lovasz, config.auxiliary)
 
 
 def _loop(run: Run, log: RunLog) -> None:
@@ -281,7 +175,8 @@ def _evaluate_and_keep(run: Run, log: RunLog, is_last: bool) -> None:
     """Scores the network (its average, if kept) on the validation split; writes it if it is the best or the last."""
     config, state = run.config, run.state
     model = run.average.model if run.average else run.model
-    info = _model_info(config, run.train.dataset)
+    copy_from_first(model, run.ranks)  # batch-norm statistics are each process's own
+    info = model_info(config, run.train.dataset)
     predictor = Predictor(model, info, precision=config.precision, device=run.ranks.device)
     matrix = count_confusion(predictor, run.val.dataset, run.ranks, Console(quiet=True))
     protocol = describe_protocol(predictor, run.val.dataset, run.val.scan.fingerprint)
@@ -303,18 +198,6 @@ def _evaluate_and_keep(run: Run, log: RunLog, is_last: bool) -> None:
         for folder, wanted in (("model", is_best), ("model_last", is_last)):
             if wanted:
                 save_pretrained(config.output / folder, model, measured, model_card(measured, report))
-
-
-def _model_info(config: TrainingConfig, dataset: SegmentationDataset) -> ModelInfo:
-    return ModelInfo(
-        name=config.model.name,
-        parts=config.model.parts(),
-        class_names=dataset.classes.names,
-        palette=dataset.classes.palette,
-        ignore_index=dataset.classes.ignore_index,
-        image_mean=config.data.image_mean,
-        image_std=config.data.image_std,
-    )
 
 
 def _save(run: Run) -> None:

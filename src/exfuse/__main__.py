@@ -1,0 +1,6 @@
+"""`python -m exfuse`, which is also what torchrun starts."""
+
+from exfuse.cli.app import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,683 @@
+"""Training from a recipe to a run folder: repeatable to the bit, interruptible at any step."""
+
+import io
+import itertools
+import json
+import math
+import re
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from safetensors.torch import save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_run import STEPS, losses_of, read_metrics, tensors_in, tiny_config, train_quietly
+from torch import Tensor
+
+from exfuse.data.datasets import open_dataset
+from exfuse.data.stream import SampleOrder
+from exfuse.distributed import Ranks
+from exfuse.errors import CheckpointError, ConfigError, DataError, TrainingError
+from exfuse.evaluation.evaluate import count_confusion
+from exfuse.inference.predictor import Predictor
+from exfuse.losses import SegmentationLoss
+from exfuse.metrics import ConfusionMatrix
+from exfuse.models import backbones
+from exfuse.models.exfuse import ExFuse
+from exfuse.models.pretrained import ModelInfo
+from exfuse.training import segmentation
+from exfuse.training.config import dump_config, load_config
+from exfuse.training.log import RunLog
+from exfuse.training.segmentation import Interrupted, train
+
+MODEL_FILES = {"model.safetensors", "config.json", "README.md"}
+
+
+@pytest.fixture(scope="module")
+def finished(pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns the run folder of a whole run that nothing disturbed; not to be changed."""
+    run = tmp_path_factory.mktemp("finished") / "run"
+    train_quietly(tiny_config(pack, run))
+    return run
+
+
+@pytest.fixture
+def own_pack(pack: Path, tmp_path: Path) -> Path:
+    """Returns a copy of the data set that a test may damage."""
+    return Path(shutil.copytree(pack, tmp_path / "own_pack"))
+
+
+def do_after_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], None]) -> None:
+    """Has `action` done in the loop right after the given step of a fresh run."""
+    advance, steps = RunLog.advance, itertools.count(1)
+
+    def advance_and_act(log: RunLog, status: str) -> None:
+        advance(log, status)
+        if next(steps) == step:
+            action()
+
+    monkeypatch.setattr(RunLog, "advance", advance_and_act)
+
+
+def press_control_c() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def crash() -> None:
+    raise RuntimeError("pulled the plug")
+
+
+def assert_same_run(run: Path, expected: Path) -> None:
+    tensors, expected_tensors = tensors_in(run), tensors_in(expected)
+    assert tensors.keys() == expected_tensors.keys()
+    assert [name for name in tensors if not torch.equal(tensors[name], expected_tensors[name])] == []
+    assert read_metrics(run) == read_metrics(expected)
+    for model in ("model", "model_last"):
+        assert (run / model / "config.json").read_text() == (expected / model / "config.json").read_text()
+
+
+def backdate_events(run: Path) -> None:
+    """Names the event files so that they come before those to be written next, be it within this second."""
+    for number, path in enumerate(sorted((run / "tensorboard").iterdir())):
+        path.rename(path.with_name(f"events.out.tfevents.{number}"))
+
+
+def read_scalars(run: Path, tag: str) -> dict[int, float]:
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    scalars = events.Scalars(tag)
+    assert len({scalar.step for scalar in scalars}) == len(scalars)
+    return {scalar.step: scalar.value for scalar in scalars}
+
+
+def test_a_run_folder_holds_everything_about_the_run(finished: Path) -> None:
+    expected = {"config.yaml", "metrics.jsonl", "tensorboard", "checkpoints", "model", "model_last", "report.html"}
+    assert {path.name for path in finished.iterdir()} == expected
+    assert {path.name for path in (finished / "checkpoints").iterdir()} == {"latest", f"step_{STEPS:08d}"}
+    assert {path.name for path in (finished / "model").iterdir()} == MODEL_FILES
+    assert {path.name for path in (finished / "model_last").iterdir()} == MODEL_FILES
+
+
+def test_the_written_configuration_is_that_of_the_run(finished: Path, pack: Path) -> None:
+    assert load_config(str(finished / "config.yaml")) == tiny_config(pack, finished)
+
+
+def test_every_step_and_every_evaluation_is_recorded_once(finished: Path) -> None:
+    records = read_metrics(finished)
+    kinds = [(record["kind"], record["step"]) for record in records]
+    steps = [("train", 1), ("train", 2), ("train", 3), ("val", 3), ("train", 4), ("train", 5), ("train", 6), ("val", 6)]
+    assert kinds == steps
+    assert [record["epoch"] for record in records] == pytest.approx([1 / 3, 2 / 3, 1, 1, 4 / 3, 5 / 3, 2, 2])
+    rates = [record["lr"] for record in records if record["kind"] == "train"]
+    falling = [(1 - step / 4) ** 0.9 for step in range(4)]
+    assert rates == pytest.approx([0.003 * factor for factor in [1 / 3, 2 / 3, *falling]])
+    assert all(math.isfinite(loss) for loss in losses_of(finished))
+    for record in records:
+        if record["kind"] == "val":
+            assert 0 < record["mean_iou"] < record["pixel_accuracy"] < 1
+
+
+def test_tensorboard_shows_the_recorded_numbers(finished: Path) -> None:
+    for kind, name in (("train", "loss"), ("train", "lr"), ("val", "mean_iou"), ("val", "pixel_accuracy")):
+        recorded = {record["step"]: record[name] for record in read_metrics(finished) if record["kind"] == kind}
+        assert read_scalars(finished, f"{kind}/{name}") == pytest.approx(recorded)
+
+
+def test_the_report_is_one_page_that_needs_no_other_file(finished: Path) -> None:
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>")
+    assert page.endswith("</html>")
+    assert len(re.findall(r'<img alt="" src="data:image/(png|jpeg);base64,', page)) == 2 + 4  # plots, four images
+    assert page.count("<img") == 2 + 4
+    assert "http" not in page.replace("http-equiv", "")
+    assert "striped_disc" in page
+    best = max(record["mean_iou"] for record in read_metrics(finished) if record["kind"] == "val")
+    assert f"mean IoU <b>{100 * best:.2f}</b>" in page
+
+
+def test_the_model_folder_holds_the_scores_that_the_model_in_it_has(finished: Path, pack: Path) -> None:
+    predictor = Predictor.from_pretrained(finished / "model")
+    alone = Ranks(0, 1, torch.device("cpu"))
+    matrix = count_confusion(predictor, open_dataset(pack, "val"), alone, Console(quiet=True))
+    assert matrix.counts.tolist() == predictor.info.metrics["confusion"]
+    step = predictor.info.metrics["protocol"]["step"]
+    recorded = {record["step"]: record["mean_iou"] for record in read_metrics(finished) if record["kind"] == "val"}
+    assert recorded[step] == matrix.mean_iou() == max(recorded.values())
+
+
+def test_the_last_model_is_the_moving_average_of_the_last_step(finished: Path) -> None:
+    last = tensors_in(finished / "model_last")
+    average = tensors_in(finished / "checkpoints" / f"step_{STEPS:08d}")
+    assert last
+    for name, value in last.items():
+        assert torch.equal(value, average[name.replace("model.safetensors", "average.safetensors")])
+
+
+def test_training_returns_the_report_of_the_best_model_and_says_how_it_goes(pack: Path, tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    report = train(tiny_config(pack, tmp_path / "run"), False, console)
+    records = [record for record in read_metrics(tmp_path / "run") if record["kind"] == "val"]
+    assert report.matrix.mean_iou() == max(record["mean_iou"] for record in records)
+    assert report.protocol["split"] == "val"
+    for record in records:
+        assert f"step {record['step']}: val mIoU {record['mean_iou']:.4f}" in console.file.getvalue()
+    assert "step 3: val mIoU" in console.file.getvalue().partition("(best so far)")[0]
+
+
+def test_the_best_model_is_kept_apart_from_the_last(
+    pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accuracies = iter([30, 60, 40])
+
+    def count_made_up_confusion(*arguments: object) -> ConfusionMatrix:
+        matrix = ConfusionMatrix(7)
+        correct = next(accuracies)
+        matrix.counts[0, 0], matrix.counts[0, 1] = correct, 100 - correct
+        return matrix
+
+    monkeypatch.setattr(segmentation, "count_confusion", count_made_up_confusion)
+    run = tmp_path / "run"
+    report = train_quietly(tiny_config(pack, run, "epochs=3"))
+    steps = {
+        folder: json.loads((run / folder / "config.json").read_text())["metrics"]["protocol"]["step"]
+        for folder in ("model", "model_last")
+    }
+    assert steps == {"model": 6, "model_last": 9}
+    assert report.matrix.mean_iou() == pytest.approx(0.6)
+    best, last = tensors_in(run / "model"), tensors_in(run / "model_last")
+    assert any(not torch.equal(best[name], last[name]) for name in best)
+    state = json.loads((run / "checkpoints" / "step_00000009" / "state.json").read_text())
+    assert state == {"step": 9, "best_mean_iou": pytest.approx(0.6), "best_step": 6}
+
+
+def test_evaluations_follow_every_nth_epoch_and_the_last_one(pack: Path, tmp_path: Path) -> None:
+    train_quietly(tiny_config(pack, tmp_path / "run", "epochs=3", "evaluate_every=2", "log_every=4"))
+    kinds = [(record["kind"], record["step"]) for record in read_metrics(tmp_path / "run")]
+    assert kinds == [("train", 4), ("val", 6), ("train", 8), ("val", 9)]
+
+
+def test_two_runs_with_one_seed_are_bit_identical(finished: Path, pack: Path, tmp_path: Path) -> None:
+    torch.manual_seed(12345)  # what the process did before must not matter
+    np.random.seed(6)
+    train_quietly(tiny_config(pack, tmp_path / "run"))
+    assert_same_run(tmp_path / "run", finished)
+
+
+def test_two_runs_with_different_seeds_differ(finished: Path, pack: Path, tmp_path: Path) -> None:
+    train_quietly(tiny_config(pack, tmp_path / "run", "seed=1"))
+    assert losses_of(tmp_path / "run") != losses_of(finished)
+
+
+def test_reading_in_another_process_changes_nothing(finished: Path, pack: Path, tmp_path: Path) -> None:
+    train_quietly(tiny_config(pack, tmp_path / "run", "data.workers=2"))
+    assert_same_run(tmp_path / "run", finished)
+
+
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_a_run_that_was_interrupted_and_resumed_equals_one_that_was_not(
+    step: int, finished: Path, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(pack, tmp_path / "run")
+    before = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        do_after_step(patch, step, press_control_c)
+        with pytest.raises(Interrupted, match=f"stopped after step {step}") as stopped:
+            train_quietly(config)
+    assert stopped.value.step == step
+    assert signal.getsignal(signal.SIGINT) is before
+    assert (config.output / "checkpoints" / "latest").read_text() == f"step_{step:08d}"
+    expected = [record for record in read_metrics(finished) if record["step"] <= step]
+    assert read_metrics(config.output) == expected
+    assert not (config.output / "report.html").exists()
+    backdate_events(config.output)
+
+    train_quietly(config, resume=True)
+    assert_same_run(config.output, finished)
+    assert sorted(read_scalars(config.output, "train/loss")) == list(range(1, STEPS + 1))
+
+
+def test_a_run_can_be_interrupted_again_and_again(
+    finished: Path, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(pack, tmp_path / "run")
+    for start in range(STEPS - 1):
+        with monkeypatch.context() as patch:
+            do_after_step(patch, 1, press_control_c)
+            with pytest.raises(Interrupted, match=f"stopped after step {start + 1}"):
+                train_quietly(config, resume=start > 0)
+    train_quietly(config, resume=True)
+    assert_same_run(config.output, finished)
+
+
+def test_a_run_that_crashed_after_its_last_checkpoint_does_those_steps_again(
+    finished: Path, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(pack, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        do_after_step(patch, 6, crash)
+        with pytest.raises(RuntimeError, match="pulled the plug"):
+            train_quietly(config)
+    assert (config.output / "checkpoints" / "latest").read_text() == "step_00000004"
+    assert [record["step"] for record in read_metrics(config.output)] == [1, 2, 3, 3, 4, 5]
+    with (config.output / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"kind": "train", "step": 6, "lo')
+    backdate_events(config.output)
+
+    train_quietly(config, resume=True)
+    assert_same_run(config.output, finished)
+    assert sorted(read_scalars(config.output, "train/loss")) == list(range(1, STEPS + 1))
+
+
+def test_a_second_control_c_stops_at_once_and_leaves_the_last_checkpoint(
+    finished: Path, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def press_it_twice() -> None:
+        press_control_c()
+        press_control_c()
+
+    config = tiny_config(pack, tmp_path / "run")
+    before = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        do_after_step(patch, 3, press_it_twice)
+        with pytest.raises(KeyboardInterrupt):
+            train_quietly(config)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert (config.output / "checkpoints" / "latest").read_text() == "step_00000002"
+    train_quietly(config, resume=True)
+    assert_same_run(config.output, finished)
+
+
+def test_control_c_at_the_last_step_lets_the_run_finish(
+    finished: Path, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    do_after_step(monkeypatch, STEPS, press_control_c)
+    train_quietly(tiny_config(pack, tmp_path / "run"))
+    assert_same_run(tmp_path / "run", finished)
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_resuming_a_finished_run_changes_nothing(finished: Path, pack: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    report = train_quietly(tiny_config(pack, run), resume=True)
+    assert_same_run(run, finished)
+    assert (
+        report.matrix.counts.tolist() == json.loads((run / "model" / "config.json").read_text())["metrics"]["confusion"]
+    )
+
+
+def test_a_second_start_in_the_folder_of_a_run_is_refused(finished: Path, pack: Path) -> None:
+    times = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    with pytest.raises(ConfigError, match=f"{finished} holds a run already: add --resume"):
+        train_quietly(tiny_config(pack, finished))
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == times
+
+
+def test_resuming_where_nothing_was_is_refused_and_leaves_nothing(pack: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"{tmp_path / 'run'}: there is no run to resume"):
+        train_quietly(tiny_config(pack, tmp_path / "run"), resume=True)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "change", ["model.decoder_width=12", "optimizer.name=sgd", "seed=1", "data.flip=0", "epochs=3"]
+)
+def test_resuming_with_other_settings_is_refused_and_changes_nothing(change: str, finished: Path, pack: Path) -> None:
+    times = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    key = re.escape(change.partition("=")[0])
+    with pytest.raises(ConfigError, match=f"the run to resume was started with another {key}$"):
+        train_quietly(tiny_config(pack, finished, change), resume=True)
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == times
+
+
+def test_resuming_may_move_the_data_and_write_down_more_often(
+    finished: Path, pack: Path, own_pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        do_after_step(patch, 3, press_control_c)
+        with pytest.raises(Interrupted):
+            train_quietly(tiny_config(pack, tmp_path / "run", "log_every=3"))
+    moved = Path((tmp_path / "run").rename(tmp_path / "moved"))
+    train_quietly(tiny_config(own_pack, moved, "checkpoint_every=1", "log_every=1"), resume=True)
+    assert losses_of(moved) == losses_of(finished)[2:]
+    tensors, expected = tensors_in(moved / "checkpoints"), tensors_in(finished / "checkpoints")
+    assert all(torch.equal(value, expected[name]) for name, value in tensors.items())
+
+
+def test_resuming_where_only_the_configuration_is_left_is_refused(pack: Path, tmp_path: Path) -> None:
+    config = tiny_config(pack, tmp_path / "run")
+    config.output.mkdir()
+    (config.output / "config.yaml").write_text(dump_config(config))
+    with pytest.raises(CheckpointError, match="nothing to resume from"):
+        train_quietly(config, resume=True)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_the_run_with_the_weights_before_it(
+    value: float, finished: Path, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(pack, tmp_path / "run", "checkpoint_every=1")
+    build, compute, calls = ModelInfo.build, SegmentationLoss.__call__, itertools.count(1)
+    networks: list[ExFuse] = []
+
+    def build_and_keep(info: ModelInfo) -> ExFuse:
+        networks.append(build(info))
+        return networks[-1]
+
+    def spoil_the_fifth(loss: SegmentationLoss, *arguments: Any) -> Tensor:
+        return compute(loss, *arguments) * (value if next(calls) == 5 else 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelInfo, "build", build_and_keep)
+        patch.setattr(SegmentationLoss, "__call__", spoil_the_fifth)
+        with pytest.raises(TrainingError) as stopped:
+            train_quietly(config)
+    keys = [list(key) for key in next(iter(SampleOrder(12, 4, 4, 5, seed=config.seed)))]
+    assert f"step 4: the loss is {value}" in str(stopped.value)
+    assert f"Samples (epoch, index): {keys}, seed 0" in str(stopped.value)
+    (network,) = networks
+    saved = tensors_in(config.output / "checkpoints" / "step_00000004")
+    for name, parameter in network.named_parameters():
+        assert torch.equal(parameter, saved[f"model.safetensors {name}"])
+    assert losses_of(config.output) == losses_of(finished)[:4]
+
+    train_quietly(config, resume=True)
+    assert_same_run(config.output, finished)
+
+
+def watch_losses(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float]]:
+    """Returns a list that fills with (batch size, loss) of each forward pass in training."""
+    compute, seen = SegmentationLoss.__call__, []
+
+    def compute_and_note(loss: SegmentationLoss, logits: Tensor, auxiliary: Any, target: Tensor) -> Tensor:
+        value = compute(loss, logits, auxiliary, target)
+        seen.append((len(target), float(value.detach())))
+        return value
+
+    monkeypatch.setattr(SegmentationLoss, "__call__", compute_and_note)
+    return seen
+
+
+def test_accumulation_cuts_a_step_into_forward_passes(
+    pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = watch_losses(monkeypatch)
+    train_quietly(tiny_config(pack, tmp_path / "run", "epochs=1", "accumulation=2"))
+    assert [size for size, _ in seen] == [2] * 6
+    means = [(first + second) / 2 for (_, first), (_, second) in zip(seen[::2], seen[1::2], strict=True)]
+    assert losses_of(tmp_path / "run") == pytest.approx(means, rel=1e-6)
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.25])
+def test_a_step_with_accumulation_and_clipping_is_the_one_on_paper(
+    clip: float, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build, batches = ModelInfo.build, segmentation.training_loader
+    networks: list[ExFuse] = []
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def build_and_keep(info: ModelInfo) -> ExFuse:
+        networks.append(build(info))
+        return networks[-1]
+
+    def load_and_keep(*arguments: Any) -> Any:
+        for batch in batches(*arguments):
+            seen.append((batch.images, batch.masks))
+            yield batch
+
+    monkeypatch.setattr(ModelInfo, "build", build_and_keep)
+    monkeypatch.setattr(segmentation, "training_loader", load_and_keep)
+    config = tiny_config(
+        pack,
+        tmp_path / "run",
+        "epochs=1",
+        "batch_size=12",
+        "accumulation=3",
+        "optimizer.name=sgd",
+        "optimizer.momentum=0",
+        "optimizer.weight_decay=0",
+        "optimizer.warmup_steps=0",
+        "optimizer.learning_rate=0.5",
+        f"optimizer.gradient_clip={clip}",
+    )
+    train_quietly(config)
+    torch.manual_seed(config.seed)
+    expected = networks[0].__class__(backbones.tiny(), 7, **config.model.parts()).train()
+    ((images, masks),) = seen
+    for part in range(3):
+        pixels = images[4 * part : 4 * part + 4].float() / 255
+        output = expected((pixels - 0.5) / 0.25)
+        target = masks[4 * part : 4 * part + 4].long()
+        loss = torch.nn.functional.cross_entropy(output.logits, target, ignore_index=255)
+        (auxiliary,) = output.auxiliary_logits
+        enlarged = torch.nn.functional.interpolate(auxiliary, size=(64, 64), mode="bilinear")
+        loss = loss + 0.4 * torch.nn.functional.cross_entropy(enlarged, target, ignore_index=255)
+        (loss / 3).backward()
+    norm = math.sqrt(sum(float(parameter.grad.square().sum()) for parameter in expected.parameters()))
+    assert norm > 0.25
+    share = min(1.0, clip / norm) if clip else 1.0
+    for ours, theirs in zip(networks[0].parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs - 0.5 * share * theirs.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_trains_close_to_float32(finished: Path, pack: Path, tmp_path: Path) -> None:
+    train_quietly(tiny_config(pack, tmp_path / "run", "precision=bf16"))
+    losses, plain = losses_of(tmp_path / "run"), losses_of(finished)
+    assert losses != plain
+    assert losses[0] == pytest.approx(plain[0], rel=0.02)
+    assert all(math.isfinite(loss) for loss in losses)
+    protocol = json.loads((tmp_path / "run" / "model" / "config.json").read_text())["metrics"]["protocol"]
+    assert protocol["precision"] == "bf16"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("loss.dice=1",),
+        ("loss.lovasz=1",),
+        ("loss.auxiliary=0",),
+        ("loss.class_weights=enet",),
+        ("loss.class_weights=median_frequency",),
+    ],
+    ids=lambda options: options[0],
+)
+def test_each_choice_of_the_loss_changes_the_first_loss_and_trains(
+    options: tuple[str, ...], finished: Path, pack: Path, tmp_path: Path
+) -> None:
+    train_quietly(tiny_config(pack, tmp_path / "run", *options, "evaluate_every=2"))
+    losses = losses_of(tmp_path / "run")
+    assert abs(losses[0] - losses_of(finished)[0]) > 0.01
+    assert all(math.isfinite(loss) for loss in losses)
+    assert min(losses[3:]) < losses[0]
+
+
+def test_hard_example_mining_gives_a_larger_loss_once_pixels_are_easy(pack: Path, tmp_path: Path) -> None:
+    longer = ("epochs=5", "evaluate_every=5", "optimizer.learning_rate=0.01")
+    train_quietly(tiny_config(pack, tmp_path / "plain", *longer))
+    train_quietly(tiny_config(pack, tmp_path / "ohem", *longer, "loss.ohem=true"))
+    plain, mined = losses_of(tmp_path / "plain"), losses_of(tmp_path / "ohem")
+    assert mined[0] == plain[0]  # nothing is easy yet
+    assert sum(mined[-6:]) > sum(plain[-6:]) + 0.1
+    assert all(math.isfinite(loss) for loss in mined)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("optimizer.name=sgd", "optimizer.schedule=cosine"),
+        ("optimizer.name=muon",),
+        ("optimizer.gradient_clip=0.1", "channels_last=false"),
+    ],
+    ids=lambda options: options[0],
+)
+def test_each_choice_of_the_optimizer_trains_and_resumes_to_the_bit(
+    options: tuple[str, ...], finished: Path, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = (*options, "evaluate_every=2")
+    train_quietly(tiny_config(pack, tmp_path / "whole", *options))
+    assert losses_of(tmp_path / "whole")[1:] != losses_of(finished)[1:]
+    assert all(math.isfinite(loss) for loss in losses_of(tmp_path / "whole"))
+    config = tiny_config(pack, tmp_path / "parts", *options)
+    with monkeypatch.context() as patch:
+        do_after_step(patch, 3, press_control_c)
+        with pytest.raises(Interrupted):
+            train_quietly(config)
+    train_quietly(config, resume=True)
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_without_a_moving_average_the_network_itself_is_kept(pack: Path, tmp_path: Path) -> None:
+    train_quietly(tiny_config(pack, tmp_path / "run", "ema_decay=0"))
+    checkpoint = tensors_in(tmp_path / "run" / "checkpoints" / f"step_{STEPS:08d}")
+    assert not any(name.startswith("average") for name in checkpoint)
+    last = tensors_in(tmp_path / "run" / "model_last")
+    assert last
+    assert all(torch.equal(value, checkpoint[name]) for name, value in last.items())
+
+
+def test_backbone_weights_are_where_training_starts(
+    pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(77)
+    state = backbones.tiny().state_dict()
+    save_file(state, tmp_path / "backbone.safetensors")
+    config = tiny_config(pack, tmp_path / "run", f"model.backbone_weights={tmp_path / 'backbone.safetensors'}")
+    build, networks = ModelInfo.build, []
+
+    def build_and_keep(info: ModelInfo) -> ExFuse:
+        networks.append(build(info))
+        return networks[-1]
+
+    def compare_and_stop(*arguments: Any) -> None:
+        own = networks[0].backbone.state_dict()
+        assert all(torch.equal(value, state[name]) for name, value in own.items())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ModelInfo, "build", build_and_keep)
+    monkeypatch.setattr(segmentation, "training_loader", compare_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        train_quietly(config)
+    assert len(networks) == 1
+
+
+def test_backbone_weights_of_another_backbone_are_refused(pack: Path, tmp_path: Path) -> None:
+    save_file({"conv1.weight": torch.zeros(1)}, tmp_path / "backbone.safetensors")
+    config = tiny_config(pack, tmp_path / "run", f"model.backbone_weights={tmp_path / 'backbone.safetensors'}")
+    with pytest.raises(CheckpointError, match="does not fit this backbone"):
+        train_quietly(config)
+    assert not (tmp_path / "run").exists()
+
+
+def ignore_everything_in(mask: Path) -> None:
+    with Image.open(mask) as image:
+        labels = np.full_like(np.array(image), 255)
+    Image.fromarray(labels).save(mask)
+
+
+@pytest.mark.parametrize("weights", ["none", "enet", "median_frequency"])
+def test_an_image_without_a_labelled_pixel_alone_in_its_batch_breaks_nothing(
+    weights: str, own_pack: Path, tmp_path: Path
+) -> None:
+    names = (own_pack / "train.txt").read_text().split()[:3]
+    (own_pack / "train.txt").write_text("\n".join(names))
+    ignore_everything_in(own_pack / "masks" / f"{names[1]}.png")
+    options = ("batch_size=1", "loss.ohem=true", "loss.dice=1", "loss.lovasz=1", f"loss.class_weights={weights}")
+    train_quietly(tiny_config(own_pack, tmp_path / "run", *options))
+    losses = losses_of(tmp_path / "run")
+    assert len(losses) == 6
+    assert losses.count(0.0) == 2  # that image, once an epoch
+    assert all(math.isfinite(loss) for loss in losses)
+    weights_after = tensors_in(tmp_path / "run" / "checkpoints")
+    assert all(value.isfinite().all() for value in weights_after.values())
+
+
+def test_a_validation_split_without_a_labelled_pixel_has_no_score_and_breaks_nothing(
+    own_pack: Path, tmp_path: Path
+) -> None:
+    for name in (own_pack / "val.txt").read_text().split():
+        ignore_everything_in(own_pack / "masks" / f"{name}.png")
+    report = train_quietly(tiny_config(own_pack, tmp_path / "run"))
+    assert math.isnan(report.matrix.mean_iou())
+    scores = [record["mean_iou"] for record in read_metrics(tmp_path / "run") if record["kind"] == "val"]
+    assert scores == [None, None]
+    assert json.loads((tmp_path / "run" / "model" / "config.json").read_text())["metrics"]["mean_iou"] is None
+
+
+def make_unreadable(data: Path) -> str:
+    path = data / "images" / "train_0007.jpg"
+    path.write_bytes(path.read_bytes()[:300])
+    return "train_0007.jpg: not a readable image"
+
+
+def put_an_unknown_label_in_a_validation_mask(data: Path) -> str:
+    path = data / "masks" / "val_0003.png"
+    with Image.open(path) as image:
+        labels = np.array(image)
+    labels[10, 20] = 99
+    Image.fromarray(labels).save(path)
+    return "val_0003.png: 1 pixels have the label 99, the first at row 10, column 20"
+
+
+def remove_a_mask(data: Path) -> str:
+    (data / "masks" / "train_0002.png").unlink()
+    return "train_0002.png: no such mask"
+
+
+def resize_a_mask(data: Path) -> str:
+    path = data / "masks" / "train_0011.png"
+    Image.new("L", (10, 20)).save(path)
+    return "train_0011.png: the mask is 10 x 20"
+
+
+def empty_the_validation_list(data: Path) -> str:
+    (data / "val.txt").write_text("\n")
+    return "split 'val' has no images"
+
+
+def remove_the_images(data: Path) -> str:
+    shutil.rmtree(data / "images")
+    return "no data set found for split 'train'"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        make_unreadable,
+        put_an_unknown_label_in_a_validation_mask,
+        remove_a_mask,
+        resize_a_mask,
+        empty_the_validation_list,
+        remove_the_images,
+    ],
+)
+def test_bad_data_is_reported_before_training_starts(
+    damage: Callable[[Path], str], own_pack: Path, tmp_path: Path
+) -> None:
+    message = damage(own_pack)
+    with pytest.raises(DataError, match=re.escape(message)):
+        train_quietly(tiny_config(own_pack, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_split_that_is_not_there_is_a_data_error(pack: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"trian\.txt"):
+        train_quietly(tiny_config(pack, tmp_path / "run", "data.train_split=trian"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_a_data_set_nothing_starts(pack: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.root is not set"):
+        train_quietly(tiny_config(pack, tmp_path / "run", "data.root=null"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_model_is_refused_before_anything_is_written(pack: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no model 'exfuse_tyni'; did you mean 'exfuse_tiny'"):
+        train_quietly(tiny_config(pack, tmp_path / "run", "model.name=exfuse_tyni"))
+    assert not (tmp_path / "run").exists()

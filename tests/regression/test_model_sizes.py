@@ -1,0 +1,26 @@
+"""Pinned sizes: a change here is a change of the architecture and must be meant."""
+
+import pytest
+import torch
+
+import exfuse
+from exfuse.models.builders import count_multiply_adds, count_parameters
+
+# name -> (parameters, multiply-adds of one 512 x 512 image), 21 classes, counted on 2026-11-22.
+PINNED = {
+    "gcn_tiny": (0.25, 3.91),
+    "gcn_resnet18": (11.59, 13.75),
+    "gcn_resnet50": (24.77, 27.36),
+    "exfuse_tiny": (10.52, 89.59),
+    "exfuse_resnet18": (26.38, 104.74),
+    "exfuse_resnet50": (85.05, 151.47),
+    "exfuse_resnext101_rearranged": (111.87, 171.75),
+}
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_named_models_keep_their_size(name: str) -> None:
+    with torch.device("meta"):
+        model = exfuse.MODELS[name](num_classes=21)
+    sizes = (round(count_parameters(model) / 1e6, 2), round(count_multiply_adds(model) / 1e9, 2))
+    assert sizes == PINNED[name]

@@ -1,0 +1,525 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from exfuse.data.classes import voc_palette
+from exfuse.data.datasets import open_dataset, read_classes, read_dataset_file
+from exfuse.data.samples import IMAGE_SUFFIXES
+from exfuse.data.synthetic import SCENE_CLASSES
+from exfuse.errors import ConfigError, DataError
+
+LAYOUTS = pytest.mark.parametrize("layout", ["lists", "folders", "voc"])
+SPLITS = {"train": ["c", "a", "b"], "val": ["e", "d"]}
+FOLDERS = {"lists": ("images", "masks"), "folders": ("images", "masks"), "voc": ("JPEGImages", "SegmentationClass")}
+
+
+def pixels_of(name: str) -> np.ndarray:
+    return np.random.default_rng(ord(name)).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+
+
+def labels_of(name: str) -> np.ndarray:
+    return np.random.default_rng(ord(name)).choice(np.array([0, 1, 2, 255], dtype=np.uint8), (6, 8))
+
+
+def save(path: Path, values: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path)
+
+
+def write_data(root: Path, layout: str) -> Path:
+    images, masks = FOLDERS[layout]
+    for split, names in SPLITS.items():
+        part = f"{split}/" if layout == "folders" else ""
+        for name in names:
+            save(root / images / f"{part}{name}.png", pixels_of(name))
+            save(root / masks / f"{part}{name}.png", labels_of(name))
+        listed = {"lists": root / f"{split}.txt", "voc": root / "ImageSets" / "Segmentation" / f"{split}.txt"}
+        if layout in listed:
+            listed[layout].parent.mkdir(parents=True, exist_ok=True)
+            listed[layout].write_text("\n".join(names) + "\n")
+    return root
+
+
+def write_description(path: Path, **entries: object) -> Path:
+    content = {
+        "root": "data",
+        "layout": "lists",
+        "splits": {"train": "train.txt", "val": "val.txt"},
+        "names": ["ground", "tree", "house"],
+    }
+    path.write_text(yaml.safe_dump({key: value for key, value in (content | entries).items() if value is not None}))
+    return path
+
+
+def three_classes(**entries: object) -> dict[str, object]:
+    rows = [{"id": index, "name": f"name {index}", "color": [index, 20, 30]} for index in range(3)]
+    return {"classes": rows, "ignore_index": 255} | entries
+
+
+@LAYOUTS
+@pytest.mark.parametrize("split", SPLITS)
+def test_every_layout_gives_the_same_samples(tmp_path: Path, layout: str, split: str):
+    dataset = open_dataset(write_data(tmp_path, layout), split)
+    names = sorted(SPLITS[split]) if layout == "folders" else SPLITS[split]
+    assert [entry.name for entry in dataset.entries] == names
+    assert len(dataset) == len(names)
+    samples = list(dataset)
+    assert len(samples) == len(names)
+    for name, sample in zip(names, samples, strict=True):
+        np.testing.assert_array_equal(sample.image, pixels_of(name))
+        np.testing.assert_array_equal(sample.mask, labels_of(name))
+    with pytest.raises(IndexError):
+        dataset[len(names)]
+
+
+@pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
+def test_a_list_finds_images_of_every_suffix(tmp_path: Path, suffix: str):
+    write_data(tmp_path, "lists")
+    (tmp_path / "images" / "a.png").unlink()
+    save(tmp_path / "images" / f"a{suffix}", pixels_of("a"))
+    assert open_dataset(tmp_path, "train").entries[1].image == tmp_path / "images" / f"a{suffix}"
+
+
+def test_blank_lines_and_spaces_in_a_list_are_skipped(tmp_path: Path):
+    write_data(tmp_path, "lists")
+    (tmp_path / "train.txt").write_text("\n  a \r\n\n\tb\n\n")
+    assert [entry.name for entry in open_dataset(tmp_path, "train").entries] == ["a", "b"]
+
+
+def test_folders_are_searched_to_any_depth_for_images_alone(tmp_path: Path):
+    for name in ("z", "berlin/a", "berlin/b.c"):
+        save(tmp_path / "images" / "train" / f"{name}.png", pixels_of("a"))
+        save(tmp_path / "masks" / "train" / f"{name}.png", labels_of("a"))
+    (tmp_path / "images" / "train" / "z.png").rename(tmp_path / "images" / "train" / "z.PNG")
+    (tmp_path / "images" / "train" / "notes.txt").write_text("no image")
+    assert [entry.name for entry in open_dataset(tmp_path, "train").entries] == ["berlin/a", "berlin/b.c", "z"]
+
+
+def test_the_voc_tree_has_the_voc_classes(tmp_path: Path):
+    classes = open_dataset(write_data(tmp_path, "voc"), "train").classes
+    assert len(classes) == 21
+    assert (classes.names[0], classes.names[15], classes.ignore_index) == ("background", "person", 255)
+    # The colours of VOC's own development kit.
+    colors = dict(zip(classes.names, classes.palette, strict=True))
+    assert colors["background"] == (0, 0, 0)
+    assert colors["aeroplane"] == (128, 0, 0)
+    assert colors["person"] == (192, 128, 128)
+    assert colors["tvmonitor"] == (0, 64, 128)
+
+
+def test_classes_json_names_the_classes(tmp_path: Path):
+    write_data(tmp_path, "lists")
+    content = three_classes(ignore_index=254)
+    content["classes"].reverse()
+    (tmp_path / "classes.json").write_text(json.dumps(content))
+    classes = open_dataset(tmp_path, "train").classes
+    assert classes.names == ("name 0", "name 1", "name 2")
+    assert classes.palette == ((0, 20, 30), (1, 20, 30), (2, 20, 30))
+    assert classes.ignore_index == 254
+
+
+def test_classes_json_without_ignore_index_means_255(tmp_path: Path):
+    content = three_classes()
+    del content["ignore_index"]
+    (tmp_path / "classes.json").write_text(json.dumps(content))
+    assert read_classes(tmp_path / "classes.json").ignore_index == 255
+
+
+def test_the_synthetic_pack_names_its_own_classes(pack: Path):
+    assert open_dataset(pack, "val").classes == SCENE_CLASSES
+
+
+@pytest.mark.parametrize("layout", ["lists", "folders"])
+def test_labels_that_nobody_named_are_numbered(tmp_path: Path, layout: str):
+    write_data(tmp_path, layout)
+    part = "train/" if layout == "folders" else ""
+    save(tmp_path / "masks" / f"{part}a.png", np.full((6, 8), 4, dtype=np.uint8))
+    classes = open_dataset(tmp_path, "train").classes
+    assert classes.names == ("class_0", "class_1", "class_2", "class_3", "class_4")
+    assert classes.palette == voc_palette(5)
+    assert classes.ignore_index == 255
+
+
+@pytest.mark.parametrize("layout", ["lists", "folders"])
+def test_numbered_classes_are_the_same_in_every_split(tmp_path: Path, layout: str):
+    write_data(tmp_path, layout)
+    part = "train/" if layout == "folders" else ""
+    save(tmp_path / "masks" / f"{part}a.png", np.full((6, 8), 4, dtype=np.uint8))
+    assert open_dataset(tmp_path, "val").classes == open_dataset(tmp_path, "train").classes
+
+
+def test_masks_of_one_label_still_make_two_classes(tmp_path: Path):
+    save(tmp_path / "images" / "train" / "a.png", pixels_of("a"))
+    save(tmp_path / "masks" / "train" / "a.png", np.zeros((6, 8), dtype=np.uint8))
+    assert open_dataset(tmp_path, "train").classes.names == ("class_0", "class_1")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        "[" * 100_000,
+        json.dumps({"classes": {"a": 1}}),
+        json.dumps(three_classes(classes=[])),
+        json.dumps(three_classes(classes=[{"id": 0, "name": "only", "color": [0, 0, 0]}])),
+        json.dumps(three_classes(classes=[{"id": n, "name": "a", "color": [0, 0, 0]} for n in (0, 2)])),
+        json.dumps(three_classes(classes=[{"id": n, "name": "a", "color": [0, 0, 0]} for n in (1, 1)])),
+        json.dumps(three_classes(classes=[{"id": n, "color": [0, 0, 0]} for n in (0, 1)])),
+        json.dumps(three_classes(classes=[{"id": n, "name": "a"} for n in (0, 1)])),
+        json.dumps(three_classes(classes=[{"id": n, "name": "a", "color": [0, 0]} for n in (0, 1)])),
+        json.dumps(three_classes(classes=[{"id": n, "name": "a", "color": [0, 0, 256]} for n in (0, 1)])),
+        json.dumps(three_classes(classes=[{"id": n, "name": "a", "color": [0, 0, -1]} for n in (0, 1)])),
+        json.dumps(three_classes(classes=[{"id": n, "name": "a", "color": "red"} for n in (0, 1)])),
+        json.dumps(three_classes(classes=[{"id": n, "name": "a", "color": [0, 0, 0]} for n in (0, float("inf"))])),
+        json.dumps(three_classes(ignore_index=None)),
+        json.dumps(three_classes(ignore_index=256)),
+        json.dumps(three_classes(ignore_index=-1)),
+        json.dumps(three_classes(ignore_index=2)),
+        json.dumps(three_classes(classes=[{"id": n, "name": "a", "color": [0, 0, 0]} for n in range(257)])),
+    ],
+    ids=[
+        "empty", "broken", "a_list", "no_classes", "nested_too_deep", "rows_are_no_list", "no_rows", "one_row",
+        "id_gap", "id_twice", "no_name", "no_color", "short_color", "color_above_255", "color_below_0",
+        "color_is_a_word", "id_infinite", "ignore_null", "ignore_above_255", "ignore_below_0", "ignore_is_a_class",
+        "more_than_bytes",
+    ],
+)  # fmt: skip
+def test_a_wrong_classes_json_is_named(tmp_path: Path, content: str):
+    path = tmp_path / "classes.json"
+    path.write_text(content)
+    with pytest.raises(DataError) as raised:
+        read_classes(path)
+    assert str(path) in str(raised.value)
+
+
+def test_classes_json_in_another_encoding_is_named(tmp_path: Path):
+    path = tmp_path / "classes.json"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=r"classes\.json: not a readable list of classes"):
+        read_classes(path)
+
+
+@LAYOUTS
+def test_a_label_outside_the_classes_is_named_with_count_and_place(tmp_path: Path, layout: str):
+    mask = labels_of("a")
+    mask[2, 3] = mask[4, 1] = mask[5, 7] = 40
+    write_data(tmp_path / "data", layout)
+    path = next((tmp_path / "data" / FOLDERS[layout][1]).rglob("a.png"))
+    save(path, mask)
+    splits = {"train": "train.txt" if layout == "lists" else "train"}
+    dataset = open_dataset(write_description(tmp_path / "d.yaml", layout=layout, splits=splits), "train")
+    index = [entry.name for entry in dataset.entries].index("a")
+    with pytest.raises(DataError) as raised:
+        dataset[index]
+    assert f"{path}: 3 pixels have the label 40, the first at row 2, column 3;" in str(raised.value)
+
+
+def test_a_mask_of_another_size_is_named(tmp_path: Path):
+    write_data(tmp_path, "lists")
+    save(tmp_path / "masks" / "c.png", np.zeros((6, 9), dtype=np.uint8))
+    with pytest.raises(DataError) as raised:
+        open_dataset(tmp_path, "train")[0]
+    mask, image = tmp_path / "masks" / "c.png", tmp_path / "images" / "c.png"
+    assert str(raised.value) == f"{mask}: the mask is 9 x 6, its image {image} is 8 x 6"
+
+
+@LAYOUTS
+@pytest.mark.parametrize("part", [0, 1], ids=["image", "mask"])
+def test_a_truncated_file_is_named(tmp_path: Path, layout: str, part: int):
+    write_data(tmp_path, layout)
+    (tmp_path / "classes.json").write_text(json.dumps(three_classes()))
+    path = next((tmp_path / FOLDERS[layout][part]).rglob("b.png"))
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(DataError, match="not a readable") as raised:
+        list(open_dataset(tmp_path, "train"))
+    assert str(path) in str(raised.value)
+
+
+@LAYOUTS
+def test_a_missing_mask_is_named_when_the_set_is_opened(tmp_path: Path, layout: str):
+    write_data(tmp_path, layout)
+    path = next((tmp_path / FOLDERS[layout][1]).rglob("b.png"))
+    path.unlink()
+    with pytest.raises(DataError, match="no such mask") as raised:
+        open_dataset(tmp_path, "train")
+    assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize("layout", ["lists", "voc"])
+def test_a_missing_image_is_named_with_the_line_that_lists_it(tmp_path: Path, layout: str):
+    write_data(tmp_path, layout)
+    (tmp_path / FOLDERS[layout][0] / "b.png").unlink()
+    with pytest.raises(DataError, match=r"train\.txt: line 3: no image named 'b'"):
+        open_dataset(tmp_path, "train")
+
+
+def test_an_image_that_went_missing_later_is_named(tmp_path: Path):
+    dataset = open_dataset(write_data(tmp_path, "lists"), "train")
+    (tmp_path / "images" / "c.png").unlink()
+    with pytest.raises(DataError, match=r"c\.png: no such image"):
+        dataset[0]
+
+
+def test_an_image_is_turned_upright_by_its_exif_tag(tmp_path: Path):
+    write_data(tmp_path, "lists")
+    upright = np.zeros((16, 24, 3), dtype=np.uint8)
+    upright[:, 12:] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees clockwise
+    (tmp_path / "images" / "c.png").unlink()
+    Image.fromarray(np.rot90(upright).copy()).save(tmp_path / "images" / "c.jpg", exif=exif, quality=95)
+    save(tmp_path / "masks" / "c.png", upright[..., 0] // 255)
+    sample = open_dataset(tmp_path, "train")[0]
+    assert sample.image.shape == upright.shape
+    np.testing.assert_allclose(sample.image.astype(int), upright, atol=12)
+
+
+def test_a_mask_that_lacks_its_images_rotation_is_named(tmp_path: Path):
+    write_data(tmp_path, "lists")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels_of("c")).save(tmp_path / "images" / "c.png", exif=exif)
+    with pytest.raises(DataError, match=r"c\.png: the mask is 8 x 6.*is 6 x 8 .*EXIF"):
+        open_dataset(tmp_path, "train")[0]
+
+
+@pytest.mark.parametrize(
+    "values", [np.zeros((6, 8), dtype=np.uint16), np.zeros((6, 8, 3), dtype=np.uint8)], ids=["16_bit", "rgb"]
+)
+def test_a_mask_that_is_not_one_byte_a_pixel_is_refused(tmp_path: Path, values: np.ndarray):
+    write_data(tmp_path, "lists")
+    (tmp_path / "classes.json").write_text(json.dumps(three_classes()))
+    save(tmp_path / "masks" / "c.png", values)
+    with pytest.raises(DataError, match=r"c\.png: a mask must be an 8-bit palette or greyscale image"):
+        open_dataset(tmp_path, "train")[0]
+
+
+@pytest.mark.parametrize("layout", ["lists", "voc"])
+@pytest.mark.parametrize("name", ["../../outside/a", "sub/../../../outside/a", "{absolute}/outside/a"])
+def test_a_list_cannot_lead_out_of_the_data_set(tmp_path: Path, layout: str, name: str):
+    root = write_data(tmp_path / "data", layout)
+    (root / FOLDERS[layout][0] / "sub").mkdir()
+    save(tmp_path / "outside" / "a.png", pixels_of("a"))
+    named = name.format(absolute=tmp_path)
+    listed = root / ("train.txt" if layout == "lists" else "ImageSets/Segmentation/train.txt")
+    listed.write_text(f"{named}\n")
+    with pytest.raises(DataError, match="leads out of the folder") as raised:
+        open_dataset(root, "train")
+    assert named in str(raised.value)
+
+
+@LAYOUTS
+def test_a_split_cannot_lead_out_of_the_data_set(tmp_path: Path, layout: str):
+    write_data(tmp_path / "data", layout)
+    write_data(tmp_path / "outside", layout)
+    place = {
+        "lists": "../outside/train.txt",
+        "folders": "../../outside/images/train",
+        "voc": "../../../outside/ImageSets/Segmentation/train",
+    }[layout]
+    described = write_description(tmp_path / "d.yaml", layout=layout, splits={"train": place})
+    with pytest.raises(DataError, match="leads out of the folder"):
+        open_dataset(described, "train")
+
+
+@pytest.mark.parametrize("content", ["a\0b\n", "a" * 300 + "\n", "\0\1\2\3"], ids=["zero_byte", "long", "binary"])
+def test_a_list_of_anything_else_is_a_data_error(tmp_path: Path, content: str):
+    write_data(tmp_path, "lists")
+    (tmp_path / "train.txt").write_text(content)
+    with pytest.raises(DataError, match=r"train\.txt"):
+        open_dataset(tmp_path, "train")
+
+
+def test_a_list_in_another_encoding_is_named(tmp_path: Path):
+    write_data(tmp_path, "lists")
+    (tmp_path / "train.txt").write_bytes(b"\xff\xfea\x00")
+    with pytest.raises(DataError, match=r"train\.txt: not a readable list of images"):
+        open_dataset(tmp_path, "train")
+
+
+@LAYOUTS
+def test_a_split_without_images_is_refused(tmp_path: Path, layout: str):
+    write_data(tmp_path, layout)
+    if layout == "folders":
+        (tmp_path / "images" / "test").mkdir()
+    else:
+        (tmp_path / ("test.txt" if layout == "lists" else "ImageSets/Segmentation/test.txt")).write_text("\n")
+    with pytest.raises(DataError, match="split 'test' has no images"):
+        open_dataset(tmp_path, "test")
+
+
+@LAYOUTS
+def test_a_split_that_a_folder_lacks_is_named(tmp_path: Path, layout: str):
+    with pytest.raises(DataError, match="trian"):
+        open_dataset(write_data(tmp_path, layout), "trian")
+
+
+def test_a_folder_that_holds_no_data_set_is_told_what_is_expected(tmp_path: Path):
+    (tmp_path / "images").mkdir()
+    with pytest.raises(DataError, match=r"no data set found for split 'val'.*masks/val.*JPEGImages.*\.yaml"):
+        open_dataset(tmp_path, "val")
+
+
+def test_a_missing_folder_is_named(tmp_path: Path):
+    with pytest.raises(DataError, match="gone: no such folder"):
+        open_dataset(tmp_path / "gone", "train")
+
+
+@LAYOUTS
+def test_a_dataset_file_maps_stored_values_to_labels(tmp_path: Path, layout: str):
+    write_data(tmp_path / "data", layout)
+    place = "{}.txt" if layout == "lists" else "{}"
+    path = write_description(
+        tmp_path / "d.yaml",
+        layout=layout,
+        splits={split: place.format(split) for split in SPLITS},
+        palette=[[1, 2, 3], [4, 5, 6], [7, 8, 9]],
+        ignore_index=200,
+        label_map={0: 1, 1: 0, 255: 200},
+    )
+    dataset = open_dataset(path, "val")
+    assert dataset.classes.names == ("ground", "tree", "house")
+    assert dataset.classes.palette == ((1, 2, 3), (4, 5, 6), (7, 8, 9))
+    assert dataset.classes.ignore_index == 200
+    for entry, sample in zip(dataset.entries, dataset, strict=True):
+        stored = labels_of(entry.name)
+        expected = np.select(
+            [stored == 0, stored == 1, stored == 255], [np.uint8(1), np.uint8(0), np.uint8(200)], stored
+        )
+        assert sample.mask.dtype == np.uint8
+        np.testing.assert_array_equal(sample.mask, expected)
+
+
+def test_a_dataset_file_has_defaults_for_colours_and_the_ignored_label(tmp_path: Path):
+    write_data(tmp_path / "data", "lists")
+    dataset = open_dataset(write_description(tmp_path / "d.yaml"), "train")
+    assert dataset.classes.palette == voc_palette(3)
+    assert dataset.classes.ignore_index == 255
+    assert dataset.label_map is None
+
+
+def test_the_root_of_a_dataset_file_is_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_data(tmp_path / "data", "lists")
+    (tmp_path / "described").mkdir()
+    path = write_description(tmp_path / "described" / "d.yml", root="../data")
+    monkeypatch.chdir("/")
+    np.testing.assert_array_equal(open_dataset(path, "train")[0].image, pixels_of("c"))
+
+
+def test_a_value_mapped_to_no_class_is_a_data_error(tmp_path: Path):
+    write_data(tmp_path / "data", "lists")
+    dataset = open_dataset(write_description(tmp_path / "d.yaml", label_map={1: 77}), "train")
+    with pytest.raises(DataError, match=r"c\.png: \d+ pixels have the label 77"):
+        dataset[0]
+
+
+@pytest.mark.parametrize(("written", "meant"), [("label_mop", "label_map"), ("pallete", "palette"), ("name", "names")])
+def test_a_misspelt_key_of_a_dataset_file_gets_a_hint(tmp_path: Path, written: str, meant: str):
+    path = write_description(tmp_path / "d.yaml", **{written: "x"})
+    with pytest.raises(ConfigError) as raised:
+        open_dataset(path, "train")
+    assert str(raised.value).startswith(f"{path}: unknown key '{written}'; did you mean '{meant}'")
+
+
+def test_a_misspelt_split_of_a_dataset_file_gets_a_hint(tmp_path: Path):
+    write_data(tmp_path / "data", "lists")
+    path = write_description(tmp_path / "d.yaml")
+    with pytest.raises(ConfigError) as raised:
+        open_dataset(path, "trian")
+    assert str(raised.value) == f"{path}: no split 'trian'; did you mean 'train'?"
+
+
+@pytest.mark.parametrize("key", ["root", "layout", "splits", "names"])
+def test_a_missing_key_of_a_dataset_file_is_named(tmp_path: Path, key: str):
+    path = write_description(tmp_path / "d.yaml", **{key: None})
+    with pytest.raises(ConfigError, match=f"the key '{key}' is missing"):
+        read_dataset_file(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("layout", "coco"),
+        ("splits", ["train"]),
+        ("names", ["only"]),
+        ("names", [f"name {index}" for index in range(256)]),
+        ("palette", [[0, 0, 0], [0, 0, 0], [0, 0, 256]]),
+        ("palette", [[0, 0, 0], [0, 0, 0], [0, 0]]),
+        ("palette", [[0, 0, 0], [0, 0, 0]]),
+        ("ignore_index", 256),
+        ("ignore_index", -1),
+        ("ignore_index", 2),
+        ("label_map", {256: 0}),
+        ("label_map", {0: 256}),
+        ("label_map", {"tree": 1}),
+    ],
+)
+def test_a_wrong_value_in_a_dataset_file_is_named(tmp_path: Path, key: str, value: object):
+    path = write_description(tmp_path / "d.yaml", **{key: value})
+    with pytest.raises(ConfigError, match=key) as raised:
+        read_dataset_file(path)
+    assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize("content", ["", "- a\n- b\n", "word"])
+def test_a_dataset_file_without_keys_is_told_so(tmp_path: Path, content: str):
+    path = tmp_path / "d.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=r"d\.yaml: expected keys and values"):
+        read_dataset_file(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"root: [", b"\xff\xfe", b"root: \0", b"root: 2001-99-99", b"[" * 1_000, b"root: !!python/object:os.system {}"],
+    ids=["open_bracket", "encoding", "zero_byte", "impossible_date", "nested_too_deep", "python_object"],
+)
+def test_an_unreadable_dataset_file_is_named(tmp_path: Path, content: bytes):
+    path = tmp_path / "d.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as raised:
+        read_dataset_file(path)
+    assert str(path) in str(raised.value)
+
+
+def test_a_missing_dataset_file_is_named(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"gone\.yaml"):
+        open_dataset(tmp_path / "gone.yaml", "train")
+
+
+def test_camvid_is_read_as_its_read_me_says(camvid: Path):
+    train, val = open_dataset(camvid, "train"), open_dataset(camvid, "val")
+    assert (len(train), len(val)) == (367, 101)
+    assert train.entries[0].name == "0001TP_006690"
+    assert val.classes.names[0] == "sky"
+    assert val.classes.names[-1] == "bicyclist"
+    assert (len(val.classes), val.classes.ignore_index) == (11, 255)
+    assert val.classes.palette[3] == (128, 64, 128)
+    sample = val[0]
+    assert sample.image.shape == (360, 480, 3)
+    assert set(np.unique(sample.mask)) <= {*range(11), 255}
+
+
+def test_ccp_is_read_as_its_read_me_says(ccp: Path):
+    train, val = open_dataset(ccp, "train"), open_dataset(ccp, "val")
+    assert (len(train), len(val), len(val.classes)) == (700, 104, 12)
+    sample = val[0]
+    assert max(sample.mask.shape) == 360
+    assert set(np.unique(sample.mask)) <= set(range(12))
+
+
+def test_the_fine_masks_of_ccp_are_refused_with_the_merged_classes(ccp: Path):
+    dataset = open_dataset(ccp, "val")
+    fine = replace(
+        dataset, entries=tuple(replace(e, mask=ccp / "masks_fine" / e.mask.name) for e in dataset.entries[:3])
+    )
+    with pytest.raises(DataError, match="classes are 0 to 11, 255 is ignored"):
+        list(fine)

@@ -1,0 +1,532 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from exfuse.cli.predict import find_images
+from exfuse.errors import CheckpointError, ConfigError, DataError
+from exfuse.inference import scoring
+from exfuse.inference.drawing import blend, colorize, with_legend
+from exfuse.inference.predictor import Prediction, Predictor
+from exfuse.inference.scoring import class_scores, most_likely
+from exfuse.models.pretrained import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, ModelInfo, load_pretrained, save_pretrained
+
+INFO = ModelInfo(
+    name="exfuse_tiny",
+    parts={"gcn_kernel": 5, "dap_window": 3, "decoder": "stride4"},
+    class_names=("ground", "tree", "house", "car", "sky"),
+    palette=((10, 20, 30), (200, 0, 0), (0, 200, 0), (0, 0, 200), (220, 220, 0)),
+    ignore_index=255,
+    image_mean=(0.4, 0.5, 0.6),
+    image_std=(0.2, 0.25, 0.3),
+    metrics={"mean_iou": 0.25, "protocol": {"scales": [1.0]}},
+)
+HEIGHT, WIDTH = 50, 71
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "model"
+    torch.manual_seed(0)
+    save_pretrained(folder, INFO.build(), INFO, "# A card\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predictor(model_folder: Path) -> Predictor:
+    return Predictor.from_pretrained(model_folder)
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return np.kron(rng.integers(0, 256, (10, 15, 3)), np.ones((5, 5, 1)))[:HEIGHT, :WIDTH].astype(np.uint8)
+
+
+@pytest.fixture
+def damaged(model_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the model folder, to be damaged."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in model_folder.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def prediction_of(labels: list[list[int]], image: np.ndarray | None = None) -> Prediction:
+    values = np.array(labels, dtype=np.uint8)
+    return Prediction(np.zeros((*values.shape, 3), np.uint8) if image is None else image, values, INFO)
+
+
+def pixel_wise(images: Tensor) -> Tensor:
+    """A network that sees each pixel alone: four classes, scored by sums and differences of its channels."""
+    red, green, blue = images.unbind(1)
+    return torch.stack([red, green - blue, blue + red, -green], dim=1)
+
+
+def left_is_brighter(images: Tensor) -> Tensor:
+    """A network for which it matters where a pixel is."""
+    return pixel_wise(images) * torch.arange(images.shape[-1], 0, -1)
+
+
+def numpy_softmax(scores: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def test_a_single_pass_gives_the_logits_themselves():
+    images = torch.randn(2, 3, 5, 7)
+    assert torch.equal(class_scores(pixel_wise, images, scoring.TestTimeAugmentation()), pixel_wise(images))
+
+
+def test_a_flip_is_undone_exactly():
+    def decided(images: Tensor) -> Tensor:
+        winners = pixel_wise(images).argmax(dim=1)
+        return torch.nn.functional.one_hot(winners, 4).movedim(-1, 1) * 1e4  # probabilities of exactly 0 and 1
+
+    images = torch.randn(2, 3, 5, 7)
+    scores = class_scores(decided, images, scoring.TestTimeAugmentation(flip=True))
+    assert torch.equal(scores, decided(images) / 1e4)
+
+
+def test_flipped_scores_are_the_mean_of_both_views():
+    images = torch.randn(2, 3, 5, 7)
+    scores = class_scores(left_is_brighter, images, scoring.TestTimeAugmentation(flip=True))
+    plain = numpy_softmax(left_is_brighter(images).numpy())
+    mirrored = numpy_softmax(left_is_brighter(torch.from_numpy(images.numpy()[..., ::-1].copy())).numpy())[..., ::-1]
+    np.testing.assert_allclose(scores, (plain + mirrored) / 2, rtol=1e-5, atol=1e-7)
+    assert np.abs(plain - mirrored).max() > 0.1
+
+
+def test_scales_and_flips_are_averaged_as_probabilities():
+    seen, answers = [], torch.randn(4, 3).tolist()
+
+    def answer_in_turn(images: Tensor) -> Tensor:
+        seen.append(tuple(images.shape))
+        return torch.tensor(answers[len(seen) - 1])[None, :, None, None].expand(-1, -1, *images.shape[2:])
+
+    augmentation = scoring.TestTimeAugmentation(scales=(0.5, 1.5), flip=True)
+    scores = class_scores(answer_in_turn, torch.zeros(1, 3, 9, 14), augmentation)
+    assert seen == [(1, 3, 4, 7)] * 2 + [(1, 3, 14, 21)] * 2
+    expected = numpy_softmax(np.array(answers)).mean(axis=0)
+    assert scores.shape == (1, 3, 9, 14)
+    np.testing.assert_allclose(scores, np.broadcast_to(expected[:, None, None], (1, 3, 9, 14)), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("scales", "flip", "passes"),
+    [
+        ((1.0,), False, 1),
+        ((1.0,), True, 2),
+        ((0.75, 1.0, 1.25), False, 3),
+        ((0.75, 1.0, 1.25), True, 6),
+        ((2.0,), True, 2),
+    ],
+)
+def test_passes_is_the_number_of_times_the_network_is_used(scales: tuple[float, ...], flip: bool, passes: int):
+    calls = []
+
+    def counting(images: Tensor) -> Tensor:
+        calls.append(images.shape)
+        return pixel_wise(images)
+
+    augmentation = scoring.TestTimeAugmentation(scales, flip)
+    class_scores(counting, torch.randn(1, 3, 6, 8), augmentation)
+    assert augmentation.passes == len(calls) == passes
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.75, 1.3, 2.0])
+def test_another_scale_of_a_smooth_image_scores_alike(scale: float):
+    y, x = torch.meshgrid(torch.linspace(-2, 2, 41), torch.linspace(-2, 2, 53), indexing="ij")
+    images = torch.stack([x, y, x * y / 2])[None]
+    scores = class_scores(pixel_wise, images, scoring.TestTimeAugmentation(scales=(scale,)))
+    assert scores.shape == (1, 4, 41, 53)
+    torch.testing.assert_close(scores.sum(dim=1), torch.ones(1, 41, 53))
+    inner = (..., slice(4, -4), slice(4, -4))
+    torch.testing.assert_close(scores[inner], pixel_wise(images).softmax(dim=1)[inner], atol=0.01, rtol=0)
+
+
+def test_an_image_of_one_pixel_survives_a_small_scale():
+    images = torch.randn(1, 3, 1, 1)
+    scores = class_scores(pixel_wise, images, scoring.TestTimeAugmentation(scales=(0.1,)))
+    torch.testing.assert_close(scores, pixel_wise(images).softmax(dim=1))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("values", [2, 3, 1000])
+def test_most_likely_is_the_first_of_the_largest(values: int, memory_format: torch.memory_format):
+    scores = torch.randint(0, values, (2, 6, 30, 40), generator=torch.Generator().manual_seed(0)).float()
+    labels = most_likely(scores.contiguous(memory_format=memory_format))
+    assert labels.dtype == torch.uint8
+    np.testing.assert_array_equal(labels, scores.numpy().argmax(axis=1))
+
+
+def test_most_likely_knows_as_many_classes_as_a_byte():
+    scores = torch.zeros(1, 255, 1, 2)
+    scores[0, 254, 0, 0] = scores[0, 128, 0, 1] = 1
+    assert most_likely(scores).tolist() == [[[254, 128]]]
+
+
+def test_a_path_a_picture_and_an_array_give_the_same_labels(predictor: Predictor, pixels: np.ndarray, tmp_path: Path):
+    path = tmp_path / "a.png"
+    Image.fromarray(pixels).save(path)
+    expected = predictor(pixels)
+    assert (expected.labels.shape, expected.labels.dtype) == ((HEIGHT, WIDTH), np.uint8)
+    assert len(np.unique(expected.labels)) > 1
+    for image in (path, str(path), Image.fromarray(pixels), Image.open(path)):
+        prediction = predictor(image)
+        np.testing.assert_array_equal(prediction.labels, expected.labels)
+        np.testing.assert_array_equal(prediction.image, pixels)
+
+
+def test_a_picture_in_another_mode_is_seen_in_rgb(predictor: Predictor, pixels: np.ndarray):
+    transparent = Image.fromarray(pixels).convert("RGBA")
+    np.testing.assert_array_equal(predictor(transparent).labels, predictor(pixels).labels)
+
+
+def test_a_file_is_turned_upright(predictor: Predictor, pixels: np.ndarray, tmp_path: Path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.rot90(pixels).copy()).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(predictor(tmp_path / "a.png").labels, predictor(pixels).labels)
+
+
+@pytest.mark.usefixtures("every_torch_warning")
+def test_views_of_arrays_and_of_pictures_are_segmented(predictor: Predictor, pixels: np.ndarray):
+    expected = predictor(pixels).labels
+    mirrored = np.ascontiguousarray(pixels[:, ::-1])
+    for image in (mirrored[:, ::-1], np.asfortranarray(pixels), np.asarray(Image.fromarray(pixels))):
+        np.testing.assert_array_equal(predictor(image).labels, expected)
+
+
+def test_labels_are_those_of_the_network_on_normalised_pixels(predictor: Predictor, pixels: np.ndarray):
+    normalised = (pixels / 255 - np.array(INFO.image_mean)) / np.array(INFO.image_std)
+    images = torch.from_numpy(normalised.transpose(2, 0, 1)[None]).float().to(predictor.device)
+    with torch.no_grad():
+        expected = predictor.model(images).logits.cpu()
+    scores = predictor.scores(torch.from_numpy(pixels.transpose(2, 0, 1)[None].copy())).cpu()
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores, expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(predictor(pixels).labels, scores[0].numpy().argmax(axis=0))
+
+
+def test_a_flipped_average_does_not_know_left_from_right(model_folder: Path, pixels: np.ndarray):
+    augmentation = scoring.TestTimeAugmentation(scales=(1.0, 1.5), flip=True)
+    predictor = Predictor.from_pretrained(model_folder, augmentation=augmentation)
+    images = torch.from_numpy(pixels.transpose(2, 0, 1)[None].copy())
+    scores, mirrored = predictor.scores(images), predictor.scores(images.flip(-1)).flip(-1)
+    torch.testing.assert_close(scores.sum(dim=1), torch.ones_like(scores[:, 0]))
+    torch.testing.assert_close(scores, mirrored, rtol=1e-3, atol=1e-4)
+
+
+def test_half_precision_gives_float_scores_that_are_nearly_the_same(model_folder: Path, pixels: np.ndarray):
+    images = torch.from_numpy(pixels.transpose(2, 0, 1)[None].copy())
+    full = Predictor.from_pretrained(model_folder).scores(images)
+    half = Predictor.from_pretrained(model_folder, precision="bf16").scores(images)
+    assert half.dtype == torch.float32
+    assert not torch.equal(half, full)
+    assert (half - full).abs().max() < 0.1 * full.abs().max()
+
+
+def test_the_network_is_in_eval_mode(model_folder: Path):
+    model, info = load_pretrained(model_folder)
+    assert not model.training
+    assert not Predictor(model.train(), info).model.training
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 5), np.uint8),
+        np.zeros((4, 5, 1), np.uint8),
+        np.zeros((4, 5, 4), np.uint8),
+        np.zeros((3, 4, 5), np.uint8),
+        np.zeros((1, 4, 5, 3), np.uint8),
+        np.zeros((0, 5, 3), np.uint8),
+        np.zeros((4, 5, 3), np.float32),
+        np.zeros((4, 5, 3), np.int64),
+        np.zeros((4, 5, 3), bool),
+    ],
+    ids=lambda array: f"{array.dtype}{array.shape}",
+)
+def test_an_array_that_is_no_rgb_image_is_refused(predictor: Predictor, array: np.ndarray):
+    with pytest.raises(DataError) as raised:
+        predictor(array)
+    assert str(raised.value) == f"expected an RGB uint8 array (H, W, 3), got {array.dtype} {array.shape}"
+
+
+def test_a_file_that_is_no_image_is_refused(predictor: Predictor, tmp_path: Path):
+    (tmp_path / "a.png").write_text("no image")
+    with pytest.raises(DataError, match=r"a\.png: not a readable image"):
+        predictor(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"gone\.png: no such image"):
+        predictor(str(tmp_path / "gone.png"))
+
+
+def test_the_mask_holds_the_labels_and_shows_the_palette(predictor: Predictor, pixels: np.ndarray, tmp_path: Path):
+    prediction = predictor(pixels)
+    prediction.mask().save(tmp_path / "mask.png")
+    with Image.open(tmp_path / "mask.png") as mask:
+        assert mask.mode == "P"
+        np.testing.assert_array_equal(np.array(mask), prediction.labels)
+        np.testing.assert_array_equal(np.array(mask.convert("RGB")), np.array(INFO.palette)[prediction.labels])
+
+
+def test_the_mask_of_every_label_survives_a_file(tmp_path: Path):
+    labels = np.arange(254, dtype=np.uint8).reshape(2, 127)
+    info = replace(INFO, palette=tuple((index, 0, 255 - index) for index in range(254)))
+    Prediction(np.zeros((2, 127, 3), np.uint8), labels, info).mask().save(tmp_path / "mask.png")
+    with Image.open(tmp_path / "mask.png") as mask:
+        np.testing.assert_array_equal(np.array(mask), labels)
+
+
+def test_fractions_of_all_classes_add_up_to_one(predictor: Predictor, pixels: np.ndarray):
+    prediction = predictor(pixels)
+    fractions = prediction.class_fractions()
+    assert tuple(fractions) == INFO.class_names
+    assert sum(fractions.values()) == pytest.approx(1, abs=1e-12)
+    for index, fraction in enumerate(fractions.values()):
+        assert fraction == pytest.approx((prediction.labels == index).mean(), abs=1e-12)
+
+
+def test_fractions_of_an_example():
+    fractions = prediction_of([[0, 0, 4], [1, 0, 4]]).class_fractions()
+    assert fractions == {"ground": 3 / 6, "tree": 1 / 6, "house": 0, "car": 0, "sky": 2 / 6}
+
+
+def test_the_overlay_has_a_legend_of_the_classes_found():
+    labels = np.zeros((40, 120), np.uint8)
+    labels[:, 60:] = 3
+    image = np.full((40, 120, 3), 100, np.uint8)
+    overlay = Prediction(image, labels, INFO).overlay(opacity=0.5)
+    assert overlay.mode == "RGB"
+    assert overlay.width == 120
+    assert overlay.height > 40
+    picture, legend = np.split(np.array(overlay).astype(int), [40])
+    expected = (image.astype(int) + np.array(INFO.palette)[labels]) / 2
+    assert np.abs(picture - expected).max() <= 1
+    shown = {tuple(color) for color in legend.reshape(-1, 3).tolist()}
+    assert shown & set(INFO.palette) == {INFO.palette[0], INFO.palette[3]}
+    assert (255, 255, 255) in shown
+
+
+@pytest.mark.parametrize(("opacity", "of_labels"), [(0.0, False), (1.0, True)])
+def test_opacity_goes_from_the_image_to_the_colours(opacity: float, of_labels: bool):
+    image = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    labels = np.random.default_rng(0).integers(0, 5, (6, 8), dtype=np.uint8)
+    blended = np.array(blend(image, labels, INFO.palette, opacity))
+    np.testing.assert_array_equal(blended, np.array(INFO.palette)[labels] if of_labels else image)
+
+
+def test_labels_beyond_the_palette_are_black():
+    colors = colorize(np.array([[0, 1, 4, 5, 255]], np.uint8), INFO.palette)
+    assert colors.tolist() == [[[10, 20, 30], [200, 0, 0], [220, 220, 0], [0, 0, 0], [0, 0, 0]]]
+
+
+def test_a_long_legend_takes_as_many_rows_as_it_needs():
+    entries = [(f"class number {index}", (index, 100, 200)) for index in range(20)]
+    picture = Image.new("RGB", (300, 10), "black")
+    canvas = np.array(with_legend(picture, entries))
+    assert canvas.shape[1] == 300
+    assert canvas.shape[0] > with_legend(picture, entries[:2]).height
+    for _, color in entries:
+        rows, columns = np.nonzero((canvas == color).all(axis=-1))
+        assert len(rows) >= 100, "each patch is whole"
+        assert rows.min() >= 10
+        assert columns.max() - columns.min() < 20
+
+
+def test_an_unknown_engine_is_refused_before_anything_is_read(tmp_path: Path):
+    with pytest.raises(ConfigError, match="there is no engine 'tensorrt'; known: auto, torch"):
+        Predictor.from_pretrained(tmp_path / "gone", engine="tensorrt")
+
+
+def test_a_model_folder_gives_back_what_was_saved(model_folder: Path):
+    assert {path.name for path in model_folder.iterdir()} == {WEIGHTS_FILE, CONFIG_FILE, CARD_FILE}
+    assert (model_folder / CARD_FILE).read_text() == "# A card\n"
+    model, info = load_pretrained(str(model_folder))
+    assert info == INFO
+    torch.manual_seed(0)
+    for name, value in INFO.build().state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+
+
+def test_saving_replaces_an_older_model_whole(damaged: Path):
+    (damaged / "stale.txt").write_text("old")
+    info = replace(INFO, metrics={"mean_iou": 0.75})
+    save_pretrained(damaged, INFO.build(), info, "# Another card\n")
+    assert {path.name for path in damaged.iterdir()} == {WEIGHTS_FILE, CONFIG_FILE, CARD_FILE}
+    assert [path.name for path in damaged.parent.iterdir()] == [damaged.name]
+    assert load_pretrained(damaged)[1] == info
+
+
+def test_a_place_that_cannot_be_written_to_is_named(tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CheckpointError, match="file/model: the model could not be written"):
+        save_pretrained(tmp_path / "file" / "model", torch.nn.Linear(1, 1), INFO, "")
+
+
+def test_a_missing_model_folder_is_named(tmp_path: Path):
+    with pytest.raises(CheckpointError, match="gone: no such model folder"):
+        load_pretrained(tmp_path / "gone")
+
+
+@pytest.mark.parametrize("name", [CONFIG_FILE, WEIGHTS_FILE])
+def test_a_missing_file_of_a_model_is_named(damaged: Path, name: str):
+    (damaged / name).unlink()
+    with pytest.raises(CheckpointError) as raised:
+        load_pretrained(damaged)
+    assert str(damaged / name) in str(raised.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"7", b"null", b"\xff\xfe", b"[" * 100_000, b"{}"])
+def test_a_broken_description_is_named(damaged: Path, content: bytes):
+    (damaged / CONFIG_FILE).write_bytes(content)
+    with pytest.raises(CheckpointError, match="not a readable model description") as raised:
+        load_pretrained(damaged)
+    assert str(damaged / CONFIG_FILE) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("architecture", []),
+        ("architecture.name", "exfuse_tyni"),
+        ("architecture.gcn_kernal", 7),
+        ("architecture.gcn_kernel", "7"),
+        ("architecture.gcn_kernel", 4),
+        ("architecture.gcn_kernel", 2**40 + 1),
+        ("architecture.dap_window", -3),
+        ("architecture.decoder", "half"),
+        ("architecture.num_classes", "many"),
+        ("architecture.num_classes", float("inf")),
+        ("architecture.num_classes", 4),
+        ("id2label", {"0": "ground"}),
+        ("id2label", {str(index): "name" for index in range(1, 6)}),
+        ("palette", [[0, 0, 0]]),
+        ("palette", [[0, 0]] * 5),
+        ("palette", [[0, 0, 999]] * 5),
+        ("ignore_index", None),
+        ("image_mean", [0.5, 0.5]),
+        ("image_mean", [0.5, 0.5, float("nan")]),
+        ("image_std", "wide"),
+        ("image_std", [0.2, 0.2, 0.0]),
+        ("metrics", 7),
+    ],
+)
+def test_a_description_with_a_wrong_value_is_named(damaged: Path, key: str, value: object):
+    content = json.loads((damaged / CONFIG_FILE).read_text())
+    section, _, entry = key.rpartition(".")
+    (content[section] if section else content)[entry] = value
+    (damaged / CONFIG_FILE).write_text(json.dumps(content))
+    with pytest.raises(CheckpointError) as raised:
+        load_pretrained(damaged)
+    assert str(damaged / CONFIG_FILE) in str(raised.value)
+
+
+@pytest.mark.parametrize("key", ["architecture", "id2label", "palette", "ignore_index", "image_mean", "image_std"])
+def test_a_description_that_lacks_an_entry_is_named(damaged: Path, key: str):
+    content = json.loads((damaged / CONFIG_FILE).read_text())
+    del content[key]
+    (damaged / CONFIG_FILE).write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=f"KeyError: '{key}'"):
+        load_pretrained(damaged)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:-1],
+        lambda content: b"\xff" * 8 + content[8:],
+        lambda content: content[:8] + b"x" + content[9:],
+        lambda content: np.random.default_rng(0).bytes(1000),
+    ],
+    ids=["empty", "half", "last_byte", "huge_header", "header_no_json", "random"],
+)
+def test_broken_weights_are_named(damaged: Path, damage):
+    path = damaged / WEIGHTS_FILE
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(CheckpointError, match="the weights cannot be loaded") as raised:
+        load_pretrained(damaged)
+    assert str(path) in str(raised.value)
+
+
+def test_weights_of_another_architecture_are_refused(damaged: Path):
+    content = json.loads((damaged / CONFIG_FILE).read_text())
+    content["architecture"]["gcn_kernel"] = 7
+    (damaged / CONFIG_FILE).write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=r"(?s)model\.safetensors: the weights cannot be loaded.*size mismatch"):
+        load_pretrained(damaged)
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def test_files_are_named_without_their_suffix(tmp_path: Path):
+    touch(tmp_path, "street.jpg", "old.town.PNG")
+    paths = [tmp_path / "street.jpg", tmp_path / "old.town.PNG"]
+    assert find_images([str(path) for path in paths]) == {"street": paths[0], "old.town": paths[1]}
+
+
+def test_images_of_a_folder_keep_their_place_in_it(tmp_path: Path):
+    touch(tmp_path, "b.jpg", "a.JPG", "berlin/a.png", "berlin/mitte/c.tif", "notes.txt", "berlin/list.json")
+    found = find_images([str(tmp_path)])
+    assert found == {
+        "a": tmp_path / "a.JPG",
+        "b": tmp_path / "b.jpg",
+        "berlin/a": tmp_path / "berlin/a.png",
+        "berlin/mitte/c": tmp_path / "berlin/mitte/c.tif",
+    }
+
+
+def test_only_the_images_of_a_data_set_are_taken(tmp_path: Path):
+    touch(tmp_path, "images/val/a.jpg", "masks/val/a.png", "preview.png")
+    assert find_images([str(tmp_path)]) == {"val/a": tmp_path / "images/val/a.jpg"}
+
+
+def test_globs_are_sorted_and_may_be_recursive(tmp_path: Path):
+    touch(tmp_path, "b.jpg", "a.jpg", "c.png", "in/d.jpg")
+    assert list(find_images([str(tmp_path / "*.jpg")]).items()) == [
+        ("a", tmp_path / "a.jpg"),
+        ("b", tmp_path / "b.jpg"),
+    ]
+    assert set(find_images([str(tmp_path / "**" / "*.jpg")])) == {"a", "b", "d"}
+
+
+def test_a_glob_takes_the_images_alone(tmp_path: Path):
+    touch(tmp_path, "a.jpg", "notes.txt", "in/d.jpg")
+    assert find_images([str(tmp_path / "*")]) == {"a": tmp_path / "a.jpg"}
+
+
+def test_a_file_whose_name_looks_like_a_glob_is_that_file(tmp_path: Path):
+    touch(tmp_path, "a[1].jpg", "a1.jpg")
+    assert find_images([str(tmp_path / "a[1].jpg")]) == {"a[1]": tmp_path / "a[1].jpg"}
+
+
+def test_of_images_with_the_same_name_the_later_ones_get_a_number(tmp_path: Path):
+    touch(tmp_path, "one/a.jpg", "one/a.png", "two/a.jpg", "three/a_2.jpg")
+    found = find_images([str(tmp_path / name) for name in ("one", "two", "three")])
+    assert list(found.items()) == [
+        ("a", tmp_path / "one/a.jpg"),
+        ("a_2", tmp_path / "one/a.png"),
+        ("a_3", tmp_path / "two/a.jpg"),
+        ("a_2_2", tmp_path / "three/a_2.jpg"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["gone.jpg", "empty", "*.webp"])
+def test_an_argument_that_means_no_image_is_named(tmp_path: Path, name: str):
+    touch(tmp_path, "a.jpg", "empty/notes.txt")
+    with pytest.raises(DataError) as raised:
+        find_images([str(tmp_path / "a.jpg"), str(tmp_path / name)])
+    assert str(raised.value) == f"{tmp_path / name}: no image found"

@@ -1,0 +1,140 @@
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from exfuse.data.datasets import open_dataset
+from exfuse.data.scan import scan_dataset
+from exfuse.errors import DataError
+
+# The tables of the data sets' read-me files: share of all pixels in percent, 255 last, and images with the class.
+CAMVID_VAL_PERCENT = [9.177, 25.962, 0.564, 28.953, 8.719, 16.336, 0.892, 3.078, 1.746, 0.651, 2.217, 1.703]
+CAMVID_VAL_IMAGES = [101] * 11
+CCP_VAL_PERCENT = [76.337, 2.892, 1.173, 3.780, 4.575, 2.869, 4.012, 0.732, 0.350, 1.115, 1.516, 0.649, 0.0]
+CCP_VAL_IMAGES = [104, 103, 96, 75, 49, 30, 58, 17, 19, 102, 77, 76]
+
+
+@pytest.fixture
+def copy(pack: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(pack, tmp_path / "copy"))
+
+
+def fingerprint(root: Path, split: str = "train") -> str:
+    return scan_dataset(open_dataset(root, split)).fingerprint
+
+
+def test_counts_are_those_of_a_plain_loop_over_the_masks(pack: Path):
+    scan = scan_dataset(open_dataset(pack, "train"))
+    names = (pack / "train.txt").read_text().split()
+    masks = [np.array(Image.open(pack / "masks" / f"{name}.png")) for name in names]
+    for label in range(7):
+        assert scan.pixels[label] == sum((mask == label).sum() for mask in masks)
+        assert scan.images[label] == sum((mask == label).any() for mask in masks)
+        assert scan.pixels_of_images[label] == sum((mask != 255).sum() for mask in masks if (mask == label).any())
+    assert scan.ignored == sum((mask == 255).sum() for mask in masks) > 0
+    assert scan.pixels.dtype == scan.images.dtype == scan.pixels_of_images.dtype == np.int64
+    assert scan.pixels.sum() + scan.ignored == 12 * 144 * 192
+
+
+def test_a_class_that_is_absent_counts_nothing(copy: Path):
+    dataset = open_dataset(copy, "val")
+    for index, entry in enumerate(dataset.entries):
+        mask = np.zeros((144, 192), dtype=np.uint8)
+        mask[0, : index + 1] = 255
+        mask[1, :5] = 3 if index == 2 else 0
+        Image.fromarray(mask).save(entry.mask)
+    scan = scan_dataset(dataset)
+    assert scan.pixels.tolist() == [4 * 144 * 192 - 10 - 5, 0, 0, 5, 0, 0, 0]
+    assert scan.images.tolist() == [4, 0, 0, 1, 0, 0, 0]
+    assert scan.pixels_of_images.tolist() == [4 * 144 * 192 - 10, 0, 0, 144 * 192 - 3, 0, 0, 0]
+    assert scan.ignored == 10
+
+
+def test_labels_are_counted_as_they_are_after_the_label_map(pack: Path):
+    dataset = open_dataset(pack, "val")
+    plain = scan_dataset(dataset)
+    label_map = np.arange(256, dtype=np.uint8)
+    label_map[[1, 2]] = 2, 255
+    mapped = scan_dataset(replace(dataset, label_map=label_map))
+    assert mapped.pixels[1] == 0
+    assert mapped.pixels[2] == plain.pixels[1] > 0
+    assert mapped.ignored == plain.ignored + plain.pixels[2] > plain.ignored
+
+
+def test_progress_is_told_of_every_image(pack: Path):
+    calls = []
+    scan_dataset(open_dataset(pack, "train"), lambda: calls.append(1))
+    assert len(calls) == 12
+
+
+def test_a_scan_stops_at_a_label_outside_the_classes(copy: Path):
+    path = copy / "masks" / "train_0007.png"
+    mask = np.array(Image.open(path))
+    mask[10, 20] = 99
+    Image.fromarray(mask).save(path)
+    with pytest.raises(DataError, match=r"train_0007\.png: 1 pixels have the label 99, the first at row 10, column 20"):
+        scan_dataset(open_dataset(copy, "train"))
+
+
+def test_the_same_files_elsewhere_have_the_same_fingerprint(pack: Path, copy: Path):
+    first = fingerprint(pack)
+    assert len(first) == 64
+    assert fingerprint(pack) == first
+    assert fingerprint(copy) == first
+
+
+def test_splits_have_fingerprints_of_their_own(pack: Path):
+    assert fingerprint(pack, "train") != fingerprint(pack, "val")
+
+
+def test_one_changed_byte_of_an_image_changes_the_fingerprint(copy: Path):
+    before = fingerprint(copy)
+    path = copy / "images" / "train_0011.jpg"
+    content = bytearray(path.read_bytes())
+    assert content[6:10] == b"JFIF"
+    content[15] ^= 1  # of the density, which changes no pixel
+    path.write_bytes(content)
+    assert fingerprint(copy) != before
+
+
+def test_one_added_byte_of_a_mask_changes_the_fingerprint(copy: Path):
+    before = fingerprint(copy)
+    with (copy / "masks" / "train_0000.png").open("ab") as file:
+        file.write(b"\0")
+    assert fingerprint(copy) != before
+
+
+def test_another_name_changes_the_fingerprint(copy: Path):
+    before = fingerprint(copy)
+    (copy / "images" / "train_0003.jpg").rename(copy / "images" / "other.jpg")
+    (copy / "masks" / "train_0003.png").rename(copy / "masks" / "other.png")
+    names = (copy / "train.txt").read_text()
+    (copy / "train.txt").write_text(names.replace("train_0003", "other"))
+    assert fingerprint(copy) != before
+
+
+def test_masks_of_two_images_exchanged_change_the_fingerprint(copy: Path):
+    before = fingerprint(copy)
+    first, second = copy / "masks" / "train_0001.png", copy / "masks" / "train_0002.png"
+    held = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(held)
+    assert fingerprint(copy) != before
+
+
+def test_camvid_has_the_pixels_that_its_read_me_says(camvid: Path):
+    assert_scan_matches(camvid, CAMVID_VAL_PERCENT, CAMVID_VAL_IMAGES)
+
+
+def test_ccp_has_the_pixels_that_its_read_me_says(ccp: Path):
+    assert_scan_matches(ccp, CCP_VAL_PERCENT, CCP_VAL_IMAGES)
+
+
+def assert_scan_matches(root: Path, percent: list[float], images: list[int]) -> None:
+    scan = scan_dataset(open_dataset(root, "val"))
+    counts = np.array([*scan.pixels, scan.ignored])
+    np.testing.assert_allclose(100 * counts / counts.sum(), percent, atol=5.1e-4)
+    assert scan.images.tolist() == images

@@ -1,0 +1,132 @@
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from exfuse.data.augment import Augmentation
+from exfuse.data.datasets import open_dataset
+from exfuse.data.stream import AugmentedDataset, Batch, SampleKey, SampleOrder, training_loader
+from exfuse.errors import ConfigError
+
+AUGMENTATION = Augmentation(
+    crop_size=(64, 96),
+    scale=(0.5, 2.0),
+    flip=0.5,
+    brightness=0.3,
+    contrast=0.3,
+    saturation=0.3,
+    fill=(100, 110, 120),
+    ignore_index=255,
+)
+
+
+def keys_of(dataset_size: int, batch_size: int, steps: int, seed: int = 0) -> list[SampleKey]:
+    return [key for batch in SampleOrder(dataset_size, batch_size, 0, steps, seed) for key in batch]
+
+
+def load(pack: Path, first_step: int = 0, workers: int = 0, rank: int = 0, ranks: int = 1) -> list[Batch]:
+    dataset = open_dataset(pack, "train")
+    order = SampleOrder(len(dataset), 4, first_step, 4, seed=7, rank=rank, ranks=ranks)
+    return list(training_loader(AugmentedDataset(dataset, AUGMENTATION, seed=7), order, workers))
+
+
+def assert_same_batches(left: list[Batch], right: list[Batch]) -> None:
+    assert len(left) == len(right) > 0
+    for one, other in zip(left, right, strict=True):
+        for mine, yours in zip(one, other, strict=True):
+            assert mine.dtype == yours.dtype
+            assert torch.equal(mine, yours)
+
+
+@pytest.mark.parametrize(("dataset_size", "batch_size", "steps"), [(10, 4, 10), (12, 4, 9), (3, 8, 6), (7, 1, 14)])
+def test_every_sample_comes_exactly_once_an_epoch(dataset_size: int, batch_size: int, steps: int):
+    keys = keys_of(dataset_size, batch_size, steps)
+    epochs = steps * batch_size // dataset_size
+    assert epochs * dataset_size == len(keys)
+    for epoch in range(epochs):
+        assert sorted(key.sample for key in keys if key.epoch == epoch) == list(range(dataset_size))
+    assert all(former.epoch <= latter.epoch for former, latter in pairwise(keys))
+
+
+def test_epochs_have_orders_of_their_own():
+    keys = keys_of(20, 5, 12)
+    orders = [[key.sample for key in keys if key.epoch == epoch] for epoch in range(3)]
+    assert orders[0] != orders[1]
+    assert orders[1] != orders[2]
+    assert list(range(20)) not in orders
+
+
+def test_the_order_is_a_function_of_the_seed():
+    assert keys_of(20, 5, 12, seed=1) == keys_of(20, 5, 12, seed=1)
+    assert keys_of(20, 5, 12, seed=1) != keys_of(20, 5, 12, seed=2)
+
+
+def test_the_batch_size_does_not_change_the_order():
+    assert keys_of(10, 2, 20) == keys_of(10, 8, 5)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_the_shares_of_the_ranks_are_the_batch_of_one_rank(ranks: int):
+    whole = list(SampleOrder(10, 8, 0, 7, seed=3))
+    shares = [list(SampleOrder(10, 8, 0, 7, seed=3, rank=rank, ranks=ranks)) for rank in range(ranks)]
+    assert len(whole) == 7
+    for step, batch in enumerate(whole):
+        assert all(len(share[step]) == 8 // ranks for share in shares)
+        assert [key for share in shares for key in share[step]] == batch
+
+
+@pytest.mark.parametrize("first_step", [0, 1, 4, 6, 7])
+def test_starting_later_gives_exactly_the_tail(first_step: int):
+    whole = list(SampleOrder(10, 4, 0, 7, seed=3))
+    tail = SampleOrder(10, 4, first_step, 7, seed=3)
+    assert list(tail) == whole[first_step:]
+    assert len(tail) == 7 - first_step
+
+
+def test_an_order_can_be_read_again():
+    order = SampleOrder(10, 4, 1, 7, seed=3)
+    assert list(order) == list(order)
+
+
+@pytest.mark.parametrize(("batch_size", "ranks"), [(6, 4), (1, 2), (5, 3)])
+def test_a_batch_that_ranks_cannot_share_is_refused(batch_size: int, ranks: int):
+    with pytest.raises(ConfigError, match=f"a batch of {batch_size} cannot be shared equally by {ranks} processes"):
+        SampleOrder(10, batch_size, 0, 7, seed=3, ranks=ranks)
+
+
+def test_a_batch_holds_bytes_and_the_keys_of_its_samples(pack: Path):
+    batches = load(pack)
+    keys = list(SampleOrder(12, 4, 0, 4, seed=7))
+    assert len(batches) == 4
+    for batch, expected in zip(batches, keys, strict=True):
+        assert (batch.images.shape, batch.images.dtype) == ((4, 3, 64, 96), torch.uint8)
+        assert (batch.masks.shape, batch.masks.dtype) == ((4, 64, 96), torch.uint8)
+        assert batch.keys.dtype == torch.int64
+        assert batch.keys.tolist() == [list(key) for key in expected]
+
+
+def test_a_batch_holds_the_augmented_samples_of_its_keys(pack: Path):
+    dataset = open_dataset(pack, "train")
+    batch = load(pack)[2]
+    for image, mask, (epoch, index) in zip(batch.images, batch.masks, batch.keys.tolist(), strict=True):
+        expected = AUGMENTATION(dataset[index], np.random.default_rng((7, epoch, index)))
+        np.testing.assert_array_equal(image.numpy().transpose(1, 2, 0), expected.image)
+        np.testing.assert_array_equal(mask.numpy(), expected.mask)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of one core
+@pytest.mark.parametrize("workers", [1, 2])
+def test_batches_are_the_same_for_any_number_of_workers(pack: Path, workers: int):
+    assert_same_batches(load(pack, workers=workers), load(pack))
+
+
+def test_batches_after_a_restart_are_the_same(pack: Path):
+    assert_same_batches(load(pack, first_step=2), load(pack)[2:])
+
+
+def test_batches_of_two_ranks_are_those_of_one(pack: Path):
+    left, right = load(pack, rank=0, ranks=2), load(pack, rank=1, ranks=2)
+    joined = [Batch(*map(torch.cat, zip(*pair, strict=True))) for pair in zip(left, right, strict=True)]
+    assert_same_batches(joined, load(pack))
