@@ -1,5 +1,6 @@
 """Losses on scores `(N, K, H, W)` and targets `(N, H, W)`; they leave out ignored pixels and are 0 if none is left."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +37,7 @@ def ohem_cross_entropy(
     threshold: float = 0.7,
     min_kept: float = 1 / 16,
 ) -> Tensor:
-    """Cross-entropy over hard pixels only: those whose true class has a probability below `threshold`.
+    """Cross-entropy over hard pixels only: those whose true class has a probability of at most `threshold`.
 
     At least the hardest `min_kept` of the labelled pixels are kept (online hard example mining, Shrivastava et al.,
     CVPR 2016, as it is usual in segmentation).
@@ -55,7 +56,7 @@ def ohem_cross_entropy(
         probability = logits.softmax(dim=1).gather(1, index)[:, 0]
         known = probability[labelled]
         if known.numel():
-            kept = max(1, int(min_kept * known.numel()))
+            kept = min(known.numel(), max(1, math.ceil(min_kept * known.numel())))
             threshold = max(threshold, float(known.kthvalue(kept).values))
         hard = target.masked_fill(probability > threshold, ignore_index)
     return cross_entropy(logits, hard, ignore_index, class_weights)
@@ -165,5 +166,6 @@ def median_frequency_weights(scan: DatasetScan) -> Tensor:
     occurs = scan.pixels > 0
     frequency = scan.pixels[occurs] / scan.pixels_of_images[occurs]
     weights = np.zeros(len(scan.pixels))
-    weights[occurs] = np.median(frequency) / frequency
+    if occurs.any():
+        weights[occurs] = np.median(frequency) / frequency
     return torch.tensor(weights, dtype=torch.float32)

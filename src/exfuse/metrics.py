@@ -38,7 +38,7 @@ class ConfusionMatrix:
         Raises:
             ValueError: If the shapes differ or a value is no class.
         """
-        predicted, true = torch.as_tensor(labels), torch.as_tensor(target)
+        predicted, true = _as_tensor(labels), _as_tensor(target)
         if predicted.shape != true.shape:
             raise ValueError(f"labels have shape {tuple(predicted.shape)}, the target {tuple(true.shape)}")
         counted = true != self.ignore_index
@@ -89,6 +89,11 @@ class ConfusionMatrix:
         """Returns the mean IoU weighted by each class's share of the true pixels (Long et al., CVPR 2015, sec. 5)."""
         total = self._true_pixels.sum()
         return float(np.nansum(self.iou() * self._true_pixels) / total) if total else float("nan")
+
+
+def _as_tensor(values: Tensor | npt.NDArray[np.integer]) -> Tensor:
+    # A copy, since torch takes neither read-only nor mirrored arrays as they are.
+    return values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
 
 
 def _where_present(numerator: Float64Array, denominator: Float64Array, present: npt.NDArray[np.bool_]) -> Float64Array:

@@ -2,7 +2,7 @@
 
 Into WATCH_FOLDER/RANK.json go the samples of each step, as (epoch, index, digest of the augmented pixels), and a digest
 of the trained parameters. In step STOP_AFTER (0: in none) the process of rank 1, and it alone, gets a Ctrl-C; the
-checkpoint that follows takes a second, as that of a large network would.
+checkpoint that follows takes three seconds, as that of a large network would.
 """
 
 import hashlib
@@ -50,7 +50,7 @@ def run_and_watch(folder: Path, stop_after: int, arguments: list[str]) -> None:
 
     def save_slowly(*checkpoint: Any) -> Path:
         if len(seen) == stop_after:
-            time.sleep(1)
+            time.sleep(3)
         return save(*checkpoint)
 
     segmentation.save_checkpoint = save_slowly

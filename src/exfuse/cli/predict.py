@@ -90,4 +90,5 @@ def _expand(text: str) -> list[tuple[str, Path]]:
         root = path / "images" if (path / "images").is_dir() else path
         inside = sorted(file for file in root.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
         return [(file.relative_to(root).with_suffix("").as_posix(), file) for file in inside]
-    return [(Path(match).stem, Path(match)) for match in sorted(glob.glob(text, recursive=True))]
+    matches = (Path(match) for match in sorted(glob.glob(text, recursive=True)))
+    return [(path.stem, path) for path in matches if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]

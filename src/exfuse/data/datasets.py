@@ -16,6 +16,7 @@ from exfuse.errors import ConfigError, DataError, did_you_mean
 from exfuse.validation import describe
 
 Layout = Literal["lists", "folders", "voc"]
+_UPPER_SUFFIXES = tuple(suffix.upper() for suffix in IMAGE_SUFFIXES)
 Byte = Annotated[int, Field(ge=0, le=255)]
 
 
@@ -119,7 +120,7 @@ def open_dataset(source: Path, split: str) -> SegmentationDataset:
     layout = _recognise_layout(source, split)
     split_place = f"{split}.txt" if layout == "lists" else split
     entries = _find_entries(source, layout, split, split_place)
-    return SegmentationDataset(source, split, _find_classes(source, layout, entries), entries)
+    return SegmentationDataset(source, split, _find_classes(source, layout), entries)
 
 
 def _open_described(path: Path, split: str) -> SegmentationDataset:
@@ -146,14 +147,18 @@ def read_dataset_file(path: Path) -> DatasetFile:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: not a readable YAML file ({error})") from error
     try:
         description = DatasetFile.model_validate(content)
     except ValidationError as error:
         raise ConfigError(f"{path}: {describe(error, DatasetFile)}") from error
+    if description.ignore_index < len(description.names):
+        raise ConfigError(f"{path}: ignore_index {description.ignore_index} is a class, too; use label_map")
     if description.palette is not None and len(description.palette) != len(description.names):
         raise ConfigError(f"{path}: palette has {len(description.palette)} colours for {len(description.names)} names")
+    if len(set(description.names)) < len(description.names):
+        raise ConfigError(f"{path}: two classes have the same name")
     return description
 
 
@@ -204,8 +209,11 @@ def _entries_of_list(images: Path, masks: Path, list_path: Path) -> tuple[Entry,
         name = line.strip()
         if not name:
             continue
-        candidates = [_inside(images, name + suffix) for suffix in IMAGE_SUFFIXES]
-        image = next((path for path in candidates if path.is_file()), None)
+        try:
+            candidates = [_inside(images, name + end) for end in (*IMAGE_SUFFIXES, *_UPPER_SUFFIXES)]
+            image = next((path for path in candidates if path.is_file()), None)
+        except (OSError, ValueError, DataError) as error:
+            raise DataError(f"{list_path}: line {number}: {error}") from error
         if image is None:
             raise DataError(f"{list_path}: line {number}: no image named {name!r} in {images}")
         entries.append(Entry(name, image, _existing_mask(masks, name)))
@@ -221,20 +229,24 @@ def _existing_mask(masks: Path, name: str) -> Path:
 
 def _inside(root: Path, relative: str) -> Path:
     path = root / relative
-    if not path.resolve().is_relative_to(root.resolve()):
+    try:
+        inside = path.resolve().is_relative_to(root.resolve())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{relative!r} cannot be the name of a file in {root} ({error})") from error
+    if not inside:
         raise DataError(f"{relative!r} leads out of the folder {root}")
     return path
 
 
-def _find_classes(root: Path, layout: Layout, entries: tuple[Entry, ...]) -> Classes:
+def _find_classes(root: Path, layout: Layout) -> Classes:
     described = root / "classes.json"
     if described.is_file():
         return read_classes(described)
     if layout == "voc":
         return voc_classes()
     labels: set[int] = set()
-    for entry in entries:
-        labels.update(np.unique(read_mask(entry.mask)).tolist())
+    for path in sorted((root / "masks").rglob("*.png")):
+        labels.update(np.unique(read_mask(path)).tolist())
     count = max(labels - {255}, default=0) + 1
     return numbered_classes(max(count, 2))
 
@@ -251,6 +263,14 @@ def read_classes(path: Path) -> Classes:
         if [int(row["id"]) for row in rows] != list(range(len(rows))) or len(rows) < 2:
             raise DataError(f"{path}: the ids must be 0, 1, 2 and so on, at least two of them")
         colors = tuple((int(r), int(g), int(b)) for r, g, b in (row["color"] for row in rows))
-        return Classes(tuple(str(row["name"]) for row in rows), colors, int(content.get("ignore_index", 255)))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        ignore_index = int(content.get("ignore_index", 255))
+        if not all(0 <= value <= 255 for color in colors for value in color):
+            raise DataError(f"{path}: a colour is not three numbers from 0 to 255")
+        if not len(rows) <= ignore_index <= 255:
+            raise DataError(f"{path}: ignore_index {ignore_index} is a class or over 255")
+        names = tuple(str(row["name"]) for row in rows)
+        if len(set(names)) < len(names):
+            raise DataError(f"{path}: two classes have the same name")
+        return Classes(names, colors, ignore_index)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError(f"{path}: not a readable list of classes ({type(error).__name__}: {error})") from error

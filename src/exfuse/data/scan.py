@@ -23,7 +23,7 @@ class DatasetScan:
         pixels_of_images: Labelled pixels of the images in which each class occurs, `(K,)`.
         images: Images in which each class occurs, `(K,)`.
         ignored: Pixels that are no class.
-        fingerprint: SHA-256 over names and file contents: two splits with the same one hold the same data.
+        fingerprint: SHA-256 over names, file contents and the label map: equal ones mean equal data.
     """
 
     pixels: Int64Array
@@ -46,7 +46,7 @@ def scan_dataset(dataset: SegmentationDataset, progress: Callable[[], None] = la
     num_classes = len(dataset.classes)
     pixels, pixels_of_images, images = (np.zeros(num_classes, dtype=np.int64) for _ in range(3))
     ignored = 0
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(b"" if dataset.label_map is None else dataset.label_map.tobytes())
     with ThreadPoolExecutor(max_workers=4) as pool:
         for counts, image_digest in pool.map(partial(_scan_one, dataset), range(len(dataset))):
             labelled = counts[:num_classes]

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from exfuse.data.samples import UInt8Array, read_image
@@ -135,7 +135,7 @@ def _as_pixels(image: str | Path | Image.Image | UInt8Array) -> UInt8Array:
     if isinstance(image, str | Path):
         return read_image(Path(image))
     if isinstance(image, Image.Image):
-        return np.array(image.convert("RGB"))
+        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise DataError(f"expected an RGB uint8 array (H, W, 3), got {image.dtype} {image.shape}")
-    return np.ascontiguousarray(image)
+    return np.require(image, requirements=["C", "W"])

@@ -1,6 +1,7 @@
 """A trained model as a folder in the Hugging Face hub's layout: weights, what they mean, and a card."""
 
 import json
+import math
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,9 @@ from exfuse.models.exfuse import ExFuse
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
+
+# What reading a description and building the network it names raise where the content makes no sense.
+_WRONG_CONTENT = (ArithmeticError, AttributeError, ConfigError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,11 @@ class ModelInfo:
         palette = tuple((int(r), int(g), int(b)) for r, g, b in content["palette"])
         if len(labels) != num_classes or len(palette) != num_classes:
             raise ValueError(f"{num_classes} classes, {len(labels)} names and {len(palette)} colours")
+        if not all(0 <= value <= 255 for color in palette for value in color):
+            raise ValueError("a colour is not three numbers from 0 to 255")
+        mean, std = _three_floats(content["image_mean"]), _three_floats(content["image_std"])
+        if not all(math.isfinite(value) for value in mean + std) or min(std) <= 0:
+            raise ValueError("image_mean and image_std must be finite, image_std positive")
         return cls(
             name=name,
             parts=cast(Parts, architecture),
@@ -130,7 +139,16 @@ def load_pretrained(source: str | Path) -> tuple[ExFuse, ModelInfo]:
     try:
         info = ModelInfo.from_json(json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")))
         model = info.build()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+        ConfigError,
+    ) as error:
         reason = f"{type(error).__name__}: {error}"
         raise CheckpointError(f"{folder / CONFIG_FILE}: not a readable model description ({reason})") from error
     try:

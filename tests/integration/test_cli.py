@@ -1,0 +1,384 @@
+"""The command line as people call it."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+from tiny_run import STEPS, TINY, Outcome, call_exfuse, read_metrics
+
+from exfuse.cli import demo, train
+from exfuse.cli.app import app
+from exfuse.data.datasets import open_dataset
+from exfuse.data.synthetic import SCENE_CLASSES
+from exfuse.inference.predictor import Predictor
+from exfuse.models import builders
+from exfuse.training.config import load_config, read_recipe_text, recipe_names, recipe_summary
+
+EXFUSE = Path(sys.executable).with_name("exfuse")
+COMMANDS = ["demo", "evaluate", "models", "predict", "recipes", "train"]
+PROTOCOL = {
+    "model", "data", "split", "images", "data_sha256", "ignore_index", "counting", "absent_classes", "scales", "flip",
+    "averaging", "resize", "padding", "precision", "device", "versions",
+}  # fmt: skip
+
+
+class Trained(NamedTuple):
+    run: Path
+    outcome: Outcome
+
+
+@pytest.fixture(scope="module")
+def trained(pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Returns a run made by `exfuse train`; not to be changed."""
+    run = tmp_path_factory.mktemp("trained") / "run"
+    return Trained(run, call_exfuse("train", "demo", *TINY, f"data.root={pack}", f"output={run}"))
+
+
+@pytest.fixture
+def own_pack(pack: Path, tmp_path: Path) -> Path:
+    """Returns a copy of the data set that a test may change."""
+    return Path(shutil.copytree(pack, tmp_path / "own_pack"))
+
+
+def assert_one_line_error(outcome: Outcome, message: str) -> None:
+    assert outcome.code == 1
+    assert outcome.errors.startswith("error: ")
+    assert message in outcome.errors
+    assert outcome.errors.rstrip("\n").count("\n") == 0
+    assert "Traceback" not in outcome.errors + outcome.output
+
+
+def test_the_commands_are_those_we_know_of() -> None:
+    assert sorted(typer.main.get_command(app).commands) == COMMANDS
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_every_command_explains_every_option(command: str) -> None:
+    outcome = call_exfuse(command, "--help")
+    assert outcome.code == 0
+    assert re.search(rf"Usage: .*exfuse {command}\b", outcome.output)
+    described = typer.main.get_command(app).commands[command]
+    assert described.help
+    for parameter in described.params:
+        assert parameter.opts[0] in outcome.output
+        assert parameter.help, f"{command} {parameter.name}"
+        assert " ".join(parameter.help.split()[:3]) in outcome.output
+
+
+def test_the_help_names_every_command_and_so_does_a_call_without_one() -> None:
+    asked, bare = call_exfuse("--help"), call_exfuse()
+    assert asked.code == 0
+    for command in COMMANDS:
+        assert re.search(rf"\b{command}\b", asked.output)
+        assert re.search(rf"\b{command}\b", bare.output + bare.errors)
+
+
+def test_models_lists_every_named_model_with_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = {name: builders.MODELS[name] for name in ("gcn_tiny", "exfuse_tiny", "gcn_resnet18")}  # all take seconds
+    monkeypatch.setattr(builders, "MODELS", few)
+    outcome = call_exfuse("models", "--classes", "2")
+    assert outcome.code == 0
+    rows = re.findall(r"(\w+)\s+│\s+([\d.]+) M\s+│\s+([\d.]+) G", outcome.output)
+    sizes = builders.describe_models(2)
+    expected = [(size.name, f"{size.parameters / 1e6:.2f}", f"{size.multiply_adds / 1e9:.2f}") for size in sizes]
+    assert rows == expected
+    assert [name for name, _, _ in rows] == list(few)
+    assert float(rows[2][1]) > 11
+
+
+def test_recipes_lists_every_recipe_with_its_first_line() -> None:
+    outcome = call_exfuse("recipes")
+    assert outcome.code == 0
+    assert outcome.output.splitlines() == [f"{name}  {recipe_summary(name)}" for name in recipe_names()]
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_recipes_with_a_name_prints_that_recipe_to_the_letter(name: str) -> None:
+    outcome = call_exfuse("recipes", name)
+    assert outcome.code == 0
+    assert outcome.output == read_recipe_text(name)
+
+
+def test_train_leaves_a_run_and_says_where(trained: Trained) -> None:
+    assert trained.outcome.code == 0
+    assert trained.outcome.errors == ""
+    assert "val: 4 images, scales 1" in trained.outcome.output
+    for name in (*SCENE_CLASSES.names, "pixel accuracy", "frequency-weighted IoU"):
+        assert name in trained.outcome.output
+    for file in ("report.html", "model"):
+        assert str(trained.run / file) in trained.outcome.output
+        assert (trained.run / file).exists()
+    assert [record["step"] for record in read_metrics(trained.run) if record["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_train_without_a_terminal_shows_its_progress_as_lines(trained: Trained) -> None:
+    for step in range(1, STEPS + 1):
+        assert f"step {step}/{STEPS}  epoch" in trained.outcome.output
+
+
+def test_evaluate_prints_a_table_and_writes_counts_and_protocol(
+    trained: Trained, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = call_exfuse("evaluate", trained.run / "model", pack)
+    assert outcome.code == 0
+    content = json.loads((tmp_path / "evaluation_val.json").read_text())
+    assert "evaluation_val.json" in outcome.output
+    assert set(content["protocol"]) == PROTOCOL
+    assert content["protocol"]["model"] == str(trained.run / "model")
+    assert (content["protocol"]["split"], content["protocol"]["images"]) == ("val", 4)
+    assert (content["protocol"]["scales"], content["protocol"]["flip"]) == ([1.0], False)
+    assert content["protocol"]["precision"] == "fp32"
+    own = json.loads((trained.run / "model" / "config.json").read_text())["metrics"]
+    assert content["confusion"] == own["confusion"]
+    assert content["protocol"]["data_sha256"] == own["protocol"]["data_sha256"]
+    for row in content["classes"]:
+        shown = "-" if row["iou"] is None else f"{100 * row['iou']:.2f}"
+        assert re.search(rf"│ {row['name']} +│ +{re.escape(shown)} │", outcome.output)
+    assert f"{100 * content['mean_iou']:.2f}" in outcome.output
+
+
+def test_evaluate_scores_a_split_of_any_name_with_any_options(
+    trained: Trained, own_pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (own_pack / "winter.txt").write_text("train_0004\nval_0001\n")
+    options = ("--split", "winter", "--scales", "0.75,1", "--flip", "--precision", "bf16")
+    outcome = call_exfuse("evaluate", trained.run / "model", own_pack, *options)
+    assert outcome.code == 0
+    assert "winter: 2 images, scales 0.75, 1 with flip" in outcome.output
+    content = json.loads((tmp_path / "evaluation_winter.json").read_text())
+    protocol = content["protocol"]
+    assert (protocol["split"], protocol["images"]) == ("winter", 2)
+    assert (protocol["scales"], protocol["flip"], protocol["precision"]) == ([0.75, 1.0], True, "bf16")
+    assert protocol["averaging"] == "softmax probabilities"
+    labelled = sum(int((sample.mask != 255).sum()) for sample in open_dataset(own_pack, "winter"))
+    assert sum(map(sum, content["confusion"])) == labelled
+
+
+def test_evaluate_writes_where_it_is_told_to(trained: Trained, pack: Path, tmp_path: Path) -> None:
+    target = tmp_path / "new" / "folder" / "scores.json"
+    assert call_exfuse("evaluate", trained.run / "model", pack, "-o", target).code == 0
+    assert json.loads(target.read_text())["protocol"]["split"] == "val"
+
+
+def test_predict_takes_a_data_set_and_writes_masks_overlays_and_shares(
+    trained: Trained, pack: Path, tmp_path: Path
+) -> None:
+    outcome = call_exfuse("predict", trained.run / "model", pack, "-o", tmp_path / "out")
+    assert outcome.code == 0
+    assert f"16 images segmented, 0 skipped: {tmp_path / 'out'}" in outcome.output
+    names = sorted(path.stem for path in (pack / "images").iterdir())
+    assert len(names) == 16
+    assert sorted(path.name for path in (tmp_path / "out" / "masks").iterdir()) == [f"{name}.png" for name in names]
+    assert sorted(path.name for path in (tmp_path / "out" / "overlays").iterdir()) == [f"{name}.jpg" for name in names]
+    rows = json.loads((tmp_path / "out" / "fractions.json").read_text())
+    assert [Path(row["image"]).stem for row in rows] == names
+    for row in rows:
+        assert list(row["fractions"]) == list(SCENE_CLASSES.names)
+        assert sum(row["fractions"].values()) == pytest.approx(1)
+        with Image.open(row["mask"]) as mask:
+            ground = float((np.array(mask) == 0).mean())
+        assert row["fractions"]["ground"] == pytest.approx(ground)
+
+
+def test_a_predicted_mask_is_a_palette_image_of_the_images_size(trained: Trained, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    photo = tmp_path / "photo.png"
+    Image.fromarray(rng.integers(0, 256, (45, 83, 3), dtype=np.uint8)).save(photo)
+    assert call_exfuse("predict", trained.run / "model", photo, "-o", tmp_path / "out").code == 0
+    with Image.open(tmp_path / "out" / "masks" / "photo.png") as mask:
+        assert (mask.mode, mask.size) == ("P", (83, 45))
+        colors = np.array(mask.getpalette()).reshape(-1, 3)[: len(SCENE_CLASSES)]
+        assert colors.tolist() == [list(color) for color in SCENE_CLASSES.palette]
+        labels = np.array(mask)
+    expected = Predictor.from_pretrained(trained.run / "model")(photo)
+    assert np.array_equal(labels, expected.labels)
+    with Image.open(tmp_path / "out" / "overlays" / "photo.jpg") as overlay:
+        assert overlay.width == 83
+        assert overlay.height > 45  # a legend below
+
+
+def test_predict_takes_files_folders_and_globs_together(trained: Trained, pack: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos" / "deep"
+    folder.mkdir(parents=True)
+    shutil.copy(pack / "images" / "val_0001.jpg", folder / "val_0001.jpg")
+    (folder / "notes.txt").write_text("not an image")
+    paths = (pack / "images" / "val_0001.jpg", tmp_path / "photos", pack / "images" / "train_000[12].jpg")
+    outcome = call_exfuse("predict", trained.run / "model", *paths, "-o", tmp_path / "out")
+    assert outcome.code == 0
+    masks = tmp_path / "out" / "masks"
+    found = sorted(path.relative_to(masks).as_posix() for path in masks.rglob("*.png"))
+    assert found == ["deep/val_0001.png", "train_0001.png", "train_0002.png", "val_0001.png"]
+
+
+def test_predict_keeps_apart_images_of_the_same_name(trained: Trained, pack: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    shutil.copy(pack / "images" / "val_0002.jpg", tmp_path / "other" / "val_0001.jpg")
+    paths = (pack / "images" / "val_0001.jpg", tmp_path / "other" / "val_0001.jpg")
+    assert call_exfuse("predict", trained.run / "model", *paths, "-o", tmp_path / "out").code == 0
+    assert sorted(path.name for path in (tmp_path / "out" / "masks").iterdir()) == ["val_0001.png", "val_0001_2.png"]
+
+
+def test_predict_reports_broken_files_skips_them_and_fails_in_the_end(
+    trained: Trained, pack: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("val_0000.jpg", "val_0003.jpg"):
+        shutil.copy(pack / "images" / name, folder / name)
+    content = (folder / "val_0000.jpg").read_bytes()
+    (folder / "half [bold]way.jpg").write_bytes(content[: len(content) // 2])
+    (folder / "empty.png").write_bytes(b"")
+    outcome = call_exfuse("predict", trained.run / "model", folder, "-o", tmp_path / "out")
+    assert outcome.code == 1
+    assert "2 images segmented, 2 skipped" in outcome.output
+    lines = outcome.errors.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith(f"skipped: {folder / 'empty.png'}: not a readable image")
+    assert lines[1].startswith(f"skipped: {folder / 'half [bold]way.jpg'}: not a readable image")
+    assert sorted(path.name for path in (tmp_path / "out" / "masks").iterdir()) == ["val_0000.png", "val_0003.png"]
+    assert len(json.loads((tmp_path / "out" / "fractions.json").read_text())) == 2
+
+
+def test_the_demo_draws_trains_scores_and_predicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "SCENES", {"train": 6, "val": 2, "heldout": 2})
+    monkeypatch.setattr(demo, "load_config", lambda recipe, changes: load_config(recipe, [*TINY, "epochs=1", *changes]))
+    outcome = call_exfuse("demo", "--recipe", "demo_gcn", "-o", tmp_path)
+    assert outcome.code == 0
+    run = tmp_path / "demo_gcn"
+    for place in (run / "predictions" / "overlays", run / "report.html", run / "model"):
+        assert str(place) in outcome.output
+        assert place.exists()
+    overlays = sorted(path.name for path in (run / "predictions" / "overlays").iterdir())
+    assert overlays == ["heldout_0000.jpg", "heldout_0001.jpg"]
+    assert "striped_disc" in outcome.output
+
+
+def test_control_c_exits_130_says_how_to_go_on_and_the_run_can_be_finished(pack: Path, tmp_path: Path) -> None:
+    run, steps = tmp_path / "run", 36
+    command = [
+        "train",
+        "demo",
+        *TINY,
+        "data.crop_size=[96, 96]",
+        "epochs=12",
+        "evaluate_every=12",
+        "checkpoint_every=99",
+    ]
+    command += [f"data.root={pack}", f"output={run}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    pipe = subprocess.PIPE
+    with subprocess.Popen([EXFUSE, *command], stdout=pipe, stderr=pipe, text=True, env=environment) as process:
+        deadline = time.monotonic() + 120
+        while not (run / "metrics.jsonl").is_file() or len(read_metrics(run)) < 2:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    taken = len(read_metrics(run))
+    assert 2 <= taken < steps
+    assert f"stopped after step {taken}; to go on, run the same command with --resume" in errors
+    assert "Traceback" not in errors
+    assert (run / "checkpoints" / "latest").read_text() == f"step_{taken:08d}"
+
+    again = call_exfuse(*command)
+    assert_one_line_error(again, "holds a run already: add --resume")
+    resumed = call_exfuse(*command, "--resume")
+    assert resumed.code == 0
+    assert f"step {taken}/{steps}" not in resumed.output
+    kinds = [(record["kind"], record["step"]) for record in read_metrics(run)]
+    assert kinds == [*(("train", step) for step in range(1, steps + 1)), ("val", steps)]
+
+
+def test_control_c_before_the_first_step_exits_130_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "train", interrupt)
+    outcome = call_exfuse("train", "demo")
+    assert outcome.code == 130
+    assert "Traceback" not in outcome.errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "dmeo"), "there is no recipe 'dmeo'; did you mean 'demo'?"),
+        (("train", "demo"), "data.root is not set: add data.root=FOLDER"),
+        (("train", "demo", "data.root=nowhere"), "nowhere: no such folder"),
+        (("train", "demo", "epocs=3"), "unknown key 'epocs'; did you mean 'epochs'?"),
+        (("train", "demo", "epochs"), "'epochs': expected key=value"),
+        (("train", "demo", "epochs=none"), "epochs: "),
+        (("train", "demo", "data.crop_size=[64"), "data.crop_size=[64: not readable as YAML"),
+        (("train", "demo", "--resume", "output=nowhere"), "nowhere: there is no run to resume"),
+        (("train", "[bold]mine[/bold].yaml"), "[bold]mine[/bold].yaml: not a readable recipe"),
+        (("train", "[/]mine.yaml"), "[/]mine.yaml: not a readable recipe"),
+        (("train", "[/red]mine.yaml"), "[/red]mine.yaml: not a readable recipe"),
+        (("recipes", "demo_gnc"), "there is no recipe 'demo_gnc'; did you mean 'demo_gcn'"),
+        (("evaluate", "nowhere/at/all", "PACK"), "nowhere/at/all: no such model folder"),
+        (("evaluate", "MODEL", "nowhere"), "nowhere: no such folder"),
+        (("evaluate", "MODEL", "PACK", "--split", "tset"), "tset.txt: not a readable list of images"),
+        (("evaluate", "MODEL", "PACK", "--scales", "1,two"), "--scales 1,two: 'two' is not a number"),
+        (("evaluate", "MODEL", "PACK", "--scales", "0"), "--scales 0: 0 is not between 0.1 and 10"),
+        (("evaluate", "MODEL", "PACK", "--scales", "nan"), "--scales nan: nan is not between 0.1 and 10"),
+        (("evaluate", "PACK", "PACK"), "config.json: not a readable model description"),
+        (("predict", "MODEL", "nothing/*.jpg", "-o", "OUT"), "nothing/*.jpg: no image found"),
+        (("predict", "MODEL", "PACK", "-o", "OUT", "--scales", ""), "--scales : '' is not a number"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_an_error_is_one_line_and_exits_1(
+    arguments: tuple[str, ...],
+    message: str,
+    trained: Trained,
+    pack: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    places = {"MODEL": trained.run / "model", "PACK": pack, "OUT": tmp_path / "out"}
+    assert_one_line_error(call_exfuse(*(places.get(argument, argument) for argument in arguments)), message)
+    assert list(tmp_path.iterdir()) == []  # nothing was begun
+
+
+def test_evaluate_refuses_a_data_set_of_other_classes(trained: Trained, own_pack: Path) -> None:
+    described = json.loads((own_pack / "classes.json").read_text())
+    described["classes"][3]["name"] = "carton"
+    (own_pack / "classes.json").write_text(json.dumps(described))
+    outcome = call_exfuse("evaluate", trained.run / "model", own_pack)
+    assert_one_line_error(outcome, "class 3 is 'carton', but 'box' to the model")
+
+
+def test_a_model_whose_weights_are_of_another_network_is_one_line(trained: Trained, pack: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(trained.run / "model", tmp_path / "model"))
+    content = json.loads((model / "config.json").read_text())
+    content["architecture"]["decoder_width"] = 12
+    (model / "config.json").write_text(json.dumps(content))
+    assert_one_line_error(call_exfuse("evaluate", model, pack), "the weights cannot be loaded")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("train",), ("evaluate", "model"), ("predict", "model", "photo.jpg"), ("models", "--classes", "1"), ("trian",),
+     ("train", "demo", "--resum"), ("evaluate", "model", "data", "--precision", "fp16")],
+    ids=lambda arguments: " ".join(arguments),
+)  # fmt: skip
+def test_a_wrong_call_exits_2(arguments: tuple[str, ...]) -> None:
+    outcome = call_exfuse(*arguments)
+    assert outcome.code == 2
+    assert re.search("Usage: .*exfuse", outcome.errors)
+    assert "Traceback" not in outcome.errors
