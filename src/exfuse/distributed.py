@@ -31,6 +31,11 @@ class Ranks:
         return self.rank == 0
 
 
+def is_first_process() -> bool:
+    """Returns whether this process is the first, or the only one, of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def process_group() -> Iterator[Ranks]:
     """Joins the group that torchrun set up (gloo on CPUs, nccl on GPUs), or is alone without one."""

@@ -32,6 +32,12 @@ class RequestError(ExFuseError):
     """A request to the prediction service is refused."""
 
 
+def brief(error: BaseException, limit: int = 300) -> str:
+    """Returns a library's error message as one line of at most `limit` characters, to be part of one of ours."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns a hint to end an error message with: the nearest known name, or all of them.
 

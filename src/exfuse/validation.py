@@ -20,6 +20,9 @@ def describe(error: ValidationError, model: type[BaseModel]) -> str:
         return f"unknown key {path!r}; {did_you_mean(str(first['loc'][-1]), siblings)}"
     if first["type"] == "missing":
         return f"the key {path!r} is missing"
+    if first["type"] == "value_error":
+        reason = str(first["ctx"]["error"])
+        return f"{path}: {reason}" if path else reason
     if not path:
         return f"expected keys and values, got {type(first['input']).__name__}"
     shown = repr(first["input"])

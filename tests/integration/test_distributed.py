@@ -24,8 +24,9 @@ from exfuse.training import segmentation
 
 WATCHED = Path(__file__).with_name("watched_exfuse.py")
 
-# One sample in each forward pass, so that batch norm sees the same for any number of processes.
-SETTINGS = (*TINY, "accumulation=4", "optimizer.name=sgd", "optimizer.learning_rate=0.02")
+# Cut like this, each forward pass holds one sample, so that batch norm sees the same in one process and in two.
+ALONE = (*TINY, "accumulation=4", "optimizer.name=sgd", "optimizer.learning_rate=0.02")
+SETTINGS = (*ALONE, "accumulation=2")
 
 
 def run_two_processes(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -70,7 +71,7 @@ def test_two_processes_see_the_samples_of_one_and_take_its_steps(
         yield from note_samples(load(*arguments), seen)
 
     monkeypatch.setattr(segmentation, "training_loader", load_and_note)
-    train_quietly(tiny_config(pack, tmp_path / "run", *SETTINGS))
+    train_quietly(tiny_config(pack, tmp_path / "run", *ALONE))
     first, second = (rank["samples"] for rank in by_two.ranks)
     shared = [[tuple(sample) for sample in mine + others] for mine, others in zip(first, second, strict=True)]
     assert len(seen) == STEPS

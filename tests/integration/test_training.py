@@ -35,6 +35,7 @@ from exfuse.models.pretrained import ModelInfo
 from exfuse.training import segmentation
 from exfuse.training.config import dump_config, load_config
 from exfuse.training.log import RunLog
+from exfuse.training.run import set_up
 from exfuse.training.segmentation import Interrupted, train
 
 MODEL_FILES = {"model.safetensors", "config.json", "README.md"}
@@ -54,6 +55,13 @@ def own_pack(pack: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(pack, tmp_path / "own_pack"))
 
 
+@pytest.mark.parametrize(("ranks", "accumulation"), [(3, 1), (2, 4)])
+def test_a_batch_that_cannot_be_shared_is_refused(pack: Path, tmp_path: Path, ranks: int, accumulation: int):
+    config = tiny_config(pack, tmp_path / "run", f"accumulation={accumulation}")
+    with pytest.raises(ConfigError, match=f"batch_size 4 is not a multiple of {ranks * accumulation} "):
+        set_up(config, Ranks(0, ranks, torch.device("cpu")), Console(quiet=True))
+
+
 def do_after_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], None]) -> None:
     """Has `action` done in the loop right after the given step of a fresh run."""
     advance, steps = RunLog.advance, itertools.count(1)
@@ -64,6 +72,18 @@ def do_after_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[
             action()
 
     monkeypatch.setattr(RunLog, "advance", advance_and_act)
+
+
+def keep_networks(monkeypatch: pytest.MonkeyPatch) -> list[ExFuse]:
+    """Returns a list that fills with each network that is built, to be looked at while and after it is trained."""
+    build, networks = ModelInfo.build, []
+
+    def build_and_keep(info: ModelInfo) -> ExFuse:
+        networks.append(build(info))
+        return networks[-1]
+
+    monkeypatch.setattr(ModelInfo, "build", build_and_keep)
+    return networks
 
 
 def press_control_c() -> None:
@@ -363,25 +383,20 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_weights_before_it(
     value: float, finished: Path, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_config(pack, tmp_path / "run", "checkpoint_every=1")
-    build, compute, calls = ModelInfo.build, SegmentationLoss.__call__, itertools.count(1)
-    networks: list[ExFuse] = []
-
-    def build_and_keep(info: ModelInfo) -> ExFuse:
-        networks.append(build(info))
-        return networks[-1]
+    compute, calls = SegmentationLoss.__call__, itertools.count(1)
 
     def spoil_the_fifth(loss: SegmentationLoss, *arguments: Any) -> Tensor:
         return compute(loss, *arguments) * (value if next(calls) == 5 else 1)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ModelInfo, "build", build_and_keep)
+        networks = keep_networks(patch)
         patch.setattr(SegmentationLoss, "__call__", spoil_the_fifth)
         with pytest.raises(TrainingError) as stopped:
             train_quietly(config)
     keys = [list(key) for key in next(iter(SampleOrder(12, 4, 4, 5, seed=config.seed)))]
     assert f"step 4: the loss is {value}" in str(stopped.value)
     assert f"Samples (epoch, index): {keys}, seed 0" in str(stopped.value)
-    (network,) = networks
+    network = networks[0]
     saved = tensors_in(config.output / "checkpoints" / "step_00000004")
     for name, parameter in network.named_parameters():
         assert torch.equal(parameter, saved[f"model.safetensors {name}"])
@@ -418,20 +433,14 @@ def test_accumulation_cuts_a_step_into_forward_passes(
 def test_a_step_with_accumulation_and_clipping_is_the_one_on_paper(
     clip: float, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build, batches = ModelInfo.build, segmentation.training_loader
-    networks: list[ExFuse] = []
+    batches, networks = segmentation.training_loader, keep_networks(monkeypatch)
     seen: list[tuple[Tensor, Tensor]] = []
-
-    def build_and_keep(info: ModelInfo) -> ExFuse:
-        networks.append(build(info))
-        return networks[-1]
 
     def load_and_keep(*arguments: Any) -> Any:
         for batch in batches(*arguments):
             seen.append((batch.images, batch.masks))
             yield batch
 
-    monkeypatch.setattr(ModelInfo, "build", build_and_keep)
     monkeypatch.setattr(segmentation, "training_loader", load_and_keep)
     config = tiny_config(
         pack,
@@ -448,7 +457,7 @@ def test_a_step_with_accumulation_and_clipping_is_the_one_on_paper(
     )
     train_quietly(config)
     torch.manual_seed(config.seed)
-    expected = networks[0].__class__(backbones.tiny(), 7, **config.model.parts()).train()
+    expected = ExFuse(backbones.tiny(), 7, **config.model.parts()).train()
     ((images, masks),) = seen
     for part in range(3):
         pixels = images[4 * part : 4 * part + 4].float() / 255
@@ -532,6 +541,33 @@ def test_each_choice_of_the_optimizer_trains_and_resumes_to_the_bit(
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
 
 
+def test_the_moving_average_follows_the_weights_of_every_step(
+    pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks, averages = keep_networks(monkeypatch), []
+    batches = segmentation.training_loader
+
+    def weights_now() -> dict[str, Tensor]:
+        return {name: value.detach().double().clone() for name, value in networks[0].named_parameters()}
+
+    def load_after_a_look(*arguments: Any) -> Any:
+        averages.append(weights_now())
+        yield from batches(*arguments)
+
+    def follow(log: RunLog, status: str) -> None:
+        step = len(averages) - 1
+        kept = min(0.3, (1 + step) / (10 + step))
+        averages.append({name: kept * averages[-1][name] + (1 - kept) * now for name, now in weights_now().items()})
+
+    monkeypatch.setattr(segmentation, "training_loader", load_after_a_look)
+    monkeypatch.setattr(RunLog, "advance", follow)
+    train_quietly(tiny_config(pack, tmp_path / "run", "ema_decay=0.3"))
+    last = tensors_in(tmp_path / "run" / "model_last")
+    assert len(averages) == 1 + STEPS
+    for name, expected in averages[-1].items():
+        torch.testing.assert_close(last[f"model.safetensors {name}"].double(), expected, rtol=1e-4, atol=1e-6)
+
+
 def test_without_a_moving_average_the_network_itself_is_kept(pack: Path, tmp_path: Path) -> None:
     train_quietly(tiny_config(pack, tmp_path / "run", "ema_decay=0"))
     checkpoint = tensors_in(tmp_path / "run" / "checkpoints" / f"step_{STEPS:08d}")
@@ -548,18 +584,13 @@ def test_backbone_weights_are_where_training_starts(
     state = backbones.tiny().state_dict()
     save_file(state, tmp_path / "backbone.safetensors")
     config = tiny_config(pack, tmp_path / "run", f"model.backbone_weights={tmp_path / 'backbone.safetensors'}")
-    build, networks = ModelInfo.build, []
-
-    def build_and_keep(info: ModelInfo) -> ExFuse:
-        networks.append(build(info))
-        return networks[-1]
+    networks = keep_networks(monkeypatch)
 
     def compare_and_stop(*arguments: Any) -> None:
         own = networks[0].backbone.state_dict()
         assert all(torch.equal(value, state[name]) for name, value in own.items())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ModelInfo, "build", build_and_keep)
     monkeypatch.setattr(segmentation, "training_loader", compare_and_stop)
     with pytest.raises(KeyboardInterrupt):
         train_quietly(config)

@@ -54,7 +54,7 @@ def run_and_watch(folder: Path, stop_after: int, arguments: list[str]) -> None:
         return save(*checkpoint)
 
     segmentation.save_checkpoint = save_slowly
-    ModelInfo.build, segmentation.training_loader = build_and_keep, load_and_note  # type: ignore[assignment,method-assign]
+    ModelInfo.build, segmentation.training_loader = build_and_keep, load_and_note
     sys.argv = ["exfuse", *arguments]
     try:
         main()

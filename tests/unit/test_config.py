@@ -305,6 +305,6 @@ def test_a_dumped_configuration_reads_back_equal(name: str, tmp_path: Path) -> N
 def test_a_configuration_cannot_be_changed() -> None:
     config = load_config("demo")
     with pytest.raises(ValueError, match="frozen"):
-        config.epochs = 3  # type: ignore[misc]
+        config.epochs = 3
     with pytest.raises(ValueError, match="frozen"):
-        config.data.flip = 0.0  # type: ignore[misc]
+        config.data.flip = 0.0

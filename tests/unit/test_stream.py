@@ -8,7 +8,6 @@ import torch
 from exfuse.data.augment import Augmentation
 from exfuse.data.datasets import open_dataset
 from exfuse.data.stream import AugmentedDataset, Batch, SampleKey, SampleOrder, training_loader
-from exfuse.errors import ConfigError
 
 AUGMENTATION = Augmentation(
     crop_size=(64, 96),
@@ -88,12 +87,6 @@ def test_starting_later_gives_exactly_the_tail(first_step: int):
 def test_an_order_can_be_read_again():
     order = SampleOrder(10, 4, 1, 7, seed=3)
     assert list(order) == list(order)
-
-
-@pytest.mark.parametrize(("batch_size", "ranks"), [(6, 4), (1, 2), (5, 3)])
-def test_a_batch_that_ranks_cannot_share_is_refused(batch_size: int, ranks: int):
-    with pytest.raises(ConfigError, match=f"a batch of {batch_size} cannot be shared equally by {ranks} processes"):
-        SampleOrder(10, batch_size, 0, 7, seed=3, ranks=ranks)
 
 
 def test_a_batch_holds_bytes_and_the_keys_of_its_samples(pack: Path):

@@ -2,7 +2,6 @@
 
 import sys
 
-import click
 import typer
 from rich.console import Console
 
@@ -34,7 +33,7 @@ def main() -> None:
     try:
         app()
     except ExFuseError as error:
-        errors.print(f"[bold red]error:[/] {click.unstyle(str(error))}", highlight=False, soft_wrap=True)
+        errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
     except Interrupted as stop:
         errors.print(f"{stop}; to go on, run the same command with --resume", highlight=False)

@@ -21,8 +21,8 @@ def demo_command(
 ) -> None:
     """Draw a small data set, train on it, score and predict: no data, no network, a few minutes."""
     console = Console()
-    data, run, predictions = output / "scenes", output / recipe, output / recipe / "predictions"
-    console.print(f"drawing {sum(SCENES.values())} scenes into {data}", highlight=False)
+    data, run, predictions = output / "scenes", output / Path(recipe).stem, output / Path(recipe).stem / "predictions"
+    console.print(f"drawing {sum(SCENES.values())} scenes into {data}", markup=False, highlight=False)
     write_scenes(data, SCENES)
     report = train(load_config(recipe, [f"data.root={data}", f"output={run}"]), resume=False, console=console)
     heldout = [str(path) for path in sorted((data / "images").glob("heldout_*.jpg"))]
@@ -33,4 +33,4 @@ def demo_command(
         ("report", run / "report.html"),
         ("model", run / "model"),
     ):
-        console.print(f"{label:<9} {path}", highlight=False)
+        console.print(f"{label:<9} {path}", markup=False, highlight=False, soft_wrap=True)

@@ -47,4 +47,4 @@ def evaluate_command(
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
             console.print(scores_table(report))
-            console.print(f"protocol and counts  {target}", highlight=False)
+            console.print(f"protocol and counts  {target}", markup=False, highlight=False, soft_wrap=True)

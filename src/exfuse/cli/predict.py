@@ -40,7 +40,7 @@ def predict_command(
         try:
             prediction = predictor(path)
         except DataError as error:
-            errors.print(f"skipped: {error}", style="red", highlight=False, soft_wrap=True)
+            errors.print(f"skipped: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
             broken += 1
             continue
         mask, overlay = output / "masks" / f"{name}.png", output / "overlays" / f"{name}.jpg"
@@ -51,7 +51,7 @@ def predict_command(
         rows.append({"image": str(path), "mask": str(mask), "fractions": prediction.class_fractions()})
     summary = output / "fractions.json"
     summary.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-    console.print(f"{len(rows)} images segmented, {broken} skipped: {output}", highlight=False)
+    console.print(f"{len(rows)} images segmented, {broken} skipped: {output}", markup=False, highlight=False)
     if broken:
         raise typer.Exit(1)
 

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from exfuse.distributed import is_first_process
 from exfuse.evaluation.report import scores_table
 from exfuse.training.config import load_config
 from exfuse.training.segmentation import train
@@ -23,8 +24,8 @@ def train_command(
     Under torchrun, several processes share each batch.
     """
     config = load_config(recipe, overrides or [])
-    console = Console()
+    console = Console(quiet=not is_first_process())
     report = train(config, resume, console)
-    if report is not None:
-        console.print(scores_table(report))
-        console.print(f"report  {config.output / 'report.html'}\nmodel   {config.output / 'model'}", highlight=False)
+    console.print(scores_table(report))
+    for label, name in (("report", "report.html"), ("model", "model")):
+        console.print(f"{label:<6}  {config.output / name}", markup=False, highlight=False, soft_wrap=True)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from exfuse.data.classes import Classes, numbered_classes, voc_classes, voc_palette
 from exfuse.data.samples import IMAGE_SUFFIXES, Sample, UInt8Array, check_sample, read_image, read_mask
-from exfuse.errors import ConfigError, DataError, did_you_mean
+from exfuse.errors import ConfigError, DataError, brief, did_you_mean
 from exfuse.validation import describe
 
 Layout = Literal["lists", "folders", "voc"]
@@ -148,7 +148,7 @@ def read_dataset_file(path: Path) -> DatasetFile:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: not a readable YAML file ({error})") from error
+        raise ConfigError(f"{path}: not a readable YAML file ({brief(error)})") from error
     try:
         description = DatasetFile.model_validate(content)
     except ValidationError as error:

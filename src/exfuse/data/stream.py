@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from exfuse.data.augment import Augmentation
 from exfuse.data.datasets import SegmentationDataset
-from exfuse.errors import ConfigError
 
 
 class SampleKey(NamedTuple):
@@ -46,15 +45,12 @@ class SampleOrder(Sampler[list[SampleKey]]):
 
     Args:
         dataset_size: Samples in the data set.
-        batch_size: Samples in a batch over all ranks.
+        batch_size: Samples in a batch over all ranks, a multiple of their number.
         first_step: Batches to leave out at the start.
         last_step: Where to stop (exclusive).
         seed: Of the order.
         rank: Which share.
         ranks: How many shares.
-
-    Raises:
-        ConfigError: If the batch cannot be shared equally.
     """
 
     def __init__(
@@ -67,8 +63,6 @@ class SampleOrder(Sampler[list[SampleKey]]):
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
-        if batch_size % ranks:
-            raise ConfigError(f"a batch of {batch_size} cannot be shared equally by {ranks} processes")
         self.dataset_size = dataset_size
         self.batch_size = batch_size
         self.steps = range(first_step, last_step)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from exfuse.errors import CheckpointError, ConfigError
+from exfuse.errors import CheckpointError, ConfigError, brief
 from exfuse.models.builders import Parts, create_model
 from exfuse.models.exfuse import ExFuse
 
@@ -123,7 +123,7 @@ def save_pretrained(folder: Path, model: nn.Module, info: ModelInfo, card: str) 
         shutil.rmtree(folder, ignore_errors=True)
         staged.rename(folder)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: the model could not be written ({error})") from error
+        raise CheckpointError(f"{folder}: the model could not be written ({brief(error)})") from error
 
 
 def load_pretrained(source: str | Path) -> tuple[ExFuse, ModelInfo]:
@@ -139,22 +139,13 @@ def load_pretrained(source: str | Path) -> tuple[ExFuse, ModelInfo]:
     try:
         info = ModelInfo.from_json(json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")))
         model = info.build()
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        ArithmeticError,
-        RuntimeError,
-        ConfigError,
-    ) as error:
-        reason = f"{type(error).__name__}: {error}"
+    except (OSError, *_WRONG_CONTENT) as error:
+        reason = f"{type(error).__name__}: {brief(error)}"
         raise CheckpointError(f"{folder / CONFIG_FILE}: not a readable model description ({reason})") from error
     try:
         model.load_state_dict(load_file(folder / WEIGHTS_FILE))
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{folder / WEIGHTS_FILE}: the weights cannot be loaded ({error})") from error
+        raise CheckpointError(f"{folder / WEIGHTS_FILE}: the weights cannot be loaded ({brief(error)})") from error
     return model.eval(), info
 
 
@@ -167,7 +158,7 @@ def _model_folder(source: str | Path) -> Path:
     try:
         return Path(snapshot_download(str(source), allow_patterns=[WEIGHTS_FILE, CONFIG_FILE, CARD_FILE]))
     except (OSError, HfHubHTTPError, HFValidationError) as error:
-        raise CheckpointError(f"{source}: neither a model folder nor a model of the hub ({error})") from error
+        raise CheckpointError(f"{source}: neither a model folder nor a model of the hub ({brief(error)})") from error
 
 
 def _three_floats(values: Any) -> tuple[float, float, float]:

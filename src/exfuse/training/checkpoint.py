@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from exfuse.errors import CheckpointError
+from exfuse.errors import CheckpointError, brief
 
 LATEST = "latest"
 
@@ -71,11 +71,11 @@ def save_checkpoint(
         staged.rename(target)
         _sync_folder(folder)
         _point(folder / LATEST, target.name)
-        for old in folder.glob("step_*"):
+        for old in (*folder.glob("step_*"), *folder.glob(".step_*.partial")):
             if old != target:
                 shutil.rmtree(old)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{target}: the checkpoint could not be written ({error})") from error
+        raise CheckpointError(f"{target}: the checkpoint could not be written ({brief(error)})") from error
     return target
 
 
@@ -105,9 +105,9 @@ def load_checkpoint(
         for number, optimizer in enumerate(optimizers):
             _restore_optimizer(optimizer, load_file(source / f"optimizer_{number}.safetensors"))
     except FileNotFoundError as error:
-        raise CheckpointError(f"{folder}: nothing to resume from ({error.filename} is missing)") from error
-    except (OSError, SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise CheckpointError(f"{folder}: the checkpoint cannot be loaded ({error})") from error
+        raise CheckpointError(f"{folder}: nothing to resume from ({brief(error)})") from error
+    except (OSError, SafetensorError, ValueError, TypeError, LookupError, RuntimeError) as error:
+        raise CheckpointError(f"{folder}: the checkpoint cannot be loaded ({brief(error)})") from error
     return state
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, cast
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from exfuse.errors import ConfigError, did_you_mean
+from exfuse.errors import ConfigError, brief, did_you_mean
 from exfuse.models.builders import Parts
 from exfuse.validation import describe
 
@@ -44,7 +44,7 @@ class DataConfig(_Section):
     @model_validator(mode="after")
     def _ordered(self) -> "DataConfig":
         if self.scale[0] > self.scale[1]:
-            raise ValueError(f"scale: the range {list(self.scale)} is empty")
+            raise ValueError(f"the scale range {list(self.scale)} is empty")
         return self
 
 
@@ -228,4 +228,4 @@ def _parse_yaml(text: str, source: str) -> Any:
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{source}: not readable as YAML ({error})") from error
+        raise ConfigError(f"{source}: not readable as YAML ({brief(error)})") from error

@@ -71,7 +71,7 @@ class RunLog:
     def say(self, message: str) -> None:
         """Prints a line above the bar."""
         if self._active:
-            self._progress.console.print(message)
+            self._progress.console.print(message, markup=False, highlight=False)
 
     def record(self, kind: str, step: int, **values: float) -> None:
         """Adds a record.

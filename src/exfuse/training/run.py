@@ -87,6 +87,12 @@ def set_up(config: TrainingConfig, ranks: Ranks, console: Console) -> Run:
         DataError: On the first bad file of either split.
         CheckpointError: If the backbone's weights cannot be loaded.
     """
+    pieces = config.accumulation * ranks.size
+    if config.batch_size % pieces:
+        raise ConfigError(
+            f"batch_size {config.batch_size} is not a multiple of {pieces} "
+            f"(accumulation {config.accumulation} times {ranks.size} processes)"
+        )
     torch.manual_seed(config.seed)
     train, val = (
         _open_split(config.data, split, console) for split in (config.data.train_split, config.data.val_split)

@@ -98,6 +98,7 @@ def _loop(run: Run, log: RunLog) -> None:
             if stopping or state.step % config.checkpoint_every == 0 or state.step == last_step:
                 _save(run)
             if stopping and state.step < last_step:
+                wait_for_all(run.ranks)  # the first process may still be writing
                 raise Interrupted(state.step)
 
 
