@@ -18,7 +18,7 @@ from exfuse.training.config import (
     recipe_summary,
 )
 
-PACKAGED_RECIPES = {"camvid_resnet18", "demo", "demo_gcn"}
+PACKAGED_RECIPES = {"camvid_resnet18", "ccp_resnet18", "demo", "demo_gcn"}
 
 
 def leaf_keys(content: dict[str, Any], prefix: str = "") -> list[str]:

@@ -134,8 +134,8 @@ class ResNet(nn.Module):
 
 
 def tiny() -> ResNet:
-    """A ResNet-18 shape an eighth as wide, for tests and the demo."""
-    return ResNet(BasicBlock, (1, 1, 1, 1), widths=(8, 16, 32, 64), stem_channels=8)
+    """One block a stage and a quarter of ResNet-18's width, for tests and the demo."""
+    return ResNet(BasicBlock, (1, 1, 1, 1), widths=(16, 32, 64, 128), stem_channels=16)
 
 
 def resnet18() -> ResNet:

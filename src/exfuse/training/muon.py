@@ -58,9 +58,9 @@ def orthogonalize(matrix: Tensor) -> Tensor:
         return orthogonalize(matrix.T).T
     matrix = matrix / (matrix.norm() + 1e-7)
     gram = matrix @ matrix.T
-    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    factor = identity
-    for _ in range(_ROUNDS):
+    scaled_identity = _A * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    factor = scaled_identity + _B * gram + _C * gram @ gram
+    for _ in range(_ROUNDS - 1):
         current = factor @ gram @ factor
-        factor = (_A * identity + _B * current + _C * current @ current) @ factor
+        factor = (scaled_identity + _B * current + _C * current @ current) @ factor
     return factor @ matrix
