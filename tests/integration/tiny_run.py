@@ -28,6 +28,8 @@ TINY = (
     "model.name=exfuse_tiny",
     "model.decoder_width=8",
     "model.gcn_kernel=3",
+    "optimizer.name=adamw",
+    "optimizer.learning_rate=0.003",
     "optimizer.warmup_steps=2",
 )
 STEPS = 6
