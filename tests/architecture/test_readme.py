@@ -39,17 +39,15 @@ def test_there_are_commands_to_check() -> None:
 
 
 @pytest.mark.parametrize(("document", "command"), commands())
-def test_a_documented_command_parses(document: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_documented_command_parses(document: str, command: str) -> None:
     words = shlex.split(command)
     if words[0] == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.M)
         assert words[1] in targets
         return
     if words[0] == "torchrun":
-        words = words[words.index("exfuse") :] if "exfuse" in words else ["exfuse", *words[words.index("-m") + 2 :]]
-    if words[0] in ("git", "cd", "pip", "source", ".venv/bin/pip"):
-        return
-    assert words[0].endswith("exfuse"), f"{document}: no test knows how to check {command!r}"
+        words = words[words.index("exfuse") :]
+    assert words[0] == "exfuse", f"{document}: no test knows how to check {command!r}"
     group = typer.main.get_command(app)
     context = group.make_context("exfuse", words[1:2], resilient_parsing=True)
     chosen = group.get_command(context, words[1])

@@ -41,9 +41,9 @@ def _voc_color(index: int) -> Color:
     return channels[0], channels[1], channels[2]
 
 
-def numbered_classes(count: int, ignore_index: int = 255) -> Classes:
+def numbered_classes(count: int) -> Classes:
     """Returns classes for labels that nobody has named: "class_0" and so on, in VOC's colours."""
-    return Classes(tuple(f"class_{index}" for index in range(count)), voc_palette(count), ignore_index)
+    return Classes(tuple(f"class_{index}" for index in range(count)), voc_palette(count))
 
 
 def voc_classes() -> Classes:

@@ -50,6 +50,7 @@ class DenselyAdjacentPrediction(nn.Module):
             padded[:, group * classes : (group + 1) * classes, a : a + height, b : b + width]
             for group, (a, b) in enumerate((a, b) for a in range(window) for b in range(window))
         ]
+        # bfloat16, which autocast brings here, is too coarse for scores that are interpolated and compared afterwards.
         total = groups[0].to(torch.promote_types(y.dtype, torch.float32))
         for group_scores in groups[1:]:
             total = total + group_scores

@@ -2,7 +2,6 @@
 
 from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -164,7 +163,7 @@ class FullSizeHead(nn.Module):
         """Maps the decoder's features `(N, D, H / 4, W / 4)` to scores `(N, K, H, W)`, float32."""
         y = self.refine2(self.upsample2(y))
         y = self.refine1(self.upsample1(y))
-        return _at_least_float32(self.dap(y))
+        return self.dap(y)  # type: ignore[no-any-return]
 
 
 class QuarterSizeHead(nn.Module):
@@ -180,8 +179,7 @@ class QuarterSizeHead(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         """Maps the decoder's features `(N, D, H / 4, W / 4)` to scores `(N, K, H, W)`, float32."""
-        scores = _at_least_float32(self.dap(self.classify(y)))
-        return F.interpolate(scores, scale_factor=4.0, mode="bilinear", align_corners=False)
+        return F.interpolate(self.dap(self.classify(y)), scale_factor=4.0, mode="bilinear", align_corners=False)
 
 
 def _decoder_channels(decoder_width: DecoderWidth, num_classes: int, dap_window: int) -> int:
@@ -192,8 +190,3 @@ def _decoder_channels(decoder_width: DecoderWidth, num_classes: int, dap_window:
     if not isinstance(decoder_width, int) or decoder_width < 1:
         raise ValueError(f'decoder_width must be "wide", "narrow" or a number of at least 1, got {decoder_width!r}')
     return decoder_width
-
-
-def _at_least_float32(scores: Tensor) -> Tensor:
-    # Under autocast the scores arrive in bfloat16, whose steps alone would flip labels once they are interpolated.
-    return scores.to(torch.promote_types(scores.dtype, torch.float32))
