@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from exfuse.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -34,6 +36,17 @@ class Ranks:
 def is_first_process() -> bool:
     """Returns whether this process is the first, or the only one, of those that torchrun started."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def only_process(command: str) -> Ranks:
+    """Returns this process's place for a command that does not share its work.
+
+    Raises:
+        ConfigError: If torchrun started several.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(f"{command} runs in one process; start it without torchrun")
+    return Ranks(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 @contextmanager

@@ -62,11 +62,11 @@ class ConfusionMatrix:
         """Returns intersection over union of each class, `(K,)`, 0 to 1; nan where the class is absent."""
         predicted_pixels = self.counts.sum(dim=0).cpu().numpy().astype(np.float64)
         union = self._true_pixels + predicted_pixels - self._correct_pixels
-        return _where_present(self._correct_pixels, union, self.present())
+        return ratio(self._correct_pixels, union, self.present())
 
     def accuracy(self) -> Float64Array:
         """Returns the share of each class's pixels that are found (recall), `(K,)`; nan where the class is absent."""
-        return _where_present(self._correct_pixels, self._true_pixels, self.present())
+        return ratio(self._correct_pixels, self._true_pixels, self.present())
 
     def present(self) -> npt.NDArray[np.bool_]:
         """Returns which classes occur in the targets, `(K,)`."""
@@ -74,11 +74,11 @@ class ConfusionMatrix:
 
     def mean_iou(self) -> float:
         """Returns the mean IoU over the classes that occur; nan before any pixel was counted."""
-        return _mean(self.iou())
+        return mean_of_known(self.iou())
 
     def mean_accuracy(self) -> float:
         """Returns the mean of the class accuracies over the classes that occur."""
-        return _mean(self.accuracy())
+        return mean_of_known(self.accuracy())
 
     def pixel_accuracy(self) -> float:
         """Returns the share of all counted pixels whose label is right."""
@@ -96,12 +96,14 @@ def _as_tensor(values: Tensor | npt.NDArray[np.integer]) -> Tensor:
     return values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
 
 
-def _where_present(numerator: Float64Array, denominator: Float64Array, present: npt.NDArray[np.bool_]) -> Float64Array:
+def ratio(numerator: Float64Array, denominator: Float64Array, known: npt.NDArray[np.bool_]) -> Float64Array:
+    """Returns the quotients where they are known and nan elsewhere; all of one shape."""
     result = np.full(numerator.shape, np.nan)
-    np.divide(numerator, denominator, out=result, where=present)
+    np.divide(numerator, denominator, out=result, where=known)
     return result
 
 
-def _mean(values: Float64Array) -> float:
+def mean_of_known(values: Float64Array) -> float:
+    """Returns the mean of the values that are not nan; nan if there is none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else float("nan")

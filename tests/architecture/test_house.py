@@ -15,7 +15,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 MAY_IMPORT = {
     "errors": set(),
     "validation": {"errors"},
-    "distributed": set(),
+    "distributed": {"errors"},
     "layers": set(),
     "models": {"layers", "errors"},
     "data": {"errors", "validation"},
@@ -26,7 +26,8 @@ MAY_IMPORT = {
     "training": {
         "evaluation", "inference", "models", "data", "metrics", "losses", "distributed", "errors", "validation"
     },
-    "cli": {"training", "evaluation", "inference", "models", "data", "distributed", "errors"},
+    "ablation": {"training", "evaluation", "inference", "models", "data", "distributed", "errors"},
+    "cli": {"ablation", "training", "evaluation", "inference", "models", "data", "distributed", "errors"},
     "__main__": {"cli"},
     "__init__": {"inference", "models", "metrics", "errors"},
 }  # fmt: skip

@@ -9,8 +9,9 @@ import typer
 from PIL import Image
 
 from exfuse.cli.app import app
-from exfuse.models.pretrained import ModelInfo, save_pretrained
-from exfuse.training.config import load_config
+from exfuse.models.folder import save_pretrained
+from exfuse.models.pretrained import ModelInfo
+from exfuse.training.recipes import load_config
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -67,7 +68,7 @@ def test_the_readme_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         image_mean=(0.5, 0.5, 0.5),
         image_std=(0.25, 0.25, 0.25),
     )
-    save_pretrained(tmp_path / "runs/camvid_resnet18/model", info.build(), info, card="")
+    save_pretrained(tmp_path / "runs/camvid_resnet18/model", info.build(), info.to_json(), card="")
     Image.new("RGB", (64, 48), "gray").save(tmp_path / "street.jpg")
     monkeypatch.chdir(tmp_path)
     code = [block for name, block in blocks("python") if name == "README.md"]

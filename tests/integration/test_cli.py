@@ -23,13 +23,25 @@ from exfuse.data.datasets import open_dataset
 from exfuse.data.synthetic import SCENE_CLASSES
 from exfuse.inference.predictor import Predictor
 from exfuse.models import builders
-from exfuse.training.config import load_config, read_recipe_text, recipe_names, recipe_summary
+from exfuse.training.recipes import load_config, read_recipe_text, recipe_names, recipe_summary
 
 EXFUSE = Path(sys.executable).with_name("exfuse")
-COMMANDS = ["demo", "evaluate", "models", "predict", "recipes", "train"]
+COMMANDS = [
+    "ablate",
+    "compare",
+    "data",
+    "demo",
+    "evaluate",
+    "models",
+    "predict",
+    "pretrain",
+    "recipes",
+    "submit",
+    "train",
+]
 PROTOCOL = {
-    "model", "data", "split", "images", "data_sha256", "ignore_index", "counting", "absent_classes", "scales", "flip",
-    "averaging", "resize", "padding", "precision", "device", "versions",
+    "model", "data", "split", "images", "data_sha256", "ignore_index", "mean_iou", "counting", "absent_classes",
+    "scales", "flip", "averaging", "resize", "padding", "precision", "device", "versions",
 }  # fmt: skip
 
 

@@ -18,9 +18,9 @@ from watched_exfuse import note_samples
 from exfuse.data.datasets import open_dataset
 from exfuse.data.stream import Batch
 from exfuse.distributed import Ranks
-from exfuse.evaluation.evaluate import count_confusion
+from exfuse.evaluation.evaluate import score_split
 from exfuse.inference.predictor import Predictor
-from exfuse.training import segmentation
+from exfuse.training import loop
 
 WATCHED = Path(__file__).with_name("watched_exfuse.py")
 
@@ -64,13 +64,13 @@ def by_two(pack: Path, tmp_path_factory: pytest.TempPathFactory) -> TwoProcesses
 def test_two_processes_see_the_samples_of_one_and_take_its_steps(
     by_two: TwoProcesses, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = segmentation.training_loader
+    load = loop.training_loader
     seen: list[list[tuple[int, int, str]]] = []
 
     def load_and_note(*arguments: Any) -> Iterator[Batch]:
         yield from note_samples(load(*arguments), seen)
 
-    monkeypatch.setattr(segmentation, "training_loader", load_and_note)
+    monkeypatch.setattr(loop, "training_loader", load_and_note)
     train_quietly(tiny_config(pack, tmp_path / "run", *ALONE))
     first, second = (rank["samples"] for rank in by_two.ranks)
     shared = [[tuple(sample) for sample in mine + others] for mine, others in zip(first, second, strict=True)]
@@ -98,7 +98,7 @@ def test_the_scores_of_two_processes_are_those_of_the_model_they_leave(by_two: T
     for folder in ("model", "model_last"):
         predictor = Predictor.from_pretrained(by_two.run / folder)
         alone = Ranks(0, 1, torch.device("cpu"))
-        matrix = count_confusion(predictor, open_dataset(pack, "val"), alone, Console(quiet=True))
+        matrix = score_split(predictor, open_dataset(pack, "val"), alone, Console(quiet=True)).matrix
         assert matrix.counts.tolist() == predictor.info.metrics["confusion"]
 
 

@@ -25,18 +25,21 @@ from exfuse.data.datasets import open_dataset
 from exfuse.data.stream import SampleOrder
 from exfuse.distributed import Ranks
 from exfuse.errors import CheckpointError, ConfigError, DataError, TrainingError
-from exfuse.evaluation.evaluate import count_confusion
+from exfuse.evaluation.bootstrap import image_counts
+from exfuse.evaluation.evaluate import SplitScores, score_split
 from exfuse.inference.predictor import Predictor
 from exfuse.losses import SegmentationLoss
 from exfuse.metrics import ConfusionMatrix
 from exfuse.models import backbones
+from exfuse.models.builders import create_model
 from exfuse.models.exfuse import ExFuse
 from exfuse.models.pretrained import ModelInfo
-from exfuse.training import segmentation
-from exfuse.training.config import dump_config, load_config
+from exfuse.training import loop, segmentation
 from exfuse.training.log import RunLog
-from exfuse.training.run import set_up
-from exfuse.training.segmentation import Interrupted, train
+from exfuse.training.loop import Interrupted
+from exfuse.training.recipes import dump_config, load_config
+from exfuse.training.run import check_shares
+from exfuse.training.segmentation import train
 
 MODEL_FILES = {"model.safetensors", "config.json", "README.md"}
 
@@ -59,7 +62,7 @@ def own_pack(pack: Path, tmp_path: Path) -> Path:
 def test_a_batch_that_cannot_be_shared_is_refused(pack: Path, tmp_path: Path, ranks: int, accumulation: int):
     config = tiny_config(pack, tmp_path / "run", f"accumulation={accumulation}")
     with pytest.raises(ConfigError, match=f"batch_size 4 is not a multiple of {ranks * accumulation} "):
-        set_up(config, Ranks(0, ranks, torch.device("cpu")), Console(quiet=True))
+        check_shares(config, Ranks(0, ranks, torch.device("cpu")))
 
 
 def do_after_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], None]) -> None:
@@ -165,7 +168,7 @@ def test_the_report_is_one_page_that_needs_no_other_file(finished: Path) -> None
 def test_the_model_folder_holds_the_scores_that_the_model_in_it_has(finished: Path, pack: Path) -> None:
     predictor = Predictor.from_pretrained(finished / "model")
     alone = Ranks(0, 1, torch.device("cpu"))
-    matrix = count_confusion(predictor, open_dataset(pack, "val"), alone, Console(quiet=True))
+    matrix = score_split(predictor, open_dataset(pack, "val"), alone, Console(quiet=True)).matrix
     assert matrix.counts.tolist() == predictor.info.metrics["confusion"]
     step = predictor.info.metrics["protocol"]["step"]
     recorded = {record["step"]: record["mean_iou"] for record in read_metrics(finished) if record["kind"] == "val"}
@@ -196,13 +199,13 @@ def test_the_best_model_is_kept_apart_from_the_last(
 ) -> None:
     accuracies = iter([30, 60, 40])
 
-    def count_made_up_confusion(*arguments: object) -> ConfusionMatrix:
+    def make_scores_up(*arguments: object) -> SplitScores:
         matrix = ConfusionMatrix(7)
         correct = next(accuracies)
         matrix.counts[0, 0], matrix.counts[0, 1] = correct, 100 - correct
-        return matrix
+        return SplitScores(matrix, image_counts(matrix.counts.numpy())[None], {})
 
-    monkeypatch.setattr(segmentation, "count_confusion", count_made_up_confusion)
+    monkeypatch.setattr(segmentation, "score_split", make_scores_up)
     run = tmp_path / "run"
     report = train_quietly(tiny_config(pack, run, "epochs=3"))
     steps = {
@@ -214,7 +217,7 @@ def test_the_best_model_is_kept_apart_from_the_last(
     best, last = tensors_in(run / "model"), tensors_in(run / "model_last")
     assert any(not torch.equal(best[name], last[name]) for name in best)
     state = json.loads((run / "checkpoints" / "step_00000009" / "state.json").read_text())
-    assert state == {"step": 9, "best_mean_iou": pytest.approx(0.6), "best_step": 6}
+    assert state == {"step": 9, "best_score": pytest.approx(0.6), "best_step": 6}
 
 
 def test_evaluations_follow_every_nth_epoch_and_the_last_one(pack: Path, tmp_path: Path) -> None:
@@ -433,15 +436,15 @@ def test_accumulation_cuts_a_step_into_forward_passes(
 def test_a_step_with_accumulation_and_clipping_is_the_one_on_paper(
     clip: float, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batches, networks = segmentation.training_loader, keep_networks(monkeypatch)
+    batches, networks = loop.training_loader, keep_networks(monkeypatch)
     seen: list[tuple[Tensor, Tensor]] = []
 
     def load_and_keep(*arguments: Any) -> Any:
         for batch in batches(*arguments):
-            seen.append((batch.images, batch.masks))
+            seen.append((batch.images, batch.targets))
             yield batch
 
-    monkeypatch.setattr(segmentation, "training_loader", load_and_keep)
+    monkeypatch.setattr(loop, "training_loader", load_and_keep)
     config = tiny_config(
         pack,
         tmp_path / "run",
@@ -457,7 +460,7 @@ def test_a_step_with_accumulation_and_clipping_is_the_one_on_paper(
     )
     train_quietly(config)
     torch.manual_seed(config.seed)
-    expected = ExFuse(backbones.tiny(), 7, **config.model.parts()).train()
+    expected = create_model("exfuse_tiny", num_classes=7, **config.model.parts()).train()
     ((images, masks),) = seen
     for part in range(3):
         pixels = images[4 * part : 4 * part + 4].float() / 255
@@ -545,7 +548,7 @@ def test_the_moving_average_follows_the_weights_of_every_step(
     pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     networks, averages = keep_networks(monkeypatch), []
-    batches = segmentation.training_loader
+    batches = loop.training_loader
 
     def weights_now() -> dict[str, Tensor]:
         return {name: value.detach().double().clone() for name, value in networks[0].named_parameters()}
@@ -559,7 +562,7 @@ def test_the_moving_average_follows_the_weights_of_every_step(
         kept = min(0.3, (1 + step) / (10 + step))
         averages.append({name: kept * averages[-1][name] + (1 - kept) * now for name, now in weights_now().items()})
 
-    monkeypatch.setattr(segmentation, "training_loader", load_after_a_look)
+    monkeypatch.setattr(loop, "training_loader", load_after_a_look)
     monkeypatch.setattr(RunLog, "advance", follow)
     train_quietly(tiny_config(pack, tmp_path / "run", "ema_decay=0.3"))
     last = tensors_in(tmp_path / "run" / "model_last")
@@ -591,7 +594,7 @@ def test_backbone_weights_are_where_training_starts(
         assert all(torch.equal(value, state[name]) for name, value in own.items())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(segmentation, "training_loader", compare_and_stop)
+    monkeypatch.setattr(loop, "training_loader", compare_and_stop)
     with pytest.raises(KeyboardInterrupt):
         train_quietly(config)
     assert len(networks) == 1

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from exfuse.cli.app import main
 from exfuse.evaluation.evaluate import EvaluationReport
-from exfuse.training.config import TrainingConfig, load_config
+from exfuse.training.config import TrainingConfig
+from exfuse.training.recipes import load_config
 from exfuse.training.segmentation import train
 
 # Two epochs of three steps on a set of 12 images, each followed by an evaluation.

@@ -19,7 +19,7 @@ from exfuse.cli.app import main
 from exfuse.data.stream import Batch
 from exfuse.models.exfuse import ExFuse
 from exfuse.models.pretrained import ModelInfo
-from exfuse.training import segmentation
+from exfuse.training import loop
 
 Seen = list[list[tuple[int, int, str]]]
 
@@ -34,7 +34,7 @@ def note_samples(batches: Iterable[Batch], seen: Seen) -> Iterator[Batch]:
 
 def run_and_watch(folder: Path, stop_after: int, arguments: list[str]) -> None:
     rank = os.environ["RANK"]
-    build, load, save = ModelInfo.build, segmentation.training_loader, segmentation.save_checkpoint
+    build, load, save = ModelInfo.build, loop.training_loader, loop.save_checkpoint
     networks: list[ExFuse] = []
     seen: Seen = []
 
@@ -53,8 +53,8 @@ def run_and_watch(folder: Path, stop_after: int, arguments: list[str]) -> None:
             time.sleep(3)
         return save(*checkpoint)
 
-    segmentation.save_checkpoint = save_slowly
-    ModelInfo.build, segmentation.training_loader = build_and_keep, load_and_note
+    loop.save_checkpoint = save_slowly
+    ModelInfo.build, loop.training_loader = build_and_keep, load_and_note
     sys.argv = ["exfuse", *arguments]
     try:
         main()

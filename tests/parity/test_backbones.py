@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from exfuse.errors import CheckpointError
 from exfuse.models import backbones
+from exfuse.models.backbone_weights import load_backbone_state, load_backbone_weights
 from exfuse.models.builders import count_multiply_adds, count_parameters
 
 PUBLISHED = json.loads((Path(__file__).parent / "backbone_keys.json").read_text())
@@ -34,7 +35,7 @@ def test_a_public_state_dict_loads_as_it_is(published: str) -> None:
         for name, shape in PUBLISHED[published].items()
     }
     backbone = OURS[published.partition("_")[2]]()
-    backbones.load_backbone_state(backbone, state)
+    load_backbone_state(backbone, state)
     loaded = backbone.state_dict()
     assert set(state) - set(loaded) == {"fc.weight", "fc.bias"}
     assert set(loaded) <= set(state)
@@ -52,16 +53,16 @@ def test_weights_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> None:
         changed = {name: value for name, value in (state | change).items() if value is not None}
         save_file(changed, path)
         with pytest.raises(CheckpointError, match=message):
-            backbones.load_backbone_weights(backbones.resnet18(), path)
+            load_backbone_weights(backbones.resnet18(), path)
 
 
 def test_an_unreadable_weights_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     with pytest.raises(CheckpointError, match=r"weights\.safetensors"):
-        backbones.load_backbone_weights(backbones.resnet18(), path)
+        load_backbone_weights(backbones.resnet18(), path)
     path.write_bytes(b"\x80\x04junk")
     with pytest.raises(CheckpointError, match="not a readable safetensors file"):
-        backbones.load_backbone_weights(backbones.resnet18(), path)
+        load_backbone_weights(backbones.resnet18(), path)
 
 
 @pytest.mark.parametrize("make", [*OURS.values(), backbones.resnext101_rearranged, backbones.resnext131])

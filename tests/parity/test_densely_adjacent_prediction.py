@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from exfuse.layers import DenselyAdjacentPrediction
+from exfuse.layers import DenselyAdjacentPrediction, PlainPrediction
 
 
 def loop(y: Tensor, num_classes: int, window: int) -> Tensor:
@@ -77,3 +77,35 @@ def test_impossible_numbers_are_refused(num_classes: int, window: int) -> None:
 def test_wrong_channel_count_is_refused() -> None:
     with pytest.raises(ValueError, match=r"expected 3 \* 3 \* 3 channels, got 26"):
         DenselyAdjacentPrediction(3, 3)(torch.zeros(1, 26, 4, 4))
+
+
+@pytest.mark.parametrize("window", [1, 3, 5])
+def test_a_convolution_and_the_averaging_are_one_plain_prediction_away_from_the_border(window: int) -> None:
+    torch.manual_seed(0)
+    classes, channels = 3, 4
+    convolution = torch.nn.Conv2d(channels, classes * window**2, kernel_size=3, padding=1).double()
+    dap = DenselyAdjacentPrediction(classes, window)
+    reach, half = window + 2, window // 2
+    kernel = torch.zeros(classes, channels, reach, reach, dtype=torch.float64)
+    bias = torch.zeros(classes, dtype=torch.float64)
+    for a in range(window):
+        for b in range(window):
+            group = slice((a * window + b) * classes, (a * window + b + 1) * classes)
+            kernel[:, :, a : a + 3, b : b + 3] += convolution.weight[group].detach() / window**2
+            bias += convolution.bias[group].detach() / window**2
+    x = torch.randn(1, channels, 12, 14, dtype=torch.float64)
+    direct = torch.nn.functional.conv2d(x, kernel, bias, padding=reach // 2)
+    inner = (..., slice(half, 12 - half), slice(half, 14 - half))
+    torch.testing.assert_close(dap(convolution(x))[inner], direct[inner], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("window", [1, 3, 5])
+def test_a_plain_prediction_takes_the_channels_of_the_averaging(window: int) -> None:
+    plain = PlainPrediction(4, window)
+    assert plain.convolution.kernel_size == (window + 2, window + 2)
+    y = torch.randn(2, 4 * window**2, 9, 7, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = plain(y.bfloat16())
+    assert (scores.shape, scores.dtype) == ((2, 4, 9, 7), torch.float32)
+    scores.square().mean().backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in plain.parameters())

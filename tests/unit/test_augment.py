@@ -223,7 +223,7 @@ def test_a_sample_is_a_function_of_seed_epoch_and_index_alone(pack: Path):
     fresh = AugmentedDataset(twice, augmentation, seed=5)[SampleKey(3, 1)]
     for other in (again, fresh):
         np.testing.assert_array_equal(other.images, first.images)
-        np.testing.assert_array_equal(other.masks, first.masks)
+        np.testing.assert_array_equal(other.targets, first.targets)
 
     changed = [
         samples[SampleKey(4, 1)],
@@ -232,4 +232,4 @@ def test_a_sample_is_a_function_of_seed_epoch_and_index_alone(pack: Path):
     ]
     for other in changed:
         assert not np.array_equal(other.images, first.images)
-        assert not np.array_equal(other.masks, first.masks)
+        assert not np.array_equal(other.targets, first.targets)

@@ -8,17 +8,25 @@ import yaml
 
 from exfuse.data.synthetic import SCENE_CLASSES
 from exfuse.errors import ConfigError
+from exfuse.models.backbones import BACKBONES
 from exfuse.models.builders import create_model
-from exfuse.training.config import (
+from exfuse.training.recipes import (
     dump_config,
+    load_ablation_config,
     load_config,
-    parse_config,
+    load_pretraining_config,
     read_recipe_text,
     recipe_names,
     recipe_summary,
 )
 
-PACKAGED_RECIPES = {"camvid_resnet18", "ccp_resnet18", "demo", "demo_gcn"}
+TRAINING_RECIPES = {"camvid_resnet18", "ccp_resnet18", "demo", "demo_gcn", "voc_mixed", "voc_train", "voc_trainaug"}
+PRETRAINING_RECIPES = {
+    "imagenet_resnet50", "imagenet_resnext101", "imagenet_resnext101_rearranged", "imagenet_resnext131",
+    "imagenette_resnet18",
+}  # fmt: skip
+ABLATION_RECIPES = {"paper", "paper_voc"}
+PACKAGED_RECIPES = TRAINING_RECIPES | PRETRAINING_RECIPES | ABLATION_RECIPES
 
 
 def leaf_keys(content: dict[str, Any], prefix: str = "") -> list[str]:
@@ -52,8 +60,8 @@ def test_the_packaged_recipes_are_those_we_know_of() -> None:
     assert recipe_names() == sorted(PACKAGED_RECIPES)
 
 
-@pytest.mark.parametrize("name", sorted(PACKAGED_RECIPES))
-def test_every_packaged_recipe_loads_and_its_model_can_be_built(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(TRAINING_RECIPES))
+def test_every_training_recipe_loads_and_its_model_can_be_built(name: str) -> None:
     config = load_config(name)
     assert config.output.name == name
     model = create_model(config.model.name, num_classes=len(SCENE_CLASSES), **config.model.parts())
@@ -157,7 +165,14 @@ def test_a_value_may_contain_an_equals_sign() -> None:
 
 def test_parts_that_are_null_are_left_to_the_named_model() -> None:
     parts = load_config("demo").model.parts()
-    assert parts == {"gcn_kernel": 7, "semantic_embedding_norm": True, "decoder": "stride4", "decoder_width": 32}
+    assert parts == {
+        "supervised_features": False,
+        "gcn_kernel": 7,
+        "semantic_embedding_norm": True,
+        "plain_prediction": False,
+        "decoder": "stride4",
+        "decoder_width": 32,
+    }
 
 
 @pytest.mark.parametrize(
@@ -255,8 +270,37 @@ def test_a_batch_that_accumulation_does_not_divide_is_refused_with_both_numbers(
 
 
 def test_a_section_that_is_a_value_is_refused_as_a_whole() -> None:
-    with pytest.raises(ConfigError, match="mine: expected keys and values, got list"):
-        parse_config([1, 2], "mine")
+    assert "demo: data: " in refusal("data=5")
+
+
+@pytest.mark.parametrize("name", sorted(PRETRAINING_RECIPES))
+def test_every_pretraining_recipe_loads_and_its_backbone_is_known(name: str) -> None:
+    config = load_pretraining_config(name)
+    assert config.output.name == name
+    assert config.model.backbone in BACKBONES
+
+
+def test_a_recipe_for_another_command_is_refused_with_that_command() -> None:
+    with pytest.raises(ConfigError, match="imagenette_resnet18: this is a recipe for exfuse pretrain, not for exfuse"):
+        load_config("imagenette_resnet18")
+    with pytest.raises(ConfigError, match="demo: this is a recipe for exfuse train, not for exfuse pretrain"):
+        load_pretraining_config("demo")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.area=[0.8, 0.2]", r"data: the area range \[0.8, 0.2\] is empty"),
+        ("data.resize=64", r"data: resize 64 is smaller than the crop \[96, 96\]"),
+        ("model.head_weights=[1, 1, 1]", "model.head_weights"),
+        ("model.head_weights=[1, 1, 1, -1]", "model.head_weights.3"),
+        ("model.label_smoothing=1", "model.label_smoothing"),
+        ("model.name=resnet18", "unknown key 'model.name'"),
+    ],
+)
+def test_a_bad_value_of_a_pretraining_recipe_is_refused_by_its_key(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_pretraining_config("imagenette_resnet18", [override])
 
 
 def test_a_long_bad_value_is_cut_in_the_message() -> None:
@@ -282,7 +326,7 @@ def test_yaml_tags_that_would_run_code_are_refused(value: str, tmp_path: Path) -
     assert not trace.exists()
 
 
-@pytest.mark.parametrize("name", sorted(PACKAGED_RECIPES))
+@pytest.mark.parametrize("name", sorted(TRAINING_RECIPES))
 def test_a_dumped_configuration_reads_back_equal(name: str, tmp_path: Path) -> None:
     config = load_config(
         name,
@@ -300,6 +344,27 @@ def test_a_dumped_configuration_reads_back_equal(name: str, tmp_path: Path) -> N
     path.write_text(dump_config(config), encoding="utf-8")
     assert load_config(str(path)) == config
     assert dump_config(load_config(str(path))) == dump_config(config)
+
+
+@pytest.mark.parametrize("name", sorted(PRETRAINING_RECIPES))
+def test_a_dumped_pretraining_configuration_reads_back_equal(name: str, tmp_path: Path) -> None:
+    config = load_pretraining_config(name, ["data.root=photos", "model.head_weights=[0, 0, 0, 0]"])
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(config), encoding="utf-8")
+    assert load_pretraining_config(str(path)) == config
+
+
+@pytest.mark.parametrize("name", sorted(ABLATION_RECIPES))
+def test_every_ablation_recipe_loads_and_reads_back_equal(name: str, tmp_path: Path) -> None:
+    config = load_ablation_config(name, ["data.root=photos", "pretrained.plain=a/backbone", "seeds=5"])
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(config), encoding="utf-8")
+    assert load_ablation_config(str(path)) == config
+    assert (config.seeds, config.pretrained.plain) == (5, Path("a/backbone"))
+
+
+def test_a_network_begins_with_one_thing() -> None:
+    assert "weights and backbone_weights are both set" in refusal("model.weights=a", "model.backbone_weights=b")
 
 
 def test_a_configuration_cannot_be_changed() -> None:

@@ -8,7 +8,8 @@ import yaml
 from PIL import Image
 
 from exfuse.data.classes import voc_palette
-from exfuse.data.datasets import open_dataset, read_classes, read_dataset_file
+from exfuse.data.datasets import open_dataset, read_dataset_file
+from exfuse.data.layouts import read_classes
 from exfuse.data.samples import IMAGE_SUFFIXES
 from exfuse.data.synthetic import SCENE_CLASSES
 from exfuse.errors import ConfigError, DataError

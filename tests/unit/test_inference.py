@@ -14,7 +14,8 @@ from exfuse.inference import scoring
 from exfuse.inference.drawing import blend, colorize, with_legend
 from exfuse.inference.predictor import Prediction, Predictor
 from exfuse.inference.scoring import class_scores, most_likely
-from exfuse.models.pretrained import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, ModelInfo, load_pretrained, save_pretrained
+from exfuse.models.folder import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, save_pretrained
+from exfuse.models.pretrained import ModelInfo, load_pretrained
 
 INFO = ModelInfo(
     name="exfuse_tiny",
@@ -33,7 +34,7 @@ HEIGHT, WIDTH = 50, 71
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "model"
     torch.manual_seed(0)
-    save_pretrained(folder, INFO.build(), INFO, "# A card\n")
+    save_pretrained(folder, INFO.build(), INFO.to_json(), "# A card\n")
     return folder
 
 
@@ -359,7 +360,7 @@ def test_a_model_folder_gives_back_what_was_saved(model_folder: Path):
 def test_saving_replaces_an_older_model_whole(damaged: Path):
     (damaged / "stale.txt").write_text("old")
     info = replace(INFO, metrics={"mean_iou": 0.75})
-    save_pretrained(damaged, INFO.build(), info, "# Another card\n")
+    save_pretrained(damaged, INFO.build(), info.to_json(), "# Another card\n")
     assert {path.name for path in damaged.iterdir()} == {WEIGHTS_FILE, CONFIG_FILE, CARD_FILE}
     assert [path.name for path in damaged.parent.iterdir()] == [damaged.name]
     assert load_pretrained(damaged)[1] == info
@@ -368,7 +369,7 @@ def test_saving_replaces_an_older_model_whole(damaged: Path):
 def test_a_place_that_cannot_be_written_to_is_named(tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CheckpointError, match="file/model: the model could not be written"):
-        save_pretrained(tmp_path / "file" / "model", torch.nn.Linear(1, 1), INFO, "")
+        save_pretrained(tmp_path / "file" / "model", torch.nn.Linear(1, 1), INFO.to_json(), "")
 
 
 def test_a_missing_model_folder_is_named(tmp_path: Path):

@@ -95,7 +95,7 @@ def test_a_batch_holds_bytes_and_the_keys_of_its_samples(pack: Path):
     assert len(batches) == 4
     for batch, expected in zip(batches, keys, strict=True):
         assert (batch.images.shape, batch.images.dtype) == ((4, 3, 64, 96), torch.uint8)
-        assert (batch.masks.shape, batch.masks.dtype) == ((4, 64, 96), torch.uint8)
+        assert (batch.targets.shape, batch.targets.dtype) == ((4, 64, 96), torch.uint8)
         assert batch.keys.dtype == torch.int64
         assert batch.keys.tolist() == [list(key) for key in expected]
 
@@ -103,7 +103,7 @@ def test_a_batch_holds_bytes_and_the_keys_of_its_samples(pack: Path):
 def test_a_batch_holds_the_augmented_samples_of_its_keys(pack: Path):
     dataset = open_dataset(pack, "train")
     batch = load(pack)[2]
-    for image, mask, (epoch, index) in zip(batch.images, batch.masks, batch.keys.tolist(), strict=True):
+    for image, mask, (epoch, index) in zip(batch.images, batch.targets, batch.keys.tolist(), strict=True):
         expected = AUGMENTATION(dataset[index], np.random.default_rng((7, epoch, index)))
         np.testing.assert_array_equal(image.numpy().transpose(1, 2, 0), expected.image)
         np.testing.assert_array_equal(mask.numpy(), expected.mask)

@@ -5,9 +5,9 @@ import sys
 import typer
 from rich.console import Console
 
-from exfuse.cli import demo, evaluate, models, predict, recipes, train
+from exfuse.cli import ablate, compare, data, demo, evaluate, models, predict, pretrain, recipes, submit, train
 from exfuse.errors import ExFuseError
-from exfuse.training.segmentation import Interrupted
+from exfuse.training.loop import Interrupted
 
 app = typer.Typer(
     name="exfuse",
@@ -17,11 +17,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("train")(train.train_command)
+app.command("pretrain")(pretrain.pretrain_command)
 app.command("evaluate")(evaluate.evaluate_command)
+app.command("ablate")(ablate.ablate_command)
+app.command("compare")(compare.compare_command)
 app.command("predict")(predict.predict_command)
+app.command("submit")(submit.submit_command)
 app.command("models")(models.models_command)
 app.command("recipes")(recipes.recipes_command)
 app.command("demo")(demo.demo_command)
+app.add_typer(data.app, name="data")
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 from exfuse.cli.predict import predict_command
 from exfuse.data.synthetic import write_scenes
 from exfuse.evaluation.report import scores_table
-from exfuse.training.config import load_config
+from exfuse.training.recipes import load_config
 from exfuse.training.segmentation import train
 
 SCENES = {"train": 400, "val": 100, "heldout": 8}

@@ -7,12 +7,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from exfuse.cli.options import parse_scales
+from exfuse.cli.options import parse_measures, parse_scales
 from exfuse.data.datasets import open_dataset
 from exfuse.data.scan import scan_dataset
 from exfuse.distributed import process_group
-from exfuse.evaluation.evaluate import EvaluationReport, check_classes, count_confusion, describe_protocol
-from exfuse.evaluation.report import scores_table
+from exfuse.evaluation.bootstrap import mean_iou_interval
+from exfuse.evaluation.evaluate import EvaluationReport, check_classes, describe_protocol, score_split
+from exfuse.evaluation.measures import MEASURES
+from exfuse.evaluation.report import measures_table, scores_table
 from exfuse.inference.predictor import Precision, Predictor
 from exfuse.inference.scoring import TestTimeAugmentation
 
@@ -23,6 +25,9 @@ def evaluate_command(
     split: Annotated[str, typer.Option(help="Which split to score.")] = "val",
     scales: Annotated[str, typer.Option(help="Scales to average, separated by commas: 0.75,1,1.25.")] = "1",
     flip: Annotated[bool, typer.Option("--flip", help="Average with the mirror image, too.")] = False,
+    measures: Annotated[
+        str, typer.Option(help=f"More to measure, separated by commas, or all: {', '.join(MEASURES)}.")
+    ] = "",
     precision: Annotated[Precision, typer.Option(help="Precision of the network.")] = "fp32",
     output: Annotated[
         Path | None,
@@ -30,6 +35,7 @@ def evaluate_command(
     ] = None,
 ) -> None:
     """Score a model on a whole split: table, and JSON with the protocol."""
+    wanted = parse_measures(measures)
     with process_group() as ranks:
         console = Console(quiet=not ranks.is_first)
         predictor = Predictor.from_pretrained(
@@ -39,12 +45,19 @@ def evaluate_command(
         check_classes(predictor, dataset)
         with console.status(f"checking the {len(dataset)} images of {split}"):
             scan = scan_dataset(dataset)
-        matrix = count_confusion(predictor, dataset, ranks, console)
-        protocol = describe_protocol(predictor, dataset, scan.fingerprint) | {"model": model}
-        report = EvaluationReport(matrix, dataset.classes.names, protocol)
+        scores = score_split(predictor, dataset, ranks, console, wanted)
         if ranks.is_first:
+            report = EvaluationReport(
+                scores.matrix,
+                dataset.classes.names,
+                describe_protocol(predictor, dataset, scan.fingerprint) | {"model": model},
+                mean_iou_interval(scores.of_images),
+                {name: measure.result() for name, measure in scores.measures.items()},
+            )
             target = output or Path(f"evaluation_{split}.json")
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
             console.print(scores_table(report))
+            if wanted:
+                console.print(measures_table(report))
             console.print(f"protocol and counts  {target}", markup=False, highlight=False, soft_wrap=True)

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from exfuse.training.config import read_recipe_text, recipe_names, recipe_summary
+from exfuse.training.recipes import read_recipe_text, recipe_names, recipe_summary
 
 
 def recipes_command(

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from exfuse.distributed import is_first_process
 from exfuse.evaluation.report import scores_table
-from exfuse.training.config import load_config
+from exfuse.training.recipes import load_config
 from exfuse.training.segmentation import train
 
 

@@ -37,7 +37,7 @@ class Augmentation:
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Returns the augmented sample, of size `crop_size`."""
         image, mask = self._crop(sample, rng)
-        return Sample(self._jitter(image, rng), mask)
+        return Sample(jitter_colors(image, self.brightness, self.contrast, self.saturation, rng), mask)
 
     def _crop(self, sample: Sample, rng: np.random.Generator) -> tuple[UInt8Array, UInt8Array]:
         """Scales, crops and flips in one resampling, so that only the pixels of the crop are ever computed."""
@@ -62,14 +62,26 @@ class Augmentation:
         mask = cv2.warpAffine(sample.mask, to_source, size, flags=nearest, borderValue=(self.ignore_index,))
         return np.asarray(image, dtype=np.uint8), np.asarray(mask, dtype=np.uint8)
 
-    def _jitter(self, image: UInt8Array, rng: np.random.Generator) -> UInt8Array:
-        limits = (self.brightness, self.contrast, self.saturation)
-        brightness, contrast, saturation = (1 + rng.uniform(-limit, limit) for limit in limits)
-        pixels = image.astype(np.float32) * np.float32(brightness)
-        grey = pixels @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
-        pixels += np.float32(saturation - 1) * (pixels - grey[..., None])
-        pixels += np.float32(contrast - 1) * (pixels - grey.mean())
-        return _to_uint8(pixels)
+
+def jitter_colors(
+    image: UInt8Array, brightness: float, contrast: float, saturation: float, rng: np.random.Generator
+) -> UInt8Array:
+    """Changes an RGB image's brightness, saturation and contrast by random factors.
+
+    Args:
+        image: uint8 `(H, W, 3)`.
+        brightness: Largest relative change, 0 to 1.
+        contrast: Likewise.
+        saturation: Likewise.
+        rng: Three numbers are drawn from it.
+    """
+    limits = (brightness, contrast, saturation)
+    of_brightness, of_contrast, of_saturation = (1 + rng.uniform(-limit, limit) for limit in limits)
+    pixels = image.astype(np.float32) * np.float32(of_brightness)
+    grey = pixels @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    pixels += np.float32(of_saturation - 1) * (pixels - grey[..., None])
+    pixels += np.float32(of_contrast - 1) * (pixels - grey.mean())
+    return _to_uint8(pixels)
 
 
 def _offset(size: float, crop: int, rng: np.random.Generator) -> float:

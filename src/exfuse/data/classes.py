@@ -49,3 +49,18 @@ def numbered_classes(count: int) -> Classes:
 def voc_classes() -> Classes:
     """Returns PASCAL VOC's 21 classes."""
     return Classes(VOC_NAMES, voc_palette(len(VOC_NAMES)))
+
+
+# The 19 classes that are evaluated (Cordts et al., CVPR 2016), and the ids that Cityscapes' own masks hold for them.
+CITYSCAPES = Classes(
+    names=(
+        "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation",
+        "terrain", "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
+    ),
+    palette=(
+        (128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153), (153, 153, 153),
+        (250, 170, 30), (220, 220, 0), (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60), (255, 0, 0),
+        (0, 0, 142), (0, 0, 70), (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32),
+    ),
+)  # fmt: skip
+CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)

@@ -1,22 +1,20 @@
 """Finding the labelled images of a data set on disk, in any of the layouts people keep them in."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from exfuse.data.classes import Classes, numbered_classes, voc_classes, voc_palette
-from exfuse.data.samples import IMAGE_SUFFIXES, Sample, UInt8Array, check_sample, read_image, read_mask
+from exfuse.data.classes import Classes, voc_palette
+from exfuse.data.layouts import Entry, Layout, find_classes, find_entries, own_label_map, recognise_layout
+from exfuse.data.samples import Sample, UInt8Array, check_sample, read_image, read_mask
 from exfuse.errors import ConfigError, DataError, brief, did_you_mean
 from exfuse.validation import describe
 
-Layout = Literal["lists", "folders", "voc"]
-_UPPER_SUFFIXES = tuple(suffix.upper() for suffix in IMAGE_SUFFIXES)
 Byte = Annotated[int, Field(ge=0, le=255)]
 
 
@@ -25,8 +23,9 @@ class DatasetFile(BaseModel):
 
     Attributes:
         root: Folder of the data, relative to the YAML file.
-        layout: "lists" (images/, masks/, a list of ids for each split), "folders" (images/SPLIT, masks/SPLIT)
-            or "voc" (JPEGImages, SegmentationClass, ImageSets/Segmentation).
+        layout: "lists" (images/, masks/, a list of ids for each split), "folders" (images/SPLIT, masks/SPLIT),
+            "voc" (JPEGImages, SegmentationClass, ImageSets/Segmentation), "cityscapes" (leftImg8bit, gtFine) or
+            "ade20k" (images/SPLIT, annotations/SPLIT).
         splits: Split name -> its list file relative to the root ("lists"), its folder's name ("folders") or its list's
             name ("voc").
         names: Class names in the order of the labels.
@@ -45,21 +44,6 @@ class DatasetFile(BaseModel):
     palette: tuple[tuple[Byte, Byte, Byte], ...] | None = None
     ignore_index: Byte = 255
     label_map: dict[Byte, Byte] | None = None
-
-
-@dataclass(frozen=True)
-class Entry:
-    """Where one labelled image lies.
-
-    Attributes:
-        name: Identifier within the split, without a suffix.
-        image: Path of the image.
-        mask: Path of the mask.
-    """
-
-    name: str
-    image: Path
-    mask: Path
 
 
 @dataclass(frozen=True)
@@ -117,10 +101,10 @@ def open_dataset(source: Path, split: str) -> SegmentationDataset:
         return _open_described(source, split)
     if not source.is_dir():
         raise DataError(f"{source}: no such folder (a data set is a folder or a .yaml file)")
-    layout = _recognise_layout(source, split)
+    layout = recognise_layout(source, split)
     split_place = f"{split}.txt" if layout == "lists" else split
-    entries = _find_entries(source, layout, split, split_place)
-    return SegmentationDataset(source, split, _find_classes(source, layout), entries)
+    entries = find_entries(source, layout, split, split_place)
+    return SegmentationDataset(source, split, find_classes(source, layout), entries, own_label_map(layout))
 
 
 def _open_described(path: Path, split: str) -> SegmentationDataset:
@@ -130,7 +114,7 @@ def _open_described(path: Path, split: str) -> SegmentationDataset:
     root = path.parent / description.root
     palette = description.palette or voc_palette(len(description.names))
     classes = Classes(description.names, palette, description.ignore_index)
-    entries = _find_entries(root, description.layout, split, description.splits[split])
+    entries = find_entries(root, description.layout, split, description.splits[split])
     label_map = None
     if description.label_map is not None:
         label_map = np.arange(256, dtype=np.uint8)
@@ -160,117 +144,3 @@ def read_dataset_file(path: Path) -> DatasetFile:
     if len(set(description.names)) < len(description.names):
         raise ConfigError(f"{path}: two classes have the same name")
     return description
-
-
-def _recognise_layout(root: Path, split: str) -> Layout:
-    if (root / "JPEGImages").is_dir():
-        return "voc"
-    if (root / "images" / split).is_dir():
-        return "folders"
-    if (root / "images").is_dir() and any(root.glob("*.txt")):
-        return "lists"
-    raise DataError(
-        f"{root}: no data set found for split {split!r}. Expected images/, masks/ and {split}.txt; "
-        f"or images/{split}/ and masks/{split}/; "
-        f"or PASCAL VOC's JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/{split}.txt; "
-        "or give a dataset file (.yaml)"
-    )
-
-
-def _find_entries(root: Path, layout: Layout, split: str, split_place: str) -> tuple[Entry, ...]:
-    if layout == "folders":
-        entries = _entries_of_folders(_inside(root, f"images/{split_place}"), _inside(root, f"masks/{split_place}"))
-    else:
-        images, masks, names = root / "images", root / "masks", _inside(root, split_place)
-        if layout == "voc":
-            images, masks = root / "JPEGImages", root / "SegmentationClass"
-            names = _inside(root, f"ImageSets/Segmentation/{split_place}.txt")
-        entries = _entries_of_list(images, masks, names)
-    if not entries:
-        raise DataError(f"{root}: split {split!r} has no images")
-    return entries
-
-
-def _entries_of_folders(images: Path, masks: Path) -> tuple[Entry, ...]:
-    if not images.is_dir():
-        raise DataError(f"{images}: no such folder")
-    paths = sorted(path for path in images.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    names = [path.relative_to(images).with_suffix("").as_posix() for path in paths]
-    return tuple(Entry(name, path, _existing_mask(masks, name)) for name, path in zip(names, paths, strict=True))
-
-
-def _entries_of_list(images: Path, masks: Path, list_path: Path) -> tuple[Entry, ...]:
-    try:
-        lines = list_path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{list_path}: not a readable list of images ({error})") from error
-    entries = []
-    for number, line in enumerate(lines, start=1):
-        name = line.strip()
-        if not name:
-            continue
-        try:
-            candidates = [_inside(images, name + end) for end in (*IMAGE_SUFFIXES, *_UPPER_SUFFIXES)]
-            image = next((path for path in candidates if path.is_file()), None)
-        except (OSError, ValueError, DataError) as error:
-            raise DataError(f"{list_path}: line {number}: {error}") from error
-        if image is None:
-            raise DataError(f"{list_path}: line {number}: no image named {name!r} in {images}")
-        entries.append(Entry(name, image, _existing_mask(masks, name)))
-    return tuple(entries)
-
-
-def _existing_mask(masks: Path, name: str) -> Path:
-    mask = _inside(masks, f"{name}.png")
-    if not mask.is_file():
-        raise DataError(f"{mask}: no such mask")
-    return mask
-
-
-def _inside(root: Path, relative: str) -> Path:
-    path = root / relative
-    try:
-        inside = path.resolve().is_relative_to(root.resolve())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{relative!r} cannot be the name of a file in {root} ({error})") from error
-    if not inside:
-        raise DataError(f"{relative!r} leads out of the folder {root}")
-    return path
-
-
-def _find_classes(root: Path, layout: Layout) -> Classes:
-    described = root / "classes.json"
-    if described.is_file():
-        return read_classes(described)
-    if layout == "voc":
-        return voc_classes()
-    labels: set[int] = set()
-    for path in sorted((root / "masks").rglob("*.png")):
-        labels.update(np.unique(read_mask(path)).tolist())
-    count = max(labels - {255}, default=0) + 1
-    return numbered_classes(max(count, 2))
-
-
-def read_classes(path: Path) -> Classes:
-    """Reads `classes.json`: a list `classes` of objects with `id`, `name` and `color`, and `ignore_index`.
-
-    Raises:
-        DataError: If it cannot be read or lacks one of these.
-    """
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        rows = sorted(content["classes"], key=lambda row: int(row["id"]))
-        if [int(row["id"]) for row in rows] != list(range(len(rows))) or len(rows) < 2:
-            raise DataError(f"{path}: the ids must be 0, 1, 2 and so on, at least two of them")
-        colors = tuple((int(r), int(g), int(b)) for r, g, b in (row["color"] for row in rows))
-        ignore_index = int(content.get("ignore_index", 255))
-        if not all(0 <= value <= 255 for color in colors for value in color):
-            raise DataError(f"{path}: a colour is not three numbers from 0 to 255")
-        if not len(rows) <= ignore_index <= 255:
-            raise DataError(f"{path}: ignore_index {ignore_index} is a class or over 255")
-        names = tuple(str(row["name"]) for row in rows)
-        if len(set(names)) < len(names):
-            raise DataError(f"{path}: two classes have the same name")
-        return Classes(names, colors, ignore_index)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise DataError(f"{path}: not a readable list of classes ({type(error).__name__}: {error})") from error

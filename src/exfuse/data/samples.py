@@ -48,6 +48,11 @@ class Sample:
     image: UInt8Array
     mask: UInt8Array
 
+    @property
+    def target(self) -> UInt8Array:
+        """The mask, as what is to be learnt."""
+        return self.mask
+
 
 def read_image(path: Path) -> UInt8Array:
     """Reads an image as RGB uint8 `(H, W, 3)`, turned upright by its EXIF orientation.
@@ -60,6 +65,21 @@ def read_image(path: Path) -> UInt8Array:
             _check_size(path, image)
             upright = ImageOps.exif_transpose(image)
             return np.array(upright.convert("RGB"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such image") from error
+    except _BROKEN as error:
+        raise DataError(f"{path}: not a readable image ({error})") from error
+
+
+def check_image_header(path: Path) -> None:
+    """Opens an image and checks its size, without decoding it.
+
+    Raises:
+        DataError: If the file is missing, no image, or too large; see `read_image`.
+    """
+    try:
+        with Image.open(path) as image:
+            _check_size(path, image)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image") from error
     except _BROKEN as error:

@@ -6,17 +6,17 @@ or ranks changes nothing in it, and going on after an interruption needs one num
 """
 
 import signal
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from exfuse.data.augment import Augmentation
-from exfuse.data.datasets import SegmentationDataset
+from exfuse.data.samples import UInt8Array
 
 
 class SampleKey(NamedTuple):
@@ -31,12 +31,12 @@ class Batch(NamedTuple):
 
     Attributes:
         images: uint8 `(N, 3, H, W)`.
-        masks: uint8 `(N, H, W)`.
+        targets: What is to be learnt of each: masks, uint8 `(N, H, W)`, or classes, int64 `(N,)`.
         keys: int64 `(N, 2)`: epoch and number of each sample.
     """
 
     images: Tensor
-    masks: Tensor
+    targets: Tensor
     keys: Tensor
 
 
@@ -87,10 +87,39 @@ class SampleOrder(Sampler[list[SampleKey]]):
             yield keys
 
 
-class AugmentedDataset(Dataset[Batch]):
+class LabelledImage(Protocol):
+    """An image and what is to be learnt of it."""
+
+    @property
+    def image(self) -> UInt8Array:
+        """RGB, uint8, `(H, W, 3)`."""
+
+    @property
+    def target(self) -> npt.NDArray[np.integer]:
+        """A mask `(H, W)` or a class, without dimensions."""
+
+
+SampleType = TypeVar("SampleType", bound=LabelledImage)
+AnySample = TypeVar("AnySample", bound=LabelledImage, covariant=True)
+
+
+class LabelledImages(Protocol[AnySample]):
+    """Labelled images by index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> AnySample: ...
+
+
+class AugmentedDataset(Dataset[Batch], Generic[SampleType]):
     """A data set read by `SampleKey`, each sample augmented by a generator seeded with (seed, epoch, index)."""
 
-    def __init__(self, dataset: SegmentationDataset, augmentation: Augmentation, seed: int) -> None:
+    def __init__(
+        self,
+        dataset: LabelledImages[SampleType],
+        augmentation: Callable[[SampleType, np.random.Generator], SampleType],
+        seed: int,
+    ) -> None:
         self.dataset = dataset
         self.augmentation = augmentation
         self.seed = seed
@@ -100,10 +129,10 @@ class AugmentedDataset(Dataset[Batch]):
         rng = np.random.default_rng((self.seed, key.epoch, key.sample))
         sample = self.augmentation(self.dataset[key.sample], rng)
         image = torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1)))
-        return Batch(image, torch.from_numpy(sample.mask), torch.tensor(key))
+        return Batch(image, torch.from_numpy(sample.target), torch.tensor(key))
 
 
-def training_loader(dataset: AugmentedDataset, order: SampleOrder, workers: int) -> DataLoader[Batch]:
+def training_loader(dataset: AugmentedDataset[Any], order: SampleOrder, workers: int) -> DataLoader[Batch]:
     """Returns a loader of host batches in the given order, read by `workers` processes (0: by this one)."""
     return DataLoader(
         dataset,

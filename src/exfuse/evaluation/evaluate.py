@@ -1,9 +1,11 @@
 """Scoring a model on a whole split, with a record of how it was done."""
 
+import math
 import platform
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -12,39 +14,76 @@ from rich.progress import track
 from exfuse.data.datasets import SegmentationDataset
 from exfuse.distributed import Ranks, sum_over_ranks
 from exfuse.errors import DataError
+from exfuse.evaluation.bootstrap import Int64Array, Interval, image_counts
+from exfuse.evaluation.measures import Measure, ScoredImage, make_measures
 from exfuse.inference.predictor import Predictor
 from exfuse.inference.preprocessing import image_to_tensor
 from exfuse.inference.scoring import most_likely
 from exfuse.metrics import ConfusionMatrix
 
 ABSENT_RULE = "classes without a labelled pixel in the split are left out of the means"
+DEFINITION = "mean over classes of hits / (true + predicted - hits), each summed over all labelled pixels of the split"
 
 
-def count_confusion(
-    predictor: Predictor, dataset: SegmentationDataset, ranks: Ranks, console: Console
-) -> ConfusionMatrix:
+class SplitScores(NamedTuple):
+    """What was counted over a split.
+
+    Attributes:
+        matrix: Of all pixels.
+        of_images: int64 `(N, 3, K)`, hits, true and predicted pixels of each image; see `exfuse.evaluation.bootstrap`.
+        measures: Whatever else was counted, by name.
+    """
+
+    matrix: ConfusionMatrix
+    of_images: Int64Array
+    measures: dict[str, Measure]
+
+
+def score_split(
+    predictor: Predictor,
+    dataset: SegmentationDataset,
+    ranks: Ranks,
+    console: Console,
+    measures: Sequence[str] = (),
+) -> SplitScores:
     """Counts (true, predicted) pairs over a split at the images' own size, one image at a time.
 
-    Each of several processes takes every n-th image; the counts are summed, so each image counts exactly once.
+    Each of several processes takes every n-th image; the counts are summed, so each image counts exactly once. Memory
+    grows by 24 bytes a class for each image.
 
     Args:
         predictor: The model.
         dataset: The split.
         ranks: This process's place.
         console: Where the progress bar goes.
+        measures: Names of `MEASURES` to count as well.
 
     Raises:
         DataError: If the data set has other classes than the model, or a file is bad.
     """
     check_classes(predictor, dataset)
-    matrix = ConfusionMatrix(len(dataset.classes), dataset.classes.ignore_index)
+    num_classes, ignore_index = len(dataset.classes), dataset.classes.ignore_index
+    matrix = ConfusionMatrix(num_classes, ignore_index)
+    of_images = torch.zeros(len(dataset), 3, num_classes, dtype=torch.int64)
+    further = make_measures(measures, num_classes, ignore_index)
     share = range(ranks.rank, len(dataset), ranks.size)
     for index in track(share, "evaluating", console=console, transient=True, disable=not ranks.is_first):
         sample = dataset[index]
-        labels = most_likely(predictor.scores(image_to_tensor(sample.image)))[0].cpu()
-        matrix.update(labels, sample.mask)
+        scores = predictor.scores(image_to_tensor(sample.image))
+        labels = most_likely(scores)[0].cpu()
+        image = ConfusionMatrix(num_classes, ignore_index)
+        image.update(labels, sample.mask)
+        matrix.counts += image.counts
+        of_images[index] = torch.from_numpy(image_counts(image.counts.numpy()))
+        if further:
+            confidence = predictor.confidence(scores)[0].cpu().numpy()
+            scored = ScoredImage(confidence, labels.numpy(), sample.mask)
+            for measure in further.values():
+                measure.update(scored)
     matrix.counts = sum_over_ranks(matrix.counts, ranks)
-    return matrix
+    for measure in further.values():
+        measure.counts = sum_over_ranks(measure.counts, ranks)
+    return SplitScores(matrix, sum_over_ranks(of_images, ranks).numpy(), further)
 
 
 def check_classes(predictor: Predictor, dataset: SegmentationDataset) -> None:
@@ -70,11 +109,15 @@ class EvaluationReport:
         matrix: The counts all scores follow from.
         class_names: One a class.
         protocol: Everything that the numbers depend on.
+        interval: Of the mean IoU; None where it is not known.
+        measures: What else was measured, by name; any JSON.
     """
 
     matrix: ConfusionMatrix
     class_names: tuple[str, ...]
     protocol: dict[str, Any]
+    interval: Interval | None = None
+    measures: dict[str, Any] = field(default_factory=dict)
 
     @property
     def absent(self) -> tuple[str, ...]:
@@ -88,6 +131,7 @@ class EvaluationReport:
         rows = zip(self.class_names, matrix.iou(), matrix.accuracy(), pixels, strict=True)
         return {
             "mean_iou": _number(matrix.mean_iou()),
+            "mean_iou_interval": self.interval.to_json() if self.interval else None,
             "pixel_accuracy": _number(matrix.pixel_accuracy()),
             "mean_accuracy": _number(matrix.mean_accuracy()),
             "frequency_weighted_iou": _number(matrix.frequency_weighted_iou()),
@@ -96,6 +140,7 @@ class EvaluationReport:
                 for name, iou, accuracy, count in rows
             ],
             "absent_classes": list(self.absent),
+            "measures": self.measures,
             "confusion": matrix.counts.tolist(),
             "protocol": self.protocol,
         }
@@ -106,7 +151,12 @@ class EvaluationReport:
         names = tuple(row["name"] for row in content["classes"])
         matrix = ConfusionMatrix(len(names), content["protocol"]["ignore_index"])
         matrix.counts = torch.tensor(content["confusion"], dtype=torch.int64)
-        return cls(matrix, names, content["protocol"])
+        ends = content["mean_iou_interval"]
+        interval = None
+        if ends is not None:
+            low, high = (math.nan if ends[end] is None else ends[end] for end in ("low", "high"))
+            interval = Interval(low, high)
+        return cls(matrix, names, content["protocol"], interval, content["measures"])
 
 
 def describe_protocol(predictor: Predictor, dataset: SegmentationDataset, fingerprint: str) -> dict[str, Any]:
@@ -123,7 +173,8 @@ def describe_protocol(predictor: Predictor, dataset: SegmentationDataset, finger
         "images": len(dataset),
         "data_sha256": fingerprint,
         "ignore_index": dataset.classes.ignore_index,
-        "counting": "pixels of the whole split, exact 64-bit integers, at the images' own size",
+        "mean_iou": DEFINITION,
+        "counting": "exact 64-bit integers, at the images' own size",
         "absent_classes": ABSENT_RULE,
         "scales": list(predictor.augmentation.scales),
         "flip": predictor.augmentation.flip,

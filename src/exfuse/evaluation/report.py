@@ -14,6 +14,7 @@ from PIL import Image
 from rich.table import Table
 
 from exfuse.data.datasets import SegmentationDataset
+from exfuse.evaluation.bootstrap import LEVEL
 from exfuse.evaluation.evaluate import EvaluationReport
 from exfuse.inference.drawing import colorize
 from exfuse.inference.predictor import Predictor
@@ -39,8 +40,25 @@ def scores_table(report: EvaluationReport) -> Table:
     for name, iou, accuracy in zip(report.class_names, matrix.iou(), matrix.accuracy(), strict=True):
         table.add_row(name, _percent(iou), _percent(accuracy))
     table.add_section()
+    if report.interval is not None:
+        low, high = _percent(report.interval.low), _percent(report.interval.high)
+        table.add_row(f"{100 * LEVEL:g} % interval of the mean", f"{low} - {high}", "")
     table.add_row("pixel accuracy", "", _percent(matrix.pixel_accuracy()))
     table.add_row("frequency-weighted IoU", _percent(matrix.frequency_weighted_iou()), "")
+    return table
+
+
+def measures_table(report: EvaluationReport) -> Table:
+    """Returns what else was measured, one line a number, for a terminal; per-class and per-bin values are left out."""
+    table = Table("measure", title="further measures")
+    table.add_column("%", justify="right")
+    for name, result in report.measures.items():
+        for key, value in result.items():
+            if isinstance(value, dict):
+                for part, score in value.items():
+                    table.add_row(f"{name} {key} {part}", _percent(score))
+            elif value is None or isinstance(value, float):
+                table.add_row(f"{name} {key}", _percent(value))
     return table
 
 
@@ -98,9 +116,11 @@ def write_run_report(folder: Path, dataset: SegmentationDataset, records: Sequen
     """
     predictor = Predictor.from_pretrained(folder / "model")
     report = EvaluationReport.from_json(predictor.info.metrics)
+    interval = report.interval
+    between = f" ({_percent(interval.low)} to {_percent(interval.high)} at {100 * LEVEL:g} %)" if interval else ""
     parts = [
         f"<h1>{html.escape(folder.name)}</h1>",
-        f"<p>{html.escape(predictor.info.name)}: mean IoU <b>{_percent(report.matrix.mean_iou())}</b>, "
+        f"<p>{html.escape(predictor.info.name)}: mean IoU <b>{_percent(report.matrix.mean_iou())}</b>{between}, "
         f"pixel accuracy {_percent(report.matrix.pixel_accuracy())} on {html.escape(dataset.split)} "
         f"({len(dataset)} images), after step {report.protocol['step']}.</p>",
         "<h2>Curves</h2>",

@@ -126,6 +126,13 @@ class Predictor:
         pixels = normalize(images.to(self.device), self.info.image_mean, self.info.image_std)
         return class_scores(self._logits, pixels.contiguous(memory_format=torch.channels_last), self.augmentation)
 
+    def confidence(self, scores: Tensor) -> Tensor:
+        """Returns the probability of each pixel's label, `(N, H, W)`, given what `scores` returned."""
+        if self.augmentation.passes > 1:
+            return scores.amax(dim=1)
+        # The softmax of the largest score, without the others' quotients.
+        return torch.exp(scores.amax(dim=1) - scores.logsumexp(dim=1))
+
     def _logits(self, images: Tensor) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             return self.model(images).logits  # type: ignore[no-any-return]

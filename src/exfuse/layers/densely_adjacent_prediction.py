@@ -59,3 +59,24 @@ class DenselyAdjacentPrediction(nn.Module):
     def extra_repr(self) -> str:
         """Shows the two numbers in the printed model."""
         return f"num_classes={self.num_classes}, window={self.window}"
+
+
+class PlainPrediction(nn.Module):
+    """What densely adjacent prediction is to be measured against: a convolution of k + 2 to K scores.
+
+    Averaging neighbours after a 3 x 3 convolution is, away from the border, one such convolution.
+
+    Args:
+        num_classes: K.
+        window: k, odd.
+    """
+
+    def __init__(self, num_classes: int, window: int) -> None:
+        super().__init__()
+        reach = window + 2
+        self.convolution = nn.Conv2d(num_classes * window**2, num_classes, kernel_size=reach, padding=reach // 2)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Maps `(N, K * k * k, H, W)` to `(N, K, H, W)`, computed in float32 at least, as scores are everywhere."""
+        with torch.autocast(y.device.type, enabled=False):
+            return self.convolution(y.to(self.convolution.weight.dtype))  # type: ignore[no-any-return]

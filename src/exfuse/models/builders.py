@@ -11,12 +11,13 @@ from exfuse.errors import ConfigError, did_you_mean
 from exfuse.models import backbones
 from exfuse.models.backbones import Backbone
 from exfuse.models.exfuse import Decoder, DecoderWidth, ExFuse
+from exfuse.models.semantic_supervision import SupervisedBackbone
 from exfuse.models.timm_backbone import TimmBackbone
 
 TIMM_SEPARATOR = "_timm/"
 
 
-class Parts(TypedDict, total=False):
+class DecoderParts(TypedDict, total=False):
     """The keyword arguments of `ExFuse`, where they are explained."""
 
     gcn_kernel: int
@@ -25,8 +26,15 @@ class Parts(TypedDict, total=False):
     channel_resolution_embedding: bool
     auxiliary_prediction: bool | None
     dap_window: int
+    plain_prediction: bool
     decoder: Decoder
     decoder_width: DecoderWidth
+
+
+class Parts(DecoderParts, total=False):
+    """What a named model can be built with: all of these, and how its backbone is read."""
+
+    supervised_features: bool
 
 
 class Builder(Protocol):
@@ -36,22 +44,30 @@ class Builder(Protocol):
         """Builds the network for `num_classes` classes; `parts` override the model's own choice."""
 
 
-def _exfuse(make_backbone: Callable[[], Backbone], *, num_classes: int, **parts: Unpack[Parts]) -> ExFuse:
-    return ExFuse(make_backbone(), num_classes, **parts)
+def _exfuse(
+    make_backbone: Callable[[], Backbone],
+    *,
+    num_classes: int,
+    supervised_features: bool = False,
+    **parts: Unpack[DecoderParts],
+) -> ExFuse:
+    backbone = make_backbone()
+    return ExFuse(SupervisedBackbone(backbone) if supervised_features else backbone, num_classes, **parts)
 
 
 def _gcn(make_backbone: Callable[[], Backbone], *, num_classes: int, **parts: Unpack[Parts]) -> ExFuse:
     chosen = Parts(semantic_embedding=False, channel_resolution_embedding=False, dap_window=1)
     chosen.update(parts)
-    return ExFuse(make_backbone(), num_classes, **chosen)
+    return _exfuse(make_backbone, num_classes=num_classes, **chosen)
 
 
-FAMILIES = {"exfuse": _exfuse, "gcn": _gcn}
+FAMILIES: dict[str, Callable[..., ExFuse]] = {"exfuse": _exfuse, "gcn": _gcn}
 
 MODELS: dict[str, Builder] = {
     "gcn_tiny": partial(_gcn, backbones.tiny),
     "gcn_resnet18": partial(_gcn, backbones.resnet18),
     "gcn_resnet34": partial(_gcn, backbones.resnet34),
+    "gcn_resnet34_rearranged": partial(_gcn, backbones.resnet34_rearranged),
     "gcn_resnet50": partial(_gcn, backbones.resnet50),
     "gcn_resnet101": partial(_gcn, backbones.resnet101),
     "gcn_resnext50": partial(_gcn, backbones.resnext50),
@@ -61,6 +77,7 @@ MODELS: dict[str, Builder] = {
     "exfuse_tiny": partial(_exfuse, backbones.tiny),
     "exfuse_resnet18": partial(_exfuse, backbones.resnet18),
     "exfuse_resnet34": partial(_exfuse, backbones.resnet34),
+    "exfuse_resnet34_rearranged": partial(_exfuse, backbones.resnet34_rearranged),
     "exfuse_resnet50": partial(_exfuse, backbones.resnet50),
     "exfuse_resnet101": partial(_exfuse, backbones.resnet101),
     "exfuse_resnext50": partial(_exfuse, backbones.resnext50),
@@ -77,7 +94,8 @@ def create_model(name: str, *, num_classes: int, **parts: Unpack[Parts]) -> ExFu
         name: A key of `MODELS`, or `exfuse_timm/NAME` and `gcn_timm/NAME` for a feature extractor of the timm library
             (`pip install exfuse[timm]`).
         num_classes: K, at least 2.
-        parts: Switches of the paper's parts and other arguments of `ExFuse`.
+        parts: Switches of the paper's parts and other arguments of `ExFuse`; `supervised_features` reads each stage
+            through the convolutions of its semantic-supervision head (see `SupervisedBackbone`).
 
     Raises:
         ConfigError: If the name or an argument is unknown (with the nearest known ones), or a value is out of range.

@@ -11,6 +11,7 @@ from exfuse.layers import (
     ChannelResolutionEmbedding,
     DenselyAdjacentPrediction,
     GlobalConvolution,
+    PlainPrediction,
     SemanticEmbeddingBranch,
 )
 from exfuse.models.backbones import Backbone
@@ -48,6 +49,8 @@ class ExFuse(nn.Module):
         auxiliary_prediction: A prediction on the result of the first upsampling while training; None follows
             `channel_resolution_embedding`.
         dap_window: The odd window k of densely adjacent prediction (section 3.4); 1 is without.
+        plain_prediction: A convolution of size k + 2 from the same K * k * k channels in place of the averaging; see
+            `PlainPrediction`.
         decoder: "full" goes on to the image's size with two more transposed convolutions, as the paper does;
             "stride4" stops at a quarter of it and interpolates the scores bilinearly.
         decoder_width: Channels D of the decoder: "wide" is K * k * k everywhere, "narrow" is K up to the last step,
@@ -68,6 +71,7 @@ class ExFuse(nn.Module):
         channel_resolution_embedding: bool = True,
         auxiliary_prediction: bool | None = None,
         dap_window: int = 3,
+        plain_prediction: bool = False,
         decoder: Decoder = "full",
         decoder_width: DecoderWidth = "wide",
     ) -> None:
@@ -103,7 +107,7 @@ class ExFuse(nn.Module):
         self.upsample3 = BilinearDeconvolution(width, width)
         self.fuse2 = Fusion(c2, width, gcn_kernel)
         head = FullSizeHead if decoder == "full" else QuarterSizeHead
-        self.head = head(width, num_classes, dap_window)
+        self.head = head(width, num_classes, dap_window, plain_prediction)
 
     def forward(self, images: Tensor) -> ExFuseOutput:
         """Segments images.
@@ -151,13 +155,13 @@ class FullSizeHead(nn.Module):
     classes, window 3: 169 G multiply-adds at 512 x 512), and the paper's figure is not known to have it.
     """
 
-    def __init__(self, width: int, num_classes: int, dap_window: int) -> None:
+    def __init__(self, width: int, num_classes: int, dap_window: int, plain_prediction: bool) -> None:
         super().__init__()
         self.upsample2 = BilinearDeconvolution(width, width)
         self.refine2 = BoundaryRefinement(width) if width == num_classes else nn.Identity()
         self.upsample1 = BilinearDeconvolution(width, num_classes * dap_window**2)
         self.refine1 = BoundaryRefinement(num_classes) if dap_window == 1 else nn.Identity()
-        self.dap = DenselyAdjacentPrediction(num_classes, dap_window)
+        self.dap = _prediction(num_classes, dap_window, plain_prediction)
 
     def forward(self, y: Tensor) -> Tensor:
         """Maps the decoder's features `(N, D, H / 4, W / 4)` to scores `(N, K, H, W)`, float32."""
@@ -169,17 +173,21 @@ class FullSizeHead(nn.Module):
 class QuarterSizeHead(nn.Module):
     """Predicts at stride 4 and interpolates the scores; several times cheaper than `FullSizeHead`."""
 
-    def __init__(self, width: int, num_classes: int, dap_window: int) -> None:
+    def __init__(self, width: int, num_classes: int, dap_window: int, plain_prediction: bool) -> None:
         super().__init__()
         predictions = num_classes * dap_window**2
         self.classify: nn.Module = nn.Identity()
         if width != predictions:
             self.classify = nn.Conv2d(width, predictions, kernel_size=1)
-        self.dap = DenselyAdjacentPrediction(num_classes, dap_window)
+        self.dap = _prediction(num_classes, dap_window, plain_prediction)
 
     def forward(self, y: Tensor) -> Tensor:
         """Maps the decoder's features `(N, D, H / 4, W / 4)` to scores `(N, K, H, W)`, float32."""
         return F.interpolate(self.dap(self.classify(y)), scale_factor=4.0, mode="bilinear", align_corners=False)
+
+
+def _prediction(num_classes: int, dap_window: int, plain: bool) -> nn.Module:
+    return (PlainPrediction if plain else DenselyAdjacentPrediction)(num_classes, dap_window)
 
 
 def _decoder_channels(decoder_width: DecoderWidth, num_classes: int, dap_window: int) -> int:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -10,16 +9,12 @@ from typing import Any, cast
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
+from safetensors.torch import load_file
 
 from exfuse.errors import CheckpointError, ConfigError, brief
 from exfuse.models.builders import Parts, create_model
 from exfuse.models.exfuse import ExFuse
-
-WEIGHTS_FILE = "model.safetensors"
-CONFIG_FILE = "config.json"
-CARD_FILE = "README.md"
+from exfuse.models.folder import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 
 # What reading a description and building the network it names raise where the content makes no sense.
 _WRONG_CONTENT = (ArithmeticError, AttributeError, ConfigError, LookupError, RuntimeError, TypeError, ValueError)
@@ -97,33 +92,6 @@ class ModelInfo:
     def build(self) -> ExFuse:
         """Builds the network with random weights."""
         return create_model(self.name, num_classes=len(self.class_names), **self.parts)
-
-
-def save_pretrained(folder: Path, model: nn.Module, info: ModelInfo, card: str) -> None:
-    """Writes a model folder, replacing one that is there only once the new one is complete.
-
-    Args:
-        folder: Where to.
-        model: The network.
-        info: What its weights mean.
-        card: The model card, in Markdown.
-
-    Raises:
-        CheckpointError: If it cannot be written.
-    """
-    staged = folder.with_name(f".{folder.name}.partial")
-    try:
-        shutil.rmtree(staged, ignore_errors=True)
-        staged.mkdir(parents=True)
-        weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-        save_file(weights, staged / WEIGHTS_FILE, metadata={"format": "pt"})
-        config = json.dumps(info.to_json(), indent=2) + "\n"
-        (staged / CONFIG_FILE).write_text(config, encoding="utf-8")
-        (staged / CARD_FILE).write_text(card, encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        staged.rename(folder)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: the model could not be written ({brief(error)})") from error
 
 
 def load_pretrained(source: str | Path) -> tuple[ExFuse, ModelInfo]:

@@ -28,12 +28,12 @@ class TrainingState:
 
     Attributes:
         step: Optimizer steps taken.
-        best_mean_iou: Best validation mean IoU so far, 0 to 1; -1 before the first.
+        best_score: Best score on the validation split so far, 0 to 1; -1 before the first.
         best_step: The step it was measured at.
     """
 
     step: int = 0
-    best_mean_iou: float = -1.0
+    best_score: float = -1.0
     best_step: int = 0
 
 

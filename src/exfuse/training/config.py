@@ -1,38 +1,29 @@
-"""Recipes: flat YAML files that say everything about a training run, read into closed types.
+"""The closed types that a recipe is read into: every key of a training run, none with a default."""
 
-A recipe has no defaults and no inheritance: every key below stands in it, so what is on the page is what runs.
-"""
-
-from collections.abc import Sequence
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, ClassVar, Literal, cast
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from exfuse.errors import ConfigError, brief, did_you_mean
 from exfuse.models.builders import Parts
-from exfuse.validation import describe
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0)]
 CropSide = Annotated[int, Field(ge=64, multiple_of=32)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class DataConfig(_Section):
-    """What is trained on. `root` is a folder or a dataset file; None in a recipe means the user must say it."""
+class InputConfig(_Section):
+    """What is trained on, and how it is shown. `root` None in a recipe means the user must say it."""
 
     root: Path | None
     train_split: str
     val_split: str
     crop_size: tuple[CropSide, CropSide]
-    scale: tuple[Positive, Positive]
     flip: Fraction
     brightness: Fraction
     contrast: Fraction
@@ -41,6 +32,12 @@ class DataConfig(_Section):
     image_std: tuple[Positive, Positive, Positive]
     workers: Annotated[int, Field(ge=0, le=64)]
 
+
+class DataConfig(InputConfig):
+    """Images with masks, a folder or a dataset file; `scale` is the range of the random scale."""
+
+    scale: tuple[Positive, Positive]
+
     @model_validator(mode="after")
     def _ordered(self) -> "DataConfig":
         if self.scale[0] > self.scale[1]:
@@ -48,23 +45,55 @@ class DataConfig(_Section):
         return self
 
 
+class ClassificationDataConfig(InputConfig):
+    """Images in one folder a class.
+
+    A training crop shows a random share of the image between the two of `area`; for scoring the shorter side is brought
+    to `resize` and the middle is cut out.
+    """
+
+    area: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]]
+    resize: Annotated[int, Field(ge=32)]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "ClassificationDataConfig":
+        if self.area[0] > self.area[1]:
+            raise ValueError(f"the area range {list(self.area)} is empty")
+        if self.resize < max(self.crop_size):
+            raise ValueError(f"resize {self.resize} is smaller than the crop {list(self.crop_size)}")
+        return self
+
+
 class ModelConfig(_Section):
-    """Which network: a name of `exfuse models`, and arguments of `ExFuse`; a part that is null is as the name says."""
+    """Which network: a name of `exfuse models`, and arguments of `ExFuse`; a part that is null is as the name says.
+
+    `backbone_weights` is a folder that `exfuse pretrain` left, or a .safetensors file named as torchvision and timm do.
+    `weights` is a model folder of `exfuse train` whose network, of the same architecture and classes, is trained on.
+    """
 
     name: str
+    supervised_features: bool
     gcn_kernel: Annotated[int, Field(ge=1)]
     semantic_embedding: bool | None
     semantic_embedding_norm: bool
     channel_resolution_embedding: bool | None
     auxiliary_prediction: bool | None
     dap_window: Literal[1, 3, 5] | None
+    plain_prediction: bool
     decoder: Literal["full", "stride4"]
     decoder_width: Literal["wide", "narrow"] | Annotated[int, Field(ge=1)]
     backbone_weights: Path | None
+    weights: Path | None
+
+    @model_validator(mode="after")
+    def _one_start(self) -> "ModelConfig":
+        if self.weights is not None and self.backbone_weights is not None:
+            raise ValueError("weights and backbone_weights are both set; a network can begin with one of them")
+        return self
 
     def parts(self) -> Parts:
         """Returns the keyword arguments that the recipe sets."""
-        return cast(Parts, self.model_dump(exclude={"name", "backbone_weights"}, exclude_none=True))
+        return cast(Parts, self.model_dump(exclude={"name", "backbone_weights", "weights"}, exclude_none=True))
 
 
 class LossConfig(_Section):
@@ -72,9 +101,9 @@ class LossConfig(_Section):
 
     class_weights: Literal["none", "enet", "median_frequency"]
     ohem: bool
-    dice: Annotated[float, Field(ge=0)]
-    lovasz: Annotated[float, Field(ge=0)]
-    auxiliary: Annotated[float, Field(ge=0)]
+    dice: Weight
+    lovasz: Weight
+    auxiliary: Weight
 
 
 class OptimizerConfig(_Section):
@@ -83,19 +112,33 @@ class OptimizerConfig(_Section):
     name: Literal["adamw", "sgd", "muon"]
     learning_rate: Positive
     backbone_factor: Positive
-    weight_decay: Annotated[float, Field(ge=0)]
+    weight_decay: Weight
     momentum: Fraction
     schedule: Literal["polynomial", "cosine"]
     warmup_steps: Annotated[int, Field(ge=0)]
     gradient_clip: Annotated[float, Field(ge=0)]
 
 
-class TrainingConfig(_Section):
-    """One training run.
+class ClassifierConfig(_Section):
+    """The classifier that is pre-trained; see `SemanticSupervisionClassifier`.
+
+    `head_weights` are those of the auxiliary losses on stages res-2 to res-5; a stage of weight 0 has no head, so four
+    zeros are plain pre-training.
+    """
+
+    backbone: str
+    head_weights: tuple[Weight, Weight, Weight, Weight]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+
+
+class RunConfig(_Section):
+    """What every training run says.
 
     `batch_size` counts the samples of one optimizer step over all processes; `accumulation` cuts it into that many
     forward passes. `ema_decay` 0 is without. `evaluate_every` counts epochs, `checkpoint_every` and `log_every` steps.
     """
+
+    command: ClassVar[str]
 
     output: Path
     seed: Annotated[int, Field(ge=0, lt=2**32)]
@@ -108,124 +151,58 @@ class TrainingConfig(_Section):
     evaluate_every: Annotated[int, Field(ge=1)]
     checkpoint_every: Annotated[int, Field(ge=1)]
     log_every: Annotated[int, Field(ge=1)]
-    data: DataConfig
-    model: ModelConfig
-    loss: LossConfig
+    data: InputConfig
     optimizer: OptimizerConfig
 
     @model_validator(mode="after")
-    def _divisible(self) -> "TrainingConfig":
+    def _divisible(self) -> "RunConfig":
         if self.batch_size % self.accumulation:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}")
         return self
 
 
-def recipe_names() -> list[str]:
-    """Returns the names of the recipes that come with the package."""
-    return sorted(path.name.removesuffix(".yaml") for path in _recipes().iterdir() if path.name.endswith(".yaml"))
+class SegmentationConfig(RunConfig):
+    """What every run says that trains a segmentation network."""
+
+    data: DataConfig
+    model: ModelConfig
+    loss: LossConfig
 
 
-def load_config(recipe: str, overrides: Sequence[str] = ()) -> TrainingConfig:
-    """Reads a recipe and applies overrides.
+class TrainingConfig(SegmentationConfig):
+    """A run of `exfuse train`."""
 
-    Args:
-        recipe: A name of `recipe_names()` or the path of a YAML file.
-        overrides: `key=value` with dotted keys; the value is read as YAML.
+    command = "exfuse train"
 
-    Raises:
-        ConfigError: If the recipe is not found, or a key or value is wrong.
+    task: Literal["segmentation"]
+
+
+class PretrainingConfig(RunConfig):
+    """A run of `exfuse pretrain`."""
+
+    command = "exfuse pretrain"
+
+    task: Literal["classification"]
+    data: ClassificationDataConfig
+    model: ClassifierConfig
+
+
+class PretrainedConfig(_Section):
+    """Folders of `exfuse pretrain` that the rows of an ablation begin with; without them they begin at random.
+
+    `plain` is without auxiliary heads, `supervised` with them, `rearranged` without and of the rearranged backbone.
     """
-    content = _read_recipe(recipe)
-    for override in overrides:
-        _apply(content, override)
-    return parse_config(content, recipe)
+
+    plain: Path | None
+    supervised: Path | None
+    rearranged: Path | None
 
 
-def parse_config(content: object, source: str) -> TrainingConfig:
-    """Validates what was read from `source`.
+class AblationConfig(SegmentationConfig):
+    """Runs of `exfuse ablate`: the recipe that all rows share, the number of seeds, what the rows begin with."""
 
-    Raises:
-        ConfigError: With the source, the key and the nearest known one.
-    """
-    try:
-        return TrainingConfig.model_validate(content)
-    except ValidationError as error:
-        raise ConfigError(f"{source}: {describe(error, TrainingConfig)}") from error
+    command = "exfuse ablate"
 
-
-def dump_config(config: TrainingConfig) -> str:
-    """Returns the configuration as YAML that `load_config` reads back to an equal one."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, default_flow_style=None)
-
-
-def differing_keys(first: TrainingConfig, second: TrainingConfig) -> list[str]:
-    """Returns the dotted keys in which two configurations would train differently.
-
-    How the data is reached and how often something is written down does not count.
-    """
-    free = {"output", "checkpoint_every", "log_every", "data.root", "data.workers"}
-    a, b = _flatten(first.model_dump()), _flatten(second.model_dump())
-    return [key for key in a if a[key] != b[key] and key not in free]
-
-
-def _flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
-
-
-def _recipes() -> Traversable:
-    return resources.files("exfuse") / "recipes"
-
-
-def read_recipe_text(recipe: str) -> str:
-    """Returns a recipe's YAML.
-
-    Args:
-        recipe: A name of `recipe_names()` or the path of a YAML file.
-
-    Raises:
-        ConfigError: If there is no such recipe.
-    """
-    if recipe in recipe_names():
-        return (_recipes() / f"{recipe}.yaml").read_text(encoding="utf-8")
-    if not recipe.endswith((".yaml", ".yml")):
-        raise ConfigError(f"there is no recipe {recipe!r}; {did_you_mean(recipe, recipe_names())}")
-    try:
-        return Path(recipe).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{recipe}: not a readable recipe ({error})") from error
-
-
-def recipe_summary(recipe: str) -> str:
-    """Returns the first line of a recipe's opening comment."""
-    return read_recipe_text(recipe).partition("\n")[0].removeprefix("#").strip()
-
-
-def _read_recipe(recipe: str) -> dict[str, Any]:
-    content = _parse_yaml(read_recipe_text(recipe), recipe)
-    if not isinstance(content, dict):
-        raise ConfigError(f"{recipe}: expected keys and values, got {type(content).__name__}")
-    return content
-
-
-def _apply(content: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"{override!r}: expected key=value, for example data.root=photos")
-    *sections, last = key.split(".")
-    for section in sections:
-        inner = content.get(section)
-        if not isinstance(inner, dict):
-            hint = did_you_mean(section, [name for name, field in content.items() if isinstance(field, dict)])
-            raise ConfigError(f"{key}: there is no section {section!r}; {hint}")
-        content = inner
-    content[last] = _parse_yaml(value, override)
-
-
-def _parse_yaml(text: str, source: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{source}: not readable as YAML ({brief(error)})") from error
+    task: Literal["ablation"]
+    seeds: Annotated[int, Field(ge=1)]
+    pretrained: PretrainedConfig

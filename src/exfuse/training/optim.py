@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from exfuse.models.exfuse import ExFuse
 from exfuse.training.muon import Muon
 
 OptimizerName = Literal["adamw", "sgd", "muon"]
 
 
 def build_optimizers(
-    model: ExFuse,
+    model: nn.Module,
     name: OptimizerName,
     learning_rate: float,
     backbone_factor: float,
@@ -30,7 +29,7 @@ def build_optimizers(
     `peak_lr`.
 
     Args:
-        model: The network.
+        model: The network, with a `backbone`.
         name: "adamw"; "sgd" with momentum; or "muon" for the kernels of all convolutions, with AdamW for the rest
             (transposed convolutions, biases, normalisation).
         learning_rate: Peak learning rate of the decoder.
@@ -41,7 +40,7 @@ def build_optimizers(
     Returns:
         One optimizer, or two for "muon"; together they hold each parameter once.
     """
-    backbone = {id(parameter) for parameter in model.backbone.parameters()}  # type: ignore[attr-defined]
+    backbone = {id(parameter) for parameter in model.get_submodule("backbone").parameters()}
 
     def grouped(parameters: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
         groups = []

@@ -1,38 +1,35 @@
-"""Training a segmentation network: one loop, from top to bottom."""
+"""Training a segmentation network."""
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
-from types import FrameType
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from exfuse.data.augment import Augmentation
-from exfuse.data.stream import AugmentedDataset, Batch, SampleOrder, training_loader
-from exfuse.distributed import any_rank, copy_from_first, process_group, sum_over_ranks, wait_for_all
-from exfuse.errors import TrainingError
-from exfuse.evaluation.evaluate import EvaluationReport, count_confusion, describe_protocol
+from exfuse.data.datasets import SegmentationDataset, open_dataset
+from exfuse.data.samples import Sample
+from exfuse.data.scan import DatasetScan, scan_dataset
+from exfuse.data.stream import AugmentedDataset
+from exfuse.distributed import Ranks, process_group, wait_for_all
+from exfuse.errors import ConfigError
+from exfuse.evaluation.bootstrap import mean_iou_interval
+from exfuse.evaluation.evaluate import EvaluationReport, describe_protocol, score_split
 from exfuse.evaluation.report import model_card, write_run_report
 from exfuse.inference.predictor import Predictor
-from exfuse.inference.preprocessing import normalize
-from exfuse.models.pretrained import load_pretrained, save_pretrained
-from exfuse.training.checkpoint import load_checkpoint, save_checkpoint
-from exfuse.training.config import TrainingConfig, dump_config
-from exfuse.training.log import RunLog, StepClock, read_records
-from exfuse.training.optim import learning_rate_factor, set_learning_rate
-from exfuse.training.run import CONFIG_FILE, Run, check_output, model_info, set_up
+from exfuse.losses import SegmentationLoss, enet_weights, median_frequency_weights
+from exfuse.models.backbone_weights import load_backbone_weights
+from exfuse.models.exfuse import ExFuse, ExFuseOutput
+from exfuse.models.folder import save_pretrained
+from exfuse.models.pretrained import ModelInfo, load_pretrained
+from exfuse.training.config import DataConfig, LossConfig, TrainingConfig
+from exfuse.training.log import read_records
+from exfuse.training.loop import Evaluation, run_training
+from exfuse.training.run import check_output, check_shares, start_run
 
-
-class Interrupted(Exception):  # noqa: N818 - not an error: the run was asked to stop and can go on
-    """The run stopped at the user's wish after saving a checkpoint."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__(f"stopped after step {step}")
-        self.step = step
+CLASS_WEIGHTS = {"enet": enet_weights, "median_frequency": median_frequency_weights}
 
 
 def train(config: TrainingConfig, resume: bool, console: Console) -> EvaluationReport:
@@ -59,170 +56,144 @@ def train(config: TrainingConfig, resume: bool, console: Console) -> EvaluationR
         console = console if ranks.is_first else Console(quiet=True)
         check_output(config, resume)
         wait_for_all(ranks)  # nobody writes before all have looked
-        run = set_up(config, ranks, console)
-        if resume:
-            average = run.average.model if run.average else None
-            run.state = load_checkpoint(run.checkpoints, run.model, average, run.optimizers)
-        elif ranks.is_first:
-            config.output.mkdir(parents=True, exist_ok=True)
-            (config.output / CONFIG_FILE).write_text(dump_config(config), encoding="utf-8")
-        steps = run.steps_of_epochs[-1]
-        with RunLog(config.output, run.state.step, steps, console, ranks.is_first) as log:
-            _loop(run, log)
+        check_shares(config, ranks)
+        task, model = set_up(config, ranks, console)
+        run = start_run(config, model, len(task.train.dataset), ranks)
+        run_training(run, task, resume, console)
         if ranks.is_first:
-            write_run_report(config.output, run.val.dataset, read_records(config.output))
+            write_run_report(config.output, task.val.dataset, read_records(config.output))
         wait_for_all(ranks)
-        _, info = load_pretrained(config.output / "model")
+        _, info = load_pretrained(config.output / task.best_folder)
         return EvaluationReport.from_json(info.metrics)
 
 
-def _loop(run: Run, log: RunLog) -> None:
-    """Takes the remaining steps, evaluating after every n-th epoch."""
-    config, state = run.config, run.state
-    last_step = run.steps_of_epochs[-1]
-    evaluate_after = {*run.steps_of_epochs[config.evaluate_every - 1 :: config.evaluate_every], last_step}
-    clock = StepClock()
-    with _stop_requests() as stop:
-        for batch in _batches(run, last_step):
-            loss = _take_step(run, batch)
-            state.step += 1
-            log.advance(f"loss {loss:.3f}  {clock.tick():.2f} s/step")
-            if state.step % config.log_every == 0:
-                rate = run.optimizers[0].param_groups[-1]["lr"]
-                epoch = state.step * config.batch_size / len(run.train.dataset)
-                log.record("train", state.step, epoch=epoch, loss=loss, lr=rate, seconds_per_step=clock.mean())
-            if state.step in evaluate_after:
-                _evaluate_and_keep(run, log, is_last=state.step == last_step)
-                clock = StepClock()
-            stopping = any_rank(stop.requested, run.ranks)
-            if stopping or state.step % config.checkpoint_every == 0 or state.step == last_step:
-                _save(run)
-            if stopping and state.step < last_step:
-                wait_for_all(run.ranks)  # the first process may still be writing
-                raise Interrupted(state.step)
+class Split(NamedTuple):
+    """A split that was read and checked once."""
+
+    dataset: SegmentationDataset
+    scan: DatasetScan
 
 
-def _batches(run: Run, last_step: int) -> Iterator[Batch]:
-    config, data = run.config, run.config.data
-    classes = run.train.dataset.classes
-    red, green, blue = (round(255 * value) for value in data.image_mean)
-    augmentation = Augmentation(
-        crop_size=data.crop_size,
-        scale=data.scale,
-        flip=data.flip,
-        brightness=data.brightness,
-        contrast=data.contrast,
-        saturation=data.saturation,
-        fill=(red, green, blue),
-        ignore_index=classes.ignore_index,
-    )
-    order = SampleOrder(
-        len(run.train.dataset),
-        config.batch_size,
-        run.state.step,
-        last_step,
-        config.seed,
-        run.ranks.rank,
-        run.ranks.size,
-    )
-    yield from training_loader(AugmentedDataset(run.train.dataset, augmentation, config.seed), order, data.workers)
+@dataclass(frozen=True)
+class SegmentationTask:
+    """Learning to label pixels; a `Task`."""
 
+    config: TrainingConfig
+    ranks: Ranks
+    train: Split
+    val: Split
+    info: ModelInfo
+    criterion: SegmentationLoss
+    best_folder: str = "model"
 
-def _take_step(run: Run, batch: Batch) -> float:
-    """Takes one optimizer step and returns the loss, the mean over the processes."""
-    config, state = run.config, run.state
-    schedule = config.optimizer
-    factor = learning_rate_factor(state.step, run.steps_of_epochs[-1], schedule.warmup_steps, schedule.schedule)
-    set_learning_rate(run.optimizers, factor)
-    run.model.train()
-    total = torch.zeros((), device=run.ranks.device)
-    chunks = list(zip(batch.images.chunk(config.accumulation), batch.masks.chunk(config.accumulation), strict=True))
-    for index, (images, masks) in enumerate(chunks):
-        is_last = index == len(chunks) - 1
-        wait = (
-            run.network.no_sync() if isinstance(run.network, DistributedDataParallel) and not is_last else nullcontext()
+    def samples(self) -> AugmentedDataset[Sample]:
+        """Returns the augmented training samples."""
+        data = self.config.data
+        red, green, blue = (round(255 * value) for value in data.image_mean)
+        augmentation = Augmentation(
+            crop_size=data.crop_size,
+            scale=data.scale,
+            flip=data.flip,
+            brightness=data.brightness,
+            contrast=data.contrast,
+            saturation=data.saturation,
+            fill=(red, green, blue),
+            ignore_index=self.info.ignore_index,
         )
-        with wait:
-            loss = _forward(run, images, masks) / len(chunks)
-            loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.detach()
-    value = float(sum_over_ranks(total, run.ranks)) / run.ranks.size
-    if value != value or value in (float("inf"), float("-inf")):
-        raise TrainingError(
-            f"step {state.step}: the loss is {value}; the weights are those before this step. Samples (epoch, index): "
-            f"{batch.keys.tolist()}, seed {config.seed}. A smaller learning rate, warm-up or gradient_clip may help"
-        )
-    if config.optimizer.gradient_clip:
-        nn.utils.clip_grad_norm_(run.model.parameters(), config.optimizer.gradient_clip)
-    for optimizer in run.optimizers:
-        optimizer.step()
-        optimizer.zero_grad()
-    if run.average is not None:
-        run.average.update(run.model, state.step)
-    return value
+        return AugmentedDataset(self.train.dataset, augmentation, self.config.seed)
+
+    def loss(self, output: ExFuseOutput, targets: Tensor) -> Tensor:
+        """Returns the weighted sum of the recipe's losses."""
+        return self.criterion(output.logits, output.auxiliary_logits, targets.long())
+
+    def evaluate(self, model: nn.Module, step: int) -> Evaluation:
+        """Scores the network by its mean IoU on the validation split."""
+        predictor = Predictor(model, self.info, precision=self.config.precision, device=self.ranks.device)
+        scores = score_split(predictor, self.val.dataset, self.ranks, Console(quiet=True))
+        matrix, interval = scores.matrix, mean_iou_interval(scores.of_images)
+        protocol = describe_protocol(predictor, self.val.dataset, self.val.scan.fingerprint)
+        report = EvaluationReport(matrix, self.info.class_names, protocol | {"step": step}, interval)
+        measured = replace(self.info, metrics=report.to_json())
+
+        def save(folder: Path) -> None:
+            save_pretrained(folder, model, measured.to_json(), model_card(measured, report))
+
+        values = {
+            "mean_iou": matrix.mean_iou(),
+            "pixel_accuracy": matrix.pixel_accuracy(),
+            "mean_accuracy": matrix.mean_accuracy(),
+        }
+        return Evaluation(matrix.mean_iou(), "mIoU", values, save)
 
 
-def _forward(run: Run, images: Tensor, masks: Tensor) -> Tensor:
-    config, device = run.config, run.ranks.device
-    pixels = normalize(images.to(device, non_blocking=True), config.data.image_mean, config.data.image_std)
-    if config.channels_last:
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-        output = run.network(pixels)
-    return run.loss(output.logits, output.auxiliary_logits, masks.to(device, non_blocking=True).long())
+def set_up(config: TrainingConfig, ranks: Ranks, console: Console) -> tuple[SegmentationTask, ExFuse]:
+    """Opens and checks the data and builds the network.
 
-
-def _evaluate_and_keep(run: Run, log: RunLog, is_last: bool) -> None:
-    """Scores the network (its average, if kept) on the validation split; writes it if it is the best or the last."""
-    config, state = run.config, run.state
-    model = run.average.model if run.average else run.model
-    copy_from_first(model, run.ranks)  # batch-norm statistics are each process's own
-    info = model_info(config, run.train.dataset)
-    predictor = Predictor(model, info, precision=config.precision, device=run.ranks.device)
-    matrix = count_confusion(predictor, run.val.dataset, run.ranks, Console(quiet=True))
-    protocol = describe_protocol(predictor, run.val.dataset, run.val.scan.fingerprint)
-    report = EvaluationReport(matrix, info.class_names, protocol | {"step": state.step})
-    log.record(
-        "val",
-        state.step,
-        epoch=state.step * config.batch_size / len(run.train.dataset),
-        mean_iou=matrix.mean_iou(),
-        pixel_accuracy=matrix.pixel_accuracy(),
-        mean_accuracy=matrix.mean_accuracy(),
+    Raises:
+        ConfigError: If the configuration cannot be run.
+        DataError: On the first bad file of either split.
+        CheckpointError: If the backbone's weights cannot be loaded.
+    """
+    torch.manual_seed(config.seed)
+    train_split, val_split = (
+        _open_split(config.data, split, console) for split in (config.data.train_split, config.data.val_split)
     )
-    is_best = state.best_step == 0 or matrix.mean_iou() > state.best_mean_iou
-    if is_best:
-        state.best_mean_iou, state.best_step = matrix.mean_iou(), state.step
-    log.say(f"step {state.step}: val mIoU {matrix.mean_iou():.4f}{' (best so far)' if is_best else ''}")
-    if run.ranks.is_first:
-        measured = replace(info, metrics=report.to_json())
-        for folder, wanted in (("model", is_best), ("model_last", is_last)):
-            if wanted:
-                save_pretrained(config.output / folder, model, measured, model_card(measured, report))
+    info = model_info(config, train_split.dataset)
+    model = info.build()
+    if config.model.backbone_weights is not None:
+        load_backbone_weights(model.backbone, config.model.backbone_weights)  # type: ignore[arg-type]
+    if config.model.weights is not None:
+        load_weights(model, info, config.model.weights)
+    criterion = _build_loss(config.loss, train_split, ranks)
+    return SegmentationTask(config, ranks, train_split, val_split, info, criterion), model
 
 
-def _save(run: Run) -> None:
-    if run.ranks.is_first:
-        average = run.average.model if run.average else None
-        save_checkpoint(run.checkpoints, run.model, average, run.optimizers, run.state)
+def load_weights(model: ExFuse, info: ModelInfo, source: Path) -> None:
+    """Copies the weights of a trained network into a fresh one.
+
+    Args:
+        model: Changed in place.
+        info: What it is to be.
+        source: A model folder.
+
+    Raises:
+        CheckpointError: If the folder cannot be read.
+        ConfigError: If its network is another one, or has other classes.
+    """
+    trained, other = load_pretrained(source)
+    if other.class_names != info.class_names:
+        raise ConfigError(f"model.weights: {source} knows other classes ({', '.join(other.class_names[:5])}, ...)")
+    if (other.name, other.parts) != (info.name, info.parts):
+        raise ConfigError(
+            f"model.weights: {source} holds {other.name} with {other.parts}, not {info.name} with {info.parts}"
+        )
+    model.load_state_dict(trained.state_dict())
 
 
-class _Stop:
-    requested = False
+def _open_split(config: DataConfig, split: str, console: Console) -> Split:
+    if config.root is None:
+        raise ConfigError("data.root is not set: add data.root=FOLDER (or a dataset file)")
+    dataset = open_dataset(config.root, split)
+    with console.status(f"checking the {len(dataset)} images of {split}"):
+        return Split(dataset, scan_dataset(dataset))
 
 
-@contextmanager
-def _stop_requests() -> Iterator[_Stop]:
-    """Lets the first Ctrl-C only set a flag, so that the step under way is finished; a second one stops at once."""
-    stop = _Stop()
-    previous = signal.getsignal(signal.SIGINT)
+def _build_loss(config: LossConfig, train_split: Split, ranks: Ranks) -> SegmentationLoss:
+    weights = None
+    if config.class_weights != "none":
+        weights = CLASS_WEIGHTS[config.class_weights](train_split.scan).to(ranks.device)
+    ignore_index = train_split.dataset.classes.ignore_index
+    return SegmentationLoss(ignore_index, weights, config.ohem, config.dice, config.lovasz, config.auxiliary)
 
-    def note(number: int, frame: FrameType | None) -> None:
-        stop.requested = True
-        signal.signal(signal.SIGINT, previous)
 
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, previous)
+def model_info(config: TrainingConfig, dataset: SegmentationDataset) -> ModelInfo:
+    """Returns what the run's network has to say about itself."""
+    return ModelInfo(
+        name=config.model.name,
+        parts=config.model.parts(),
+        class_names=dataset.classes.names,
+        palette=dataset.classes.palette,
+        ignore_index=dataset.classes.ignore_index,
+        image_mean=config.data.image_mean,
+        image_std=config.data.image_std,
+    )

@@ -1,0 +1,124 @@
+"""The rows of the paper's ablation, as changes to one recipe."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from exfuse.models.builders import MODELS
+from exfuse.training.config import AblationConfig, TrainingConfig
+
+DAP_WINDOW = 3
+# Everything off. The paper's decoder is as wide as densely adjacent prediction needs it, K * k * k, and so is every
+# row's but the first's: what width alone gives must not be taken for a part's gain.
+ALL_OFF: dict[str, Any] = {
+    "supervised_features": False,
+    "semantic_embedding": False,
+    "channel_resolution_embedding": False,
+    "auxiliary_prediction": False,
+    "dap_window": 1,
+    "plain_prediction": False,
+}
+REFERENCE = "wide baseline"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        name: What it is called.
+        parts: Arguments of the model that differ from `ALL_OFF`.
+        begins_with: Which pre-trained backbone it takes: "plain", "supervised" or "rearranged".
+        rearranged: Whether the backbone is the rearranged one.
+        narrow: Whether the decoder has K channels only.
+    """
+
+    name: str
+    parts: dict[str, Any]
+    begins_with: str = "plain"
+    rearranged: bool = False
+    narrow: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run.
+
+    Attributes:
+        rows: Rows that can be run, the reference among them.
+        left_out: Name and reason of those that cannot.
+    """
+
+    rows: tuple[Row, ...]
+    left_out: tuple[tuple[str, str], ...]
+
+
+EMBEDDED = {"channel_resolution_embedding": True, "auxiliary_prediction": True}
+PAPER = (
+    Row("baseline", {}, narrow=True),
+    Row(REFERENCE, {}),
+    Row("+ SS", {}, begins_with="supervised"),
+    Row("+ SS, second convolution", {"supervised_features": True}, begins_with="supervised"),
+    Row("+ LR", {}, begins_with="rearranged", rearranged=True),
+    Row("+ ECRE", EMBEDDED),
+    Row("+ auxiliary loss, no sub-pixel", {"auxiliary_prediction": True}),
+    Row("+ sub-pixel, no auxiliary loss", {"channel_resolution_embedding": True}),
+    Row("+ SEB", {"semantic_embedding": True}),
+    Row("+ DAP", {"dap_window": DAP_WINDOW}),
+    Row("+ 5x5 in DAP's place", {"dap_window": DAP_WINDOW, "plain_prediction": True}),
+    Row("+ ECRE, SEB, DAP", EMBEDDED | {"semantic_embedding": True, "dap_window": DAP_WINDOW}),
+    Row(
+        "all",
+        EMBEDDED | {"semantic_embedding": True, "dap_window": DAP_WINDOW, "supervised_features": True},
+        begins_with="supervised",
+    ),
+)
+
+
+def plan_rows(config: AblationConfig) -> Plan:
+    """Returns which rows can be run with the pre-trained backbones at hand.
+
+    Args:
+        config: The ablation.
+    """
+    rows, left_out = [], []
+    for row in PAPER:
+        if row.begins_with == "supervised" and config.pretrained.supervised is None:
+            left_out.append((row.name, "needs pretrained.supervised, a folder of exfuse pretrain"))
+        elif row.rearranged and _model_name(config, row) not in MODELS:
+            left_out.append((row.name, f"there is no rearranged form of {config.model.name}"))
+        elif row.rearranged and (config.pretrained.rearranged is None) != (config.pretrained.plain is None):
+            left_out.append((row.name, "needs pretrained.rearranged and pretrained.plain, both or neither"))
+        else:
+            rows.append(row)
+    return Plan(tuple(rows), tuple(left_out))
+
+
+def cell_config(config: AblationConfig, row: Row, seed: int, num_classes: int) -> TrainingConfig:
+    """Returns the run of one row with one seed.
+
+    Args:
+        config: The ablation.
+        row: The row.
+        seed: 0 to `config.seeds` - 1; added to the recipe's own.
+        num_classes: K of the data set.
+    """
+    model = config.model.model_dump() | ALL_OFF | row.parts
+    model["name"] = _model_name(config, row)
+    model["decoder_width"] = num_classes * (1 if row.narrow else DAP_WINDOW**2)
+    model["backbone_weights"] = getattr(config.pretrained, row.begins_with)
+    content = config.model_dump(exclude={"seeds", "pretrained"}) | {
+        "task": "segmentation",
+        "output": config.output / "cells" / f"{_file_name(row)}_{seed}",
+        "seed": config.seed + seed,
+        "model": model,
+    }
+    return TrainingConfig.model_validate(content)
+
+
+def _model_name(config: AblationConfig, row: Row) -> str:
+    return f"{config.model.name}_rearranged" if row.rearranged else config.model.name
+
+
+def _file_name(row: Row) -> str:
+    words = "".join(letter if letter.isalnum() else " " for letter in row.name).split()
+    return "_".join(words).lower()

@@ -1,0 +1,143 @@
+"""Running the cells of an ablation, each once: a cell that is done is read, one that was cut off goes on."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from exfuse.ablation.rows import Row, cell_config, plan_rows
+from exfuse.data.datasets import SegmentationDataset, open_dataset
+from exfuse.distributed import only_process
+from exfuse.errors import ConfigError, DataError
+from exfuse.evaluation.bootstrap import Int64Array, mean_iou
+from exfuse.evaluation.evaluate import score_split
+from exfuse.inference.predictor import Predictor
+from exfuse.models.builders import count_multiply_adds, count_parameters
+from exfuse.models.pretrained import ModelInfo
+from exfuse.training.checkpoint import LATEST
+from exfuse.training.config import AblationConfig, TrainingConfig
+from exfuse.training.log import read_records
+from exfuse.training.recipes import differing_keys, load_config
+from exfuse.training.segmentation import train
+
+CELL_FILE = "cell.json"
+RECORDED_CONFIG = "config.yaml"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one run gave, at its end (and not at its best, which would favour rows that jump about).
+
+    Attributes:
+        of_images: int64 `(N, 3, K)` on the validation split; see `exfuse.evaluation.bootstrap`.
+        parameters: Of the network.
+        multiply_adds: Of one image of the crop's size.
+        seconds: Median of a training step.
+    """
+
+    of_images: Int64Array
+    parameters: int
+    multiply_adds: int
+    seconds: float
+
+    @property
+    def mean_iou(self) -> float:
+        """Mean IoU over the split, 0 to 1."""
+        return float(mean_iou(self.of_images.sum(axis=0)))
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """All that was run.
+
+    Attributes:
+        cells: For each row, one cell a seed.
+        left_out: Name and reason of rows that could not be run.
+        split: The validation split's name and number of images.
+    """
+
+    cells: dict[str, tuple[Cell, ...]]
+    left_out: tuple[tuple[str, str], ...]
+    split: str
+
+
+def run_ablation(config: AblationConfig, console: Console) -> Ablation:
+    """Runs every row with every seed; what is done already is not done again.
+
+    The seeds come first, so that a table of all rows is there as soon as possible.
+
+    Raises:
+        ConfigError: If the recipe cannot be run, or a cell's folder holds a run of another recipe.
+        DataError: If the data is bad.
+        CheckpointError: If something cannot be written or read.
+        TrainingError: If a loss is no longer finite.
+        Interrupted: After Ctrl-C; the same command goes on.
+    """
+    only_process(config.command)
+    if config.data.root is None:
+        raise ConfigError("data.root is not set: add data.root=FOLDER (or a dataset file)")
+    val = open_dataset(config.data.root, config.data.val_split)
+    plan = plan_rows(config)
+    cells: dict[str, list[Cell]] = {row.name: [] for row in plan.rows}
+    for seed in range(config.seeds):
+        for row in plan.rows:
+            console.print(f"{row.name}, seed {seed}", markup=False, highlight=False)
+            cells[row.name].append(_run_cell(config, row, seed, val, console))
+    split = f"{val.split}, {len(val)} images"
+    return Ablation({name: tuple(of_row) for name, of_row in cells.items()}, plan.left_out, split)
+
+
+def _run_cell(config: AblationConfig, row: Row, seed: int, val: SegmentationDataset, console: Console) -> Cell:
+    cell = cell_config(config, row, seed, len(val.classes))
+    done = cell.output / CELL_FILE
+    if done.is_file():
+        changed = differing_keys(load_config(str(cell.output / RECORDED_CONFIG)), cell)
+        if changed:
+            raise ConfigError(
+                f"{cell.output}: run with another {', '.join(changed)}; choose another output, or remove that folder"
+            )
+        return _read_cell(done)
+    train(cell, resume=(cell.output / "checkpoints" / LATEST).is_file(), console=console)
+    predictor = Predictor.from_pretrained(cell.output / "model_last", precision=cell.precision)
+    ranks = only_process(config.command)
+    of_images = score_split(predictor, val, ranks, Console(quiet=True)).of_images
+    content = _describe(cell, predictor.info, of_images)
+    _write(done, content)
+    return _cell_of(content)
+
+
+def _describe(cell: TrainingConfig, info: ModelInfo, of_images: Int64Array) -> dict[str, Any]:
+    model = info.build()
+    records = read_records(cell.output)
+    seconds = [record["seconds_per_step"] for record in records if record["kind"] == "train"]
+    return {
+        "of_images": of_images.tolist(),
+        "parameters": count_parameters(model),
+        "multiply_adds": count_multiply_adds(model, *cell.data.crop_size),
+        "seconds": float(np.median(seconds)) if seconds else float("nan"),
+    }
+
+
+def _read_cell(path: Path) -> Cell:
+    try:
+        return _cell_of(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path}: not the record of a cell ({error}); remove it to run the cell again") from error
+
+
+def _cell_of(content: dict[str, Any]) -> Cell:
+    return Cell(
+        of_images=np.array(content["of_images"], dtype=np.int64),
+        parameters=content["parameters"],
+        multiply_adds=content["multiply_adds"],
+        seconds=content["seconds"],
+    )
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    staged = path.with_name(f".{path.name}.partial")
+    staged.write_text(json.dumps(content), encoding="utf-8")
+    staged.replace(path)

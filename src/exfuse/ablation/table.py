@@ -1,0 +1,151 @@
+"""An ablation as people read it: Markdown, CSV and a figure."""
+
+import csv
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from exfuse.ablation.rows import REFERENCE
+from exfuse.ablation.run import Ablation
+from exfuse.evaluation.bootstrap import LEVEL, Interval, difference_interval
+
+COLUMNS = (
+    "row", "mIoU", "spread", f"against the {REFERENCE}", "low", "high", "parameters (M)", "multiply-adds (G)", "s/step",
+)  # fmt: skip
+NOT_DISTINGUISHABLE = "not distinguishable"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the finished table; scores in points.
+
+    Attributes:
+        name: Of the row.
+        mean: Mean mIoU over the seeds.
+        spread: Standard deviation over the seeds; nan for one.
+        difference: From the reference, mean over the seeds.
+        interval: Of the difference, over images and seeds.
+        parameters: Of the network.
+        multiply_adds: Of one image of the crop's size.
+        seconds: Median of a training step, mean over the seeds.
+    """
+
+    name: str
+    mean: float
+    spread: float
+    difference: float
+    interval: Interval
+    parameters: int
+    multiply_adds: int
+    seconds: float
+
+    def verdict(self) -> str:
+        """Returns the difference in words."""
+        if self.name == REFERENCE:
+            return "-"
+        between = f"{self.difference:+.2f} ({self.interval.low:+.2f} to {self.interval.high:+.2f})"
+        return f"{between}, {NOT_DISTINGUISHABLE}" if self.interval.contains(0.0) else between
+
+
+def table_lines(ablation: Ablation) -> tuple[Line, ...]:
+    """Returns the finished rows."""
+    reference = ablation.cells[REFERENCE]
+    counts_of_reference = np.stack([cell.of_images for cell in reference])
+    lines = []
+    for name, cells in ablation.cells.items():
+        scores = np.array([100 * cell.mean_iou for cell in cells])
+        low_high = difference_interval(counts_of_reference, np.stack([cell.of_images for cell in cells]))
+        lines.append(
+            Line(
+                name=name,
+                mean=float(scores.mean()),
+                spread=float(scores.std(ddof=1)) if len(scores) > 1 else math.nan,
+                difference=float(scores.mean() - np.mean([100 * cell.mean_iou for cell in reference])),
+                interval=Interval(100 * low_high.low, 100 * low_high.high),
+                parameters=cells[0].parameters,
+                multiply_adds=cells[0].multiply_adds,
+                seconds=float(np.mean([cell.seconds for cell in cells])),
+            )
+        )
+    return tuple(lines)
+
+
+def markdown(ablation: Ablation, lines: tuple[Line, ...], command: str) -> str:
+    """Returns the table with what its numbers are.
+
+    Args:
+        ablation: What was run.
+        lines: Its finished rows.
+        command: The command that ran it.
+    """
+    seeds = len(ablation.cells[REFERENCE])
+    rows = [
+        f"| {line.name} | {line.mean:.2f} | {_spread(line)} | {line.verdict()} | {line.parameters / 1e6:.2f} "
+        f"| {line.multiply_adds / 1e9:.2f} | {line.seconds:.2f} |"
+        for line in lines
+    ]
+    left_out = [f"- {name}: left out, {reason}" for name, reason in ablation.left_out]
+    return "\n".join(
+        [
+            f"`{command}`",
+            "",
+            f"Mean IoU in points at the end of each run on {ablation.split}; {seeds} seed{'s' * (seeds > 1)}, the same "
+            "samples in the same order for every row. Spread: standard deviation over seeds. Differences are paired; "
+            f"in brackets their {100 * LEVEL:g} % bootstrap interval over images and seeds.",
+            "",
+            f"| row | mIoU | spread | against the {REFERENCE} | parameters (M) | multiply-adds (G) | s/step |",
+            "|---|---|---|---|---|---|---|",
+            *rows,
+            *([""] if left_out else []),
+            *left_out,
+            "",
+        ]
+    )
+
+
+def comma_separated(lines: tuple[Line, ...]) -> str:
+    """Returns the table as CSV."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for line in lines:
+        numbers = (line.mean, line.spread, line.difference, line.interval.low, line.interval.high)
+        costs = (line.parameters / 1e6, line.multiply_adds / 1e9, line.seconds)
+        writer.writerow([line.name, *(f"{number:.4f}" for number in (*numbers, *costs))])
+    return text.getvalue()
+
+
+def figure(lines: tuple[Line, ...]) -> Figure:
+    """Returns the differences from the reference with their intervals."""
+    shown = [line for line in lines if line.name != REFERENCE]
+    picture = Figure(figsize=(7, 1 + 0.36 * len(shown)), layout="constrained")
+    FigureCanvasAgg(picture)
+    axes = picture.subplots()
+    for place, line in enumerate(reversed(shown)):
+        sure = not line.interval.contains(0.0)
+        color = "tab:blue" if sure else "tab:gray"
+        axes.plot([line.interval.low, line.interval.high], [place, place], color=color, linewidth=2)
+        axes.plot(line.difference, place, "o", color=color)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(shown)), [line.name for line in reversed(shown)])
+    axes.set_xlabel(f"mIoU against the {REFERENCE}, points; grey: {NOT_DISTINGUISHABLE}")
+    axes.grid(axis="x", alpha=0.3)
+    return picture
+
+
+def write_tables(ablation: Ablation, folder: Path, command: str) -> None:
+    """Writes `ablation.md`, `ablation.csv` and `ablation.png`."""
+    lines = table_lines(ablation)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "ablation.md").write_text(markdown(ablation, lines, command), encoding="utf-8")
+    (folder / "ablation.csv").write_text(comma_separated(lines), encoding="utf-8")
+    figure(lines).savefig(folder / "ablation.png", dpi=110)
+
+
+def _spread(line: Line) -> str:
+    return "-" if math.isnan(line.spread) else f"{line.spread:.2f}"

@@ -1,0 +1,38 @@
+"""`exfuse ablate`."""
+
+import shlex
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from exfuse.ablation.run import run_ablation
+from exfuse.ablation.table import table_lines, write_tables
+from exfuse.training.recipes import load_ablation_config
+
+
+def ablate_command(
+    recipe: Annotated[str, typer.Argument(help="paper, or a YAML file made from `exfuse recipes paper`.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Changes to the recipe: key=value, such as data.root=photos seeds=3 epochs=20."),
+    ] = None,
+) -> None:
+    """Run the paper's ablation on any data set: each part alone against a baseline of the same width, with error bars.
+
+    Every cell is a run of its own; the same command again skips those that are done and goes on with one that was cut
+    off.
+    """
+    config, console = load_ablation_config(recipe, overrides or []), Console()
+    ablation = run_ablation(config, console)
+    write_tables(ablation, config.output, shlex.join(["exfuse", "ablate", recipe, *(overrides or [])]))
+    table = Table(title=ablation.split)
+    for column in ("row", "mIoU", "against the wide baseline"):
+        table.add_column(column)
+    for line in table_lines(ablation):
+        table.add_row(line.name, f"{line.mean:.2f}", line.verdict())
+    console.print(table)
+    for name, reason in ablation.left_out:
+        console.print(f"{name}: left out, {reason}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"tables and figure  {config.output}/ablation.*", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,74 @@
+"""`exfuse compare`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from exfuse.cli.options import parse_scales
+from exfuse.data.datasets import SegmentationDataset, open_dataset
+from exfuse.data.scan import scan_dataset
+from exfuse.distributed import only_process
+from exfuse.evaluation.compare import compare
+from exfuse.evaluation.evaluate import describe_protocol, score_split
+from exfuse.inference.drawing import colorize
+from exfuse.inference.predictor import Precision, Predictor
+from exfuse.inference.scoring import TestTimeAugmentation
+
+
+def compare_command(
+    first: Annotated[str, typer.Argument(help="A model folder, or a model of the hub.")],
+    second: Annotated[str, typer.Argument(help="The model to compare with it.")],
+    data: Annotated[Path, typer.Argument(help="A data set: a folder or a dataset file.")],
+    split: Annotated[str, typer.Option(help="Which split to score.")] = "val",
+    scales: Annotated[str, typer.Option(help="Scales to average, separated by commas: 0.75,1,1.25.")] = "1",
+    flip: Annotated[bool, typer.Option("--flip", help="Average with the mirror image, too.")] = False,
+    precision: Annotated[Precision, typer.Option(help="Precision of the networks.")] = "fp32",
+    show: Annotated[int, typer.Option(min=0, help="How many of the images that differ most to list and draw.")] = 8,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the JSON and the pictures.")] = Path(
+        "comparison"
+    ),
+) -> None:
+    """Compare two models on the same images: the paired difference with its interval, and where they differ most."""
+    console, ranks = Console(), only_process("exfuse compare")
+    augmentation = TestTimeAugmentation(parse_scales(scales), flip)
+    dataset = open_dataset(data, split)
+    predictors = [
+        Predictor.from_pretrained(model, augmentation=augmentation, precision=precision) for model in (first, second)
+    ]
+    fingerprint = scan_dataset(dataset).fingerprint
+    counts = [score_split(predictor, dataset, ranks, console).of_images for predictor in predictors]
+    result = compare(tuple(entry.name for entry in dataset.entries), counts[0], counts[1])
+    table = Table(title=f"{split}: {len(dataset)} images")
+    for column in ("image", "first", "second", "difference"):
+        table.add_column(column, justify="left" if column == "image" else "right")
+    for image in result.images[:show]:
+        difference = f"{100 * (image.second - image.first):+.2f}"
+        table.add_row(image.name, f"{100 * image.first:.2f}", f"{100 * image.second:.2f}", difference)
+    table.add_section()
+    table.add_row("whole split", f"{100 * result.first:.2f}", f"{100 * result.second:.2f}", "")
+    console.print(table)
+    console.print(f"second against first: {result.verdict()}", markup=False, highlight=False, soft_wrap=True)
+    protocol = describe_protocol(predictors[0], dataset, fingerprint) | {"first": first, "second": second}
+    output.mkdir(parents=True, exist_ok=True)
+    content = json.dumps(result.to_json() | {"protocol": protocol}, indent=2) + "\n"
+    (output / "comparison.json").write_text(content, encoding="utf-8")
+    places = {entry.name: index for index, entry in enumerate(dataset.entries)}
+    for place, image in enumerate(result.images[:show]):
+        target = output / f"{place:02d}_{Path(image.name).name}.jpg"
+        side_by_side(dataset, places[image.name], predictors).save(target, quality=92)
+    console.print(f"counts by image and pictures  {output}", markup=False, highlight=False, soft_wrap=True)
+
+
+def side_by_side(dataset: SegmentationDataset, index: int, predictors: list[Predictor]) -> Image.Image:
+    """Returns an image, its truth, and what each model makes of it, from left to right."""
+    sample = dataset[index]
+    labels = [sample.mask, *(predictor(sample.image).labels for predictor in predictors)]
+    return Image.fromarray(
+        np.concatenate([sample.image, *(colorize(one, dataset.classes.palette) for one in labels)], axis=1)
+    )

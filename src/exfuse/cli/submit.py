@@ -1,0 +1,43 @@
+"""`exfuse submit`."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from exfuse.cli.options import parse_scales
+from exfuse.evaluation.submission import voc_test_images, write_voc_submission
+from exfuse.inference.predictor import Precision, Predictor
+from exfuse.inference.scoring import TestTimeAugmentation
+
+
+class Server(StrEnum):
+    """Evaluation servers whose archive can be made."""
+
+    VOC = "voc"
+
+
+def submit_command(
+    server: Annotated[Server, typer.Argument(help="Whose archive to make.")],
+    model: Annotated[str, typer.Argument(help="A model folder, or a model of the hub.")],
+    data: Annotated[Path, typer.Argument(help="The folder VOC2012 with the test images.")],
+    split: Annotated[str, typer.Option(help="Which split to predict.")] = "test",
+    scales: Annotated[str, typer.Option(help="Scales to average, separated by commas: 0.75,1,1.25.")] = "1",
+    flip: Annotated[bool, typer.Option("--flip", help="Average with the mirror image, too.")] = False,
+    precision: Annotated[Precision, typer.Option(help="Precision of the network.")] = "fp32",
+    output: Annotated[Path, typer.Option("--output", "-o", help="The archive to write.")] = Path("results.tgz"),
+) -> None:
+    """Predict a test set and write the archive that its evaluation server takes, read back and checked."""
+    console = Console()
+    images = voc_test_images(data, split)
+    predictor = Predictor.from_pretrained(
+        model, augmentation=TestTimeAugmentation(parse_scales(scales), flip), precision=precision
+    )
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("predicting", total=len(images))
+        write_voc_submission(predictor, images, split, output, lambda: bar.advance(task))
+    where = f"{len(images)} masks, checked: {output}"
+    console.print(f"{server.value}: {where}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,166 @@
+"""Images for classification, one folder a class, and the views of them that a network is shown."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from exfuse.data.augment import jitter_colors
+from exfuse.data.samples import IMAGE_SUFFIXES, UInt8Array, check_image_header, read_image
+from exfuse.errors import DataError
+
+# Ratios of width to height of a training crop (Szegedy et al., "Going deeper with convolutions", 2015, section 6).
+ASPECT_RATIOS = (3 / 4, 4 / 3)
+CROP_ATTEMPTS = 10
+
+
+@dataclass(frozen=True)
+class ClassifiedImage:
+    """An image and its class.
+
+    Attributes:
+        image: RGB, uint8, `(H, W, 3)`.
+        label: Number of the class.
+    """
+
+    image: UInt8Array
+    label: int
+
+    @property
+    def target(self) -> npt.NDArray[np.int64]:
+        """The class, as what is to be learnt."""
+        return np.array(self.label)
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """One split of a classification set: `len()`, and images by index.
+
+    Attributes:
+        root: Where it was found.
+        split: Name of the split.
+        class_names: The folders' names in alphabetical order.
+        entries: Path and class of each image, class by class.
+    """
+
+    root: Path
+    split: str
+    class_names: tuple[str, ...]
+    entries: tuple[tuple[Path, int], ...]
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> ClassifiedImage:
+        """Reads an image.
+
+        Raises:
+            DataError: If the file is missing or broken.
+        """
+        path, label = self.entries[index]
+        return ClassifiedImage(read_image(path), label)
+
+
+def open_image_folder(root: Path, split: str) -> ImageFolder:
+    """Opens `root/split/CLASS/*`.
+
+    Args:
+        root: Folder of the data set.
+        split: For example "train" or "val".
+
+    Raises:
+        DataError: If there is no such folder, fewer than two classes, or a class without images.
+    """
+    folder = root / split
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; expected {split}/CLASS/IMAGE below {root}")
+    names = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
+    if len(names) < 2:
+        raise DataError(f"{folder}: expected a folder for each of at least two classes, found {len(names)}")
+    entries: list[tuple[Path, int]] = []
+    for label, name in enumerate(names):
+        images = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        if not images:
+            raise DataError(f"{folder / name}: a class without images")
+        entries.extend((path, label) for path in images)
+    return ImageFolder(root, split, names, tuple(entries))
+
+
+def check_image_folder(dataset: ImageFolder, progress: Callable[[], None] = lambda: None) -> None:
+    """Opens every image of a split and reads its header; the pixels are read when they are needed.
+
+    Args:
+        dataset: The split.
+        progress: Called after each image.
+
+    Raises:
+        DataError: On the first file that is no image or too large.
+    """
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        for _ in pool.map(check_image_header, [path for path, _ in dataset.entries]):
+            progress()
+
+
+@dataclass(frozen=True)
+class ClassificationAugmentation:
+    """What is drawn at random for each training image: a crop of random size and shape, a flip, colours.
+
+    Attributes:
+        crop_size: Height and width of the result, in pixels.
+        area: Range of the crop's share of the image, drawn uniformly.
+        flip: Probability of a horizontal flip.
+        brightness: Largest relative change of the brightness, 0 to 1; likewise `contrast` and `saturation`.
+        contrast: See `brightness`.
+        saturation: See `brightness`.
+    """
+
+    crop_size: tuple[int, int]
+    area: tuple[float, float]
+    flip: float
+    brightness: float
+    contrast: float
+    saturation: float
+
+    def __call__(self, sample: ClassifiedImage, rng: np.random.Generator) -> ClassifiedImage:
+        """Returns the augmented image, of size `crop_size`."""
+        top, left, height, width = self._draw_crop(sample.image.shape[0], sample.image.shape[1], rng)
+        image = resize(sample.image[top : top + height, left : left + width], self.crop_size)
+        if rng.random() < self.flip:
+            image = image[:, ::-1]
+        limits = (self.brightness, self.contrast, self.saturation)
+        return ClassifiedImage(jitter_colors(image, *limits, rng), sample.label)
+
+    def _draw_crop(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+        for _ in range(CROP_ATTEMPTS):
+            area = height * width * rng.uniform(*self.area)
+            ratio = float(np.exp(rng.uniform(*np.log(ASPECT_RATIOS))))
+            crop_height, crop_width = round((area / ratio) ** 0.5), round((area * ratio) ** 0.5)
+            if 0 < crop_height <= height and 0 < crop_width <= width:
+                top = int(rng.integers(height - crop_height + 1))
+                left = int(rng.integers(width - crop_width + 1))
+                return top, left, crop_height, crop_width
+        # A very long image: its middle, as wide as a crop may be.
+        crop_height = min(height, round(width / ASPECT_RATIOS[0]))
+        crop_width = min(width, round(height * ASPECT_RATIOS[1]))
+        return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
+
+
+def central_view(image: UInt8Array, shorter_side: int, crop_size: tuple[int, int]) -> UInt8Array:
+    """Returns the middle of an image, uint8 `(*crop_size, 3)`, after its shorter side was brought to `shorter_side`."""
+    height, width = image.shape[:2]
+    scale = shorter_side / min(height, width)
+    # The sides are at least those of the crop, since the crop's are at most the shorter side.
+    resized = resize(image, (max(shorter_side, round(height * scale)), max(shorter_side, round(width * scale))))
+    top, left = (resized.shape[0] - crop_size[0]) // 2, (resized.shape[1] - crop_size[1]) // 2
+    return resized[top : top + crop_size[0], left : left + crop_size[1]]
+
+
+def resize(image: UInt8Array, size: tuple[int, int]) -> UInt8Array:
+    """Resizes to `(height, width)`: averaging areas where it shrinks, bilinearly where it grows."""
+    shrinks = image.shape[0] * image.shape[1] > size[0] * size[1]
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, size[::-1], interpolation=interpolation), dtype=np.uint8)

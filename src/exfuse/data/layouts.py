@@ -1,0 +1,223 @@
+"""The layouts people keep labelled images in: how each is recognised, where its files are, what its labels mean."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from exfuse.data.classes import CITYSCAPES, CITYSCAPES_IDS, Classes, numbered_classes, voc_classes, voc_palette
+from exfuse.data.samples import IMAGE_SUFFIXES, UInt8Array, read_mask
+from exfuse.errors import DataError
+
+Layout = Literal["lists", "folders", "voc", "cityscapes", "ade20k"]
+CITYSCAPES_IMAGE = "_leftImg8bit.png"
+_UPPER_SUFFIXES = tuple(suffix.upper() for suffix in IMAGE_SUFFIXES)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where one labelled image lies.
+
+    Attributes:
+        name: Identifier within the split, without a suffix.
+        image: Path of the image.
+        mask: Path of the mask.
+    """
+
+    name: str
+    image: Path
+    mask: Path
+
+
+def recognise_layout(root: Path, split: str) -> Layout:
+    """Returns the layout of a folder by what lies in it.
+
+    Raises:
+        DataError: If it is none of them.
+    """
+    if (root / "JPEGImages").is_dir():
+        return "voc"
+    if (root / "leftImg8bit").is_dir():
+        return "cityscapes"
+    if (root / "annotations" / split).is_dir():
+        return "ade20k"
+    if (root / "images" / split).is_dir():
+        return "folders"
+    if (root / "images").is_dir() and any(root.glob("*.txt")):
+        return "lists"
+    raise DataError(
+        f"{root}: no data set found for split {split!r}. Expected images/, masks/ and {split}.txt; "
+        f"or images/{split}/ and masks/{split}/; "
+        f"or PASCAL VOC's JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/{split}.txt; "
+        f"or Cityscapes' leftImg8bit/{split}/ and gtFine/{split}/; or ADE20K's images/ and annotations/{split}/; "
+        "or give a dataset file (.yaml)"
+    )
+
+
+def find_entries(root: Path, layout: Layout, split: str, split_place: str) -> tuple[Entry, ...]:
+    """Returns a split's images and masks in their stored order.
+
+    Args:
+        root: Folder of the data set.
+        layout: How it lies there.
+        split: The split's name.
+        split_place: Its list file or its folder.
+
+    Raises:
+        DataError: If a file is missing, or the split has no images.
+    """
+    if layout in ("folders", "ade20k"):
+        masks_folder = "masks" if layout == "folders" else "annotations"
+        entries = _entries_of_folders(
+            _inside(root, f"images/{split_place}"), _inside(root, f"{masks_folder}/{split_place}")
+        )
+    elif layout == "cityscapes":
+        entries = _entries_of_cityscapes(
+            _inside(root, f"leftImg8bit/{split_place}"), _inside(root, f"gtFine/{split_place}")
+        )
+    else:
+        images, masks, names = root / "images", root / "masks", _inside(root, split_place)
+        if layout == "voc":
+            images, masks = root / "JPEGImages", root / "SegmentationClass"
+            names = _inside(root, f"ImageSets/Segmentation/{split_place}.txt")
+        entries = _entries_of_list(images, masks, names)
+    if not entries:
+        raise DataError(f"{root}: split {split!r} has no images")
+    return entries
+
+
+def _entries_of_folders(images: Path, masks: Path) -> tuple[Entry, ...]:
+    if not images.is_dir():
+        raise DataError(f"{images}: no such folder")
+    paths = sorted(path for path in images.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    names = [path.relative_to(images).with_suffix("").as_posix() for path in paths]
+    return tuple(Entry(name, path, _existing_mask(masks, name)) for name, path in zip(names, paths, strict=True))
+
+
+def _entries_of_cityscapes(images: Path, masks: Path) -> tuple[Entry, ...]:
+    if not images.is_dir():
+        raise DataError(f"{images}: no such folder")
+    entries = []
+    for image in sorted(images.glob(f"*/*{CITYSCAPES_IMAGE}")):
+        name = f"{image.parent.name}/{image.name.removesuffix(CITYSCAPES_IMAGE)}"
+        entries.append(Entry(name, image, _existing_mask(masks, f"{name}_gtFine_labelIds")))
+    return tuple(entries)
+
+
+def _entries_of_list(images: Path, masks: Path, list_path: Path) -> tuple[Entry, ...]:
+    try:
+        lines = list_path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{list_path}: not a readable list of images ({error})") from error
+    entries = []
+    for number, line in enumerate(lines, start=1):
+        name = line.strip()
+        if not name:
+            continue
+        try:
+            candidates = [_inside(images, name + end) for end in (*IMAGE_SUFFIXES, *_UPPER_SUFFIXES)]
+            image = next((path for path in candidates if path.is_file()), None)
+        except (OSError, ValueError, DataError) as error:
+            raise DataError(f"{list_path}: line {number}: {error}") from error
+        if image is None:
+            raise DataError(f"{list_path}: line {number}: no image named {name!r} in {images}")
+        entries.append(Entry(name, image, _existing_mask(masks, name)))
+    return tuple(entries)
+
+
+def _existing_mask(masks: Path, name: str) -> Path:
+    mask = _inside(masks, f"{name}.png")
+    if not mask.is_file():
+        raise DataError(f"{mask}: no such mask")
+    return mask
+
+
+def _inside(root: Path, relative: str) -> Path:
+    path = root / relative
+    try:
+        inside = path.resolve().is_relative_to(root.resolve())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{relative!r} cannot be the name of a file in {root} ({error})") from error
+    if not inside:
+        raise DataError(f"{relative!r} leads out of the folder {root}")
+    return path
+
+
+def find_classes(root: Path, layout: Layout) -> Classes:
+    """Returns the classes of a folder: those of `classes.json`, the layout's own, or the labels found in the masks.
+
+    Raises:
+        DataError: If a description or a mask cannot be read.
+    """
+    described = root / "classes.json"
+    if described.is_file():
+        return read_classes(described)
+    if layout == "voc":
+        return voc_classes()
+    if layout == "cityscapes":
+        return CITYSCAPES
+    if layout == "ade20k":
+        return read_ade20k_classes(root / "objectInfo150.txt")
+    labels: set[int] = set()
+    for path in sorted((root / "masks").rglob("*.png")):
+        labels.update(np.unique(read_mask(path)).tolist())
+    count = max(labels - {255}, default=0) + 1
+    return numbered_classes(max(count, 2))
+
+
+def own_label_map(layout: Layout) -> UInt8Array | None:
+    """Returns what the values stored in a layout's masks mean, 256 entries; None where they are the classes.
+
+    Cityscapes' masks hold 34 ids, of which 19 are classes; ADE20K's hold 0 for none and then the classes from 1.
+    """
+    label_map = np.full(256, 255, dtype=np.uint8)
+    if layout == "cityscapes":
+        label_map[list(CITYSCAPES_IDS)] = np.arange(len(CITYSCAPES_IDS))
+        return label_map
+    if layout == "ade20k":
+        label_map[1:151] = np.arange(150)
+        return label_map
+    return None
+
+
+def read_ade20k_classes(path: Path) -> Classes:
+    """Reads the names of the 150 classes from the table that comes with ADE20K.
+
+    Raises:
+        DataError: If it cannot be read or has other than 150 rows.
+    """
+    try:
+        rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:] if line.strip()]
+        names = tuple(row[4].strip() for row in rows)
+    except (OSError, UnicodeDecodeError, IndexError) as error:
+        raise DataError(f"{path}: not ADE20K's table of classes ({error})") from error
+    if len(names) != 150:
+        raise DataError(f"{path}: {len(names)} classes instead of 150")
+    return Classes(names, voc_palette(150))
+
+
+def read_classes(path: Path) -> Classes:
+    """Reads `classes.json`: a list `classes` of objects with `id`, `name` and `color`, and `ignore_index`.
+
+    Raises:
+        DataError: If it cannot be read or lacks one of these.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        rows = sorted(content["classes"], key=lambda row: int(row["id"]))
+        if [int(row["id"]) for row in rows] != list(range(len(rows))) or len(rows) < 2:
+            raise DataError(f"{path}: the ids must be 0, 1, 2 and so on, at least two of them")
+        colors = tuple((int(r), int(g), int(b)) for r, g, b in (row["color"] for row in rows))
+        ignore_index = int(content.get("ignore_index", 255))
+        if not all(0 <= value <= 255 for color in colors for value in color):
+            raise DataError(f"{path}: a colour is not three numbers from 0 to 255")
+        if not len(rows) <= ignore_index <= 255:
+            raise DataError(f"{path}: ignore_index {ignore_index} is a class or over 255")
+        names = tuple(str(row["name"]) for row in rows)
+        if len(set(names)) < len(names):
+            raise DataError(f"{path}: two classes have the same name")
+        return Classes(names, colors, ignore_index)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise DataError(f"{path}: not a readable list of classes ({type(error).__name__}: {error})") from error

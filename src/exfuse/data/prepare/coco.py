@@ -1,0 +1,123 @@
+"""COCO's instances as semantic masks of PASCAL VOC's 21 classes."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from exfuse.data.classes import voc_classes
+from exfuse.data.prepare.tree import PreparedTree
+from exfuse.data.prepare.voc import Progress
+from exfuse.data.samples import UInt8Array
+from exfuse.errors import DataError
+
+# COCO's category names for VOC's classes, where they are called otherwise.
+COCO_NAMES = {
+    "aeroplane": "airplane",
+    "diningtable": "dining table",
+    "motorbike": "motorcycle",
+    "pottedplant": "potted plant",
+    "sofa": "couch",
+    "tvmonitor": "tv",
+}
+# An image is taken if its annotations of VOC's classes cover more than this many pixels together.
+MIN_AREA = 1000
+
+
+def prepare_coco(
+    coco: Path, output: Path, splits: tuple[str, ...], progress: Progress = lambda: None
+) -> dict[str, int]:
+    """Adds COCO's images to a folder that holds "trainaug", and the list "mixed": trainaug and these.
+
+    Pixels that two classes claim are ignored; a crowd counts as its class. Images with 1,000 or fewer annotated pixels
+    of VOC's classes are left out.
+
+    Args:
+        coco: The folder with `annotations/instances_SPLIT.json` and the images in `SPLIT/`.
+        output: The folder made from VOC 2012 and SBD.
+        splits: For example "train2017".
+        progress: Called after each image that is taken.
+
+    Returns:
+        Number of images taken, in "mixed", and of val images in it: 0.
+
+    Raises:
+        DataError: If a file is missing or broken, or a val image would be trained on.
+    """
+    tree, classes = PreparedTree(output), voc_classes()
+    trainaug = tree.read_list("trainaug", "exfuse data prepare sbd")
+    val = tree.read_list("val", "exfuse data prepare voc")
+    taken: list[str] = []
+    for split in splits:
+        annotations = coco / "annotations" / f"instances_{split}.json"
+        content = _read_json(annotations)
+        labels = _labels_of_categories(content, annotations)
+        of_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        for row in content["annotations"]:
+            if row["category_id"] in labels:
+                of_image[row["image_id"]].append(row)
+        for row in content["images"]:
+            wanted = of_image[row["id"]]
+            if sum(annotation["area"] for annotation in wanted) <= MIN_AREA:
+                continue
+            image = coco / split / row["file_name"]
+            if not image.is_file():
+                raise DataError(f"{image}: no such image, but {annotations.name} lists it")
+            name = f"coco_{image.stem}"
+            tree.add(name, image, draw_semantic_mask(wanted, labels, row["height"], row["width"]), classes)
+            taken.append(name)
+            progress()
+    mixed = [*trainaug, *taken]
+    tree.check_no_leak(mixed, val)
+    tree.write_list("mixed", mixed)
+    return {"COCO": len(taken), "mixed": len(mixed), "val images in mixed": len(set(mixed) & set(val))}
+
+
+def draw_semantic_mask(
+    annotations: list[dict[str, Any]], labels: dict[int, int], height: int, width: int
+) -> UInt8Array:
+    """Returns the classes of an image's pixels, uint8 `(H, W)`: 0 where nothing is, 255 where two classes are.
+
+    Args:
+        annotations: COCO's, as polygons or run lengths.
+        labels: Category id -> class index.
+        height: Of the image.
+        width: Of the image.
+    """
+    from pycocotools import mask as coco_mask  # an extra: exfuse[data]
+
+    drawn = np.zeros((height, width), dtype=np.uint8)
+    for annotation in annotations:
+        shape = annotation["segmentation"]
+        if isinstance(shape, list):
+            runs = coco_mask.merge(coco_mask.frPyObjects(shape, height, width))
+        else:
+            runs = coco_mask.frPyObjects(shape, height, width) if isinstance(shape["counts"], list) else shape
+        region = coco_mask.decode(runs).astype(bool)
+        label = labels[annotation["category_id"]]
+        drawn[region] = np.where((drawn[region] == 0) | (drawn[region] == label), label, 255)
+    return drawn
+
+
+def _labels_of_categories(content: dict[str, Any], path: Path) -> dict[int, int]:
+    """Returns COCO's category id -> VOC's class index."""
+    ids = {row["name"]: row["id"] for row in content["categories"]}
+    names = voc_classes().names
+    wanted = {COCO_NAMES.get(name, name): index for index, name in enumerate(names) if index > 0}
+    missing = sorted(set(wanted) - set(ids))
+    if missing:
+        raise DataError(f"{path}: lacks the categories {', '.join(missing)}")
+    return {ids[name]: index for name, index in wanted.items()}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        for key in ("images", "annotations", "categories"):
+            if not isinstance(content[key], list):
+                raise DataError(f"{path}: {key!r} is not a list")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not COCO's instances ({type(error).__name__}: {error})") from error
+    return content

@@ -1,0 +1,125 @@
+"""The folder that is made: images/, masks/, a list for each split, and proof that no validation image is trained on."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from exfuse.data.classes import Classes
+from exfuse.data.samples import UInt8Array
+from exfuse.errors import DataError
+
+BORDER_COLOR = (224, 224, 192)  # of the ignored label, as in PASCAL VOC's own masks
+
+
+@dataclass(frozen=True)
+class PreparedTree:
+    """A folder in the layout "lists".
+
+    Attributes:
+        root: The folder.
+    """
+
+    root: Path
+
+    def start(self, classes: Classes) -> None:
+        """Makes the folders and writes `classes.json`.
+
+        Raises:
+            DataError: If something lies there already that was not made by this.
+        """
+        if self.root.exists() and not (self.root / "classes.json").is_file() and any(self.root.iterdir()):
+            raise DataError(f"{self.root}: not empty, and not a folder of exfuse data prepare; choose another")
+        for folder in ("images", "masks"):
+            (self.root / folder).mkdir(parents=True, exist_ok=True)
+        rows = [
+            {"id": index, "name": name, "color": list(color)}
+            for index, (name, color) in enumerate(zip(classes.names, classes.palette, strict=True))
+        ]
+        content = {"classes": rows, "ignore_index": classes.ignore_index}
+        (self.root / "classes.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+    def add(self, name: str, image: Path, mask: UInt8Array, classes: Classes) -> None:
+        """Adds a labelled image; the image file is linked, or copied where it cannot be.
+
+        Args:
+            name: Its identifier, without a suffix.
+            image: The image file.
+            mask: Class indices, uint8 `(H, W)`.
+            classes: For the mask's palette.
+        """
+        link_or_copy(image, self.root / "images" / f"{name}{image.suffix.lower()}")
+        palette = np.zeros((256, 3), dtype=np.uint8)
+        palette[: len(classes)] = classes.palette
+        palette[classes.ignore_index] = BORDER_COLOR
+        picture = Image.fromarray(mask).convert("P")
+        picture.putpalette(palette.ravel().tolist())
+        picture.save(self.root / "masks" / f"{name}.png", optimize=True)
+
+    def write_list(self, split: str, names: Iterable[str]) -> None:
+        """Writes the list of a split."""
+        (self.root / f"{split}.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+
+    def read_list(self, split: str, made_by: str) -> list[str]:
+        """Returns the names of a split.
+
+        Args:
+            split: Its name.
+            made_by: The command that makes it, for the error.
+
+        Raises:
+            DataError: If there is none yet.
+        """
+        path = self.root / f"{split}.txt"
+        if not path.is_file():
+            raise DataError(f"{path}: not there yet; run {made_by} first")
+        return path.read_text(encoding="utf-8").split()
+
+    def check_no_leak(self, train: Iterable[str], val: Iterable[str]) -> None:
+        """Checks that no validation image is among those for training, by name or by the bytes of its file.
+
+        Raises:
+            DataError: With the names of those that are.
+        """
+        train, val = list(train), list(val)
+        both = sorted(set(train) & set(val))
+        if both:
+            raise DataError(f"{self.root}: {len(both)} val images are to be trained on: {', '.join(both[:5])}")
+        known = {self._digest(name): name for name in val}
+        copies = [(name, known[digest]) for name in train if (digest := self._digest(name)) in known]
+        if copies:
+            shown = ", ".join(f"{name} is {original}" for name, original in copies[:5])
+            raise DataError(f"{self.root}: {len(copies)} training images are copies of val images: {shown}")
+
+    def _digest(self, name: str) -> bytes:
+        (path,) = (self.root / "images").glob(f"{name}.*")
+        return hashlib.sha256(path.read_bytes()).digest()
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Puts a file at a second place, without taking space where the file system can."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def check_counts(found: Mapping[str, int], expected: Mapping[str, int], root: Path) -> None:
+    """Checks how many images there are.
+
+    Raises:
+        DataError: With the first number that is not as published.
+    """
+    for what, count in expected.items():
+        if found[what] != count:
+            raise DataError(
+                f"{root}: {found[what]:,} images in {what}, but {count:,} were published; "
+                "the download may be incomplete (--partial takes it as it is)"
+            )

@@ -1,0 +1,118 @@
+"""PASCAL VOC 2012 and the annotations that SBD adds to it ("trainaug")."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from exfuse.data.classes import voc_classes
+from exfuse.data.datasets import open_dataset
+from exfuse.data.prepare.tree import PreparedTree, check_counts
+from exfuse.data.samples import Sample, UInt8Array, check_sample, read_image
+from exfuse.errors import DataError
+
+# Images with a segmentation, PASCAL VOC 2012 (Everingham et al., IJCV 2015); SBD (Hariharan et al., ICCV 2011); and
+# what is left of both once the val images are taken out.
+PUBLISHED_VOC = {"train": 1464, "val": 1449}
+PUBLISHED_SBD = {"SBD": 11355, "trainaug": 10582}
+
+Progress = Callable[[], None]
+
+
+def prepare_voc(voc: Path, output: Path, partial: bool, progress: Progress = lambda: None) -> dict[str, int]:
+    """Takes the train and val splits of VOC 2012.
+
+    Args:
+        voc: The folder `VOC2012`, with JPEGImages, SegmentationClass and ImageSets.
+        output: The folder to make.
+        partial: Accept other numbers of images than were published.
+        progress: Called after each image.
+
+    Returns:
+        Number of images by split.
+
+    Raises:
+        DataError: If a file is missing or broken, or images are missing.
+    """
+    classes = voc_classes()
+    splits = {split: open_dataset(voc, split) for split in PUBLISHED_VOC}
+    counts = {split: len(dataset) for split, dataset in splits.items()}
+    if not partial:
+        check_counts(counts, PUBLISHED_VOC, voc)
+    tree = PreparedTree(output)
+    tree.start(classes)
+    for dataset in splits.values():
+        for index, entry in enumerate(dataset.entries):
+            tree.add(entry.name, entry.image, dataset[index].mask, classes)
+            progress()
+    names = {split: [entry.name for entry in dataset.entries] for split, dataset in splits.items()}
+    tree.check_no_leak(names["train"], names["val"])
+    for split, of_split in names.items():
+        tree.write_list(split, of_split)
+    return counts
+
+
+def prepare_sbd(sbd: Path, output: Path, partial: bool, progress: Progress = lambda: None) -> dict[str, int]:
+    """Adds SBD's images to a folder made by `prepare_voc`, and the list "trainaug".
+
+    It holds VOC's train split and SBD's images but for VOC's val split. VOC's own, finer masks are kept where an image
+    has both.
+
+    Args:
+        sbd: The folder with `img`, `cls`, `train.txt` and `val.txt` (in the archive: benchmark_RELEASE/dataset).
+        output: The folder made from VOC 2012.
+        partial: Accept other numbers of images than were published.
+        progress: Called after each image that SBD adds.
+
+    Returns:
+        Number of images in SBD, in trainaug, and of val images in it: 0.
+
+    Raises:
+        DataError: If a file is missing or broken, images are missing, or a val image would be trained on.
+    """
+    tree, classes = PreparedTree(output), voc_classes()
+    train, val = (tree.read_list(split, "exfuse data prepare voc") for split in PUBLISHED_VOC)
+    names = [name for split in ("train", "val") for name in _read_names(sbd / f"{split}.txt")]
+    added = sorted(set(names) - set(train) - set(val))
+    trainaug = [*train, *added]
+    counts = {"SBD": len(names), "trainaug": len(trainaug)}
+    if not partial:
+        check_counts(counts, PUBLISHED_SBD, sbd)
+    for name in added:
+        image, annotation = sbd / "img" / f"{name}.jpg", sbd / "cls" / f"{name}.mat"
+        mask = read_sbd_mask(annotation)
+        check_sample(Sample(read_image(image), mask), len(classes), classes.ignore_index, image, annotation)
+        tree.add(name, image, mask, classes)
+        progress()
+    tree.check_no_leak(trainaug, val)
+    tree.write_list("trainaug", trainaug)
+    return counts | {"val images in trainaug": len(set(trainaug) & set(val))}
+
+
+def read_sbd_mask(path: Path) -> UInt8Array:
+    """Reads the class mask of one of SBD's MATLAB files, uint8 `(H, W)`; 0 is background.
+
+    Raises:
+        DataError: If the file is missing or no such file.
+    """
+    from scipy.io import loadmat  # an extra: exfuse[data]
+
+    try:
+        with path.open("rb") as file:
+            content: dict[str, Any] = loadmat(file, mat_dtype=True)
+        mask = np.asarray(content["GTcls"]["Segmentation"][0, 0])
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such annotation") from error
+    except Exception as error:  # SciPy's reader raises whatever its parsing stumbles over
+        raise DataError(f"{path}: not one of SBD's annotations ({type(error).__name__}: {error})") from error
+    if mask.ndim != 2 or mask.size == 0 or not np.isin(mask, np.arange(256)).all():
+        raise DataError(f"{path}: GTcls.Segmentation is no label map")
+    return mask.astype(np.uint8)
+
+
+def _read_names(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a readable list of images ({error})") from error

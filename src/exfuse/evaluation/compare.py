@@ -1,0 +1,74 @@
+"""Two models on the same images: the difference of their scores, how sure it is, and where they differ."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from exfuse.evaluation.bootstrap import Int64Array, Interval, difference_interval, mean_iou
+
+
+@dataclass(frozen=True)
+class ImageDifference:
+    """How an image's own mean IoU differs.
+
+    Attributes:
+        name: Of the image.
+        first: The first model's mean IoU on it, 0 to 1.
+        second: The second's.
+    """
+
+    name: str
+    first: float
+    second: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The second model against the first.
+
+    Attributes:
+        first: The first one's mean IoU over the split, 0 to 1.
+        second: The second's.
+        interval: Of the second minus the first, paired over images.
+        images: All images, those that differ most first.
+    """
+
+    first: float
+    second: float
+    interval: Interval
+    images: tuple[ImageDifference, ...]
+
+    @property
+    def distinguishable(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return not self.interval.contains(0.0)
+
+    def verdict(self) -> str:
+        """Returns the difference in points with its interval, in words where it could as well be none."""
+        points = f"{100 * (self.second - self.first):+.2f} points"
+        between = f"{100 * self.interval.low:+.2f} to {100 * self.interval.high:+.2f}"
+        return f"{points} ({between})" + ("" if self.distinguishable else ", not distinguishable")
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns everything, the images in their order."""
+        return {
+            "mean_iou": {"first": self.first, "second": self.second, "difference": self.second - self.first},
+            "interval": self.interval.to_json(),
+            "distinguishable": self.distinguishable,
+            "images": [{"name": i.name, "first": i.first, "second": i.second} for i in self.images],
+        }
+
+
+def compare(names: tuple[str, ...], first: Int64Array, second: Int64Array) -> Comparison:
+    """Compares the counts of two models.
+
+    Args:
+        names: Of the N images.
+        first: int64 `(N, 3, K)`; see `exfuse.evaluation.bootstrap`.
+        second: Of the same images.
+    """
+    differences = sorted(
+        (ImageDifference(*row) for row in zip(names, mean_iou(first).tolist(), mean_iou(second).tolist(), strict=True)),
+        key=lambda image: -abs(image.second - image.first) if image.first == image.first else 0.0,
+    )
+    of_first, of_second = (float(mean_iou(counts.sum(axis=0))) for counts in (first, second))
+    return Comparison(of_first, of_second, difference_interval(first[None], second[None]), tuple(differences))

@@ -1,0 +1,238 @@
+"""Further views of the same predictions, each counted over a whole split: boundaries, calibration, object size.
+
+A measure keeps its counts in one tensor, so that those of several processes can be added.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from exfuse.data.samples import UInt8Array
+from exfuse.metrics import ConfusionMatrix, mean_of_known, ratio
+
+TRIMAP_WIDTHS = (1, 2, 4, 8, 16)  # pixels
+CALIBRATION_BINS = 15
+# Areas in pixels that part small, medium and large objects, COCO's.
+SIZE_LIMITS = (32**2, 96**2)
+SIZE_NAMES = ("small", "medium", "large")
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+class ScoredImage(NamedTuple):
+    """What was predicted for one image, and the truth.
+
+    Attributes:
+        confidence: Probability of each pixel's label, float32 `(H, W)`, 0 to 1.
+        labels: Predicted classes, uint8 `(H, W)`.
+        target: True classes, uint8 `(H, W)`.
+    """
+
+    confidence: npt.NDArray[np.float32]
+    labels: UInt8Array
+    target: UInt8Array
+
+
+class Measure(Protocol):
+    """Something that is counted beside the confusion matrix."""
+
+    counts: Tensor
+
+    def update(self, image: ScoredImage) -> None:
+        """Adds an image."""
+
+    def result(self) -> dict[str, Any]:
+        """Returns what the counts say, as JSON; null where nothing was counted."""
+
+
+class BoundaryIoU:
+    """IoU of the classes' boundary regions (Cheng et al., "Boundary IoU", CVPR 2021).
+
+    The boundary region of a class is the part of it within a distance of its contour, 2 % of the image's diagonal; the
+    image's own border counts as contour. Pixels whose target is ignored are not counted.
+
+    Args:
+        num_classes: K.
+        ignore_index: Target label that is left out.
+
+    Attributes:
+        counts: int64 `(K, 3)`: pixels in both regions, in the true one, in the predicted one.
+    """
+
+    distance_share = 0.02
+
+    def __init__(self, num_classes: int, ignore_index: int) -> None:
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.counts = torch.zeros(num_classes, 3, dtype=torch.int64)
+
+    def update(self, image: ScoredImage) -> None:
+        """Adds an image."""
+        height, width = image.target.shape
+        distance = max(1, round(self.distance_share * float(np.hypot(height, width))))
+        counted = image.target != self.ignore_index
+        for label in np.union1d(np.unique(image.target), np.unique(image.labels)).tolist():
+            if label == self.ignore_index:
+                continue
+            true = boundary_region(image.target == label, distance) & counted
+            predicted = boundary_region(image.labels == label, distance) & counted
+            self.counts[label] += torch.tensor([(true & predicted).sum(), true.sum(), predicted.sum()])
+
+    def result(self) -> dict[str, Any]:
+        """Returns the mean and each class's boundary IoU, 0 to 1."""
+        both, true, predicted = self.counts.numpy().astype(np.float64).T
+        scores = ratio(both, true + predicted - both, true > 0)
+        return {"mean": _known(mean_of_known(scores)), "classes": [_known(score) for score in scores]}
+
+
+def boundary_region(region: BoolArray, distance: int) -> BoolArray:
+    """Returns the pixels of a region that have a pixel outside it, or outside the image, within a distance.
+
+    Args:
+        region: `(H, W)`.
+        distance: In pixels, the larger of the horizontal and the vertical one.
+    """
+    window = np.ones((2 * distance + 1, 2 * distance + 1), dtype=np.uint8)
+    inner = cv2.erode(region.astype(np.uint8), window, borderType=cv2.BORDER_CONSTANT, borderValue=(0,))
+    outside: BoolArray = np.asarray(inner) == 0
+    return region & outside
+
+
+class TrimapIoU:
+    """Mean IoU over the pixels near a true boundary, for bands of several widths (Kohli et al., IJCV 2009).
+
+    A pixel is in the band of width w if another target label, the ignored one included, lies within w pixels of it.
+
+    Attributes:
+        counts: int64 `(bands, K, K)`, a confusion matrix for each width.
+    """
+
+    def __init__(self, num_classes: int, ignore_index: int) -> None:
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.counts = torch.zeros(len(TRIMAP_WIDTHS), num_classes, num_classes, dtype=torch.int64)
+
+    def update(self, image: ScoredImage) -> None:
+        """Adds an image."""
+        for counts, width in zip(self.counts, TRIMAP_WIDTHS, strict=True):
+            window = np.ones((2 * width + 1, 2 * width + 1), dtype=np.uint8)
+            # Beyond the image OpenCV takes, for both, a value that changes nothing.
+            band = cv2.dilate(image.target, window) != cv2.erode(image.target, window)
+            matrix = ConfusionMatrix(self.num_classes, self.ignore_index)
+            matrix.update(image.labels[band], image.target[band])
+            counts += matrix.counts
+
+    def result(self) -> dict[str, Any]:
+        """Returns the mean IoU by width, 0 to 1."""
+        scores = {}
+        for counts, width in zip(self.counts, TRIMAP_WIDTHS, strict=True):
+            matrix = ConfusionMatrix(self.num_classes, self.ignore_index)
+            matrix.counts = counts
+            scores[str(width)] = _known(matrix.mean_iou())
+        return {"mean_iou_by_width": scores}
+
+
+class Calibration:
+    """Expected calibration error over pixels, with equal bins of the confidence (Guo et al., ICML 2017, section 2).
+
+    Attributes:
+        counts: float64 `(bins, 3)`: pixels, right ones, sum of their confidences.
+    """
+
+    def __init__(self, num_classes: int, ignore_index: int) -> None:
+        self.ignore_index = ignore_index
+        self.counts = torch.zeros(CALIBRATION_BINS, 3, dtype=torch.float64)
+
+    def update(self, image: ScoredImage) -> None:
+        """Adds an image."""
+        counted = image.target != self.ignore_index
+        confidence = image.confidence[counted].astype(np.float64)
+        right = (image.labels == image.target)[counted]
+        # A confidence of exactly 1 belongs to the last bin.
+        bins = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+        sums = [np.bincount(bins, weights, CALIBRATION_BINS) for weights in (None, right, confidence)]
+        self.counts += torch.from_numpy(np.stack(sums, axis=1).astype(np.float64))
+
+    def result(self) -> dict[str, Any]:
+        """Returns the error, 0 to 1, and each bin's share of the pixels, accuracy and mean confidence."""
+        pixels, right, confidence = self.counts.numpy().T
+        total = pixels.sum()
+        error = np.abs(right - confidence).sum() / total if total else float("nan")
+        bins = [
+            {"share": float(count / total), "accuracy": float(hits / count), "confidence": float(trust / count)}
+            for count, hits, trust in self.counts.tolist()
+            if count
+        ]
+        return {"expected_calibration_error": _known(error), "bins": bins}
+
+
+class ObjectSizeIoU:
+    """Mean IoU for small, medium and large objects, parted at areas of 32 x 32 and 96 x 96 pixels as COCO does.
+
+    An object is a connected region of one class. Hits and misses count to the true object's size, wrongly claimed
+    pixels to that of the predicted object they are in.
+
+    Attributes:
+        counts: int64 `(3, K, 3)`: hits, misses and false claims by size and class.
+    """
+
+    def __init__(self, num_classes: int, ignore_index: int) -> None:
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.counts = torch.zeros(len(SIZE_NAMES), num_classes, 3, dtype=torch.int64)
+
+    def update(self, image: ScoredImage) -> None:
+        """Adds an image."""
+        counted = image.target != self.ignore_index
+        for label in np.union1d(np.unique(image.target), np.unique(image.labels)).tolist():
+            if label == self.ignore_index:
+                continue
+            true, predicted = image.target == label, image.labels == label
+            size_of_true, size_of_predicted = size_classes(true), size_classes(predicted)
+            for size in range(len(SIZE_NAMES)):
+                of_size = true & (size_of_true == size)
+                claimed = predicted & (size_of_predicted == size) & ~true & counted
+                hits = int((of_size & predicted).sum())
+                self.counts[size, label] += torch.tensor([hits, int(of_size.sum()) - hits, int(claimed.sum())])
+
+    def result(self) -> dict[str, Any]:
+        """Returns the mean IoU of each size, 0 to 1, over the classes that have objects of it."""
+        scores = {}
+        for name, counts in zip(SIZE_NAMES, self.counts.numpy().astype(np.float64), strict=True):
+            hits, misses, claims = counts.T
+            scores[name] = _known(mean_of_known(ratio(hits, hits + misses + claims, hits + misses > 0)))
+        return {"mean_iou_by_size": scores, "limits": list(SIZE_LIMITS)}
+
+
+def size_classes(region: BoolArray) -> npt.NDArray[np.int64]:
+    """Returns, for each pixel of a region, the size of its connected part: 0 small, 1 medium, 2 large.
+
+    Args:
+        region: `(H, W)`; pixels that touch at a corner are connected.
+    """
+    _, parts, statistics, _ = cv2.connectedComponentsWithStats(region.astype(np.uint8), connectivity=8)
+    sizes: npt.NDArray[np.int64] = np.digitize(statistics[:, cv2.CC_STAT_AREA], SIZE_LIMITS)
+    of_pixels: npt.NDArray[np.int64] = sizes[parts]
+    return of_pixels
+
+
+MEASURES: dict[str, Callable[[int, int], Measure]] = {
+    "boundary_iou": BoundaryIoU,
+    "trimap_iou": TrimapIoU,
+    "calibration": Calibration,
+    "object_size": ObjectSizeIoU,
+}
+
+
+def make_measures(names: Sequence[str], num_classes: int, ignore_index: int) -> dict[str, Measure]:
+    """Returns fresh measures by name; the names are keys of `MEASURES`."""
+    return {name: MEASURES[name](num_classes, ignore_index) for name in names}
+
+
+def _known(value: float) -> float | None:
+    return None if value != value else float(value)

@@ -1,0 +1,141 @@
+"""The archive that PASCAL VOC's evaluation server takes for segmentation, competition 6 (trained on any data)."""
+
+import io
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from exfuse.data.classes import voc_classes, voc_palette
+from exfuse.data.samples import UInt8Array, read_image
+from exfuse.errors import DataError, brief
+from exfuse.inference.predictor import Predictor
+
+VOC_FOLDER = "results/VOC2012/Segmentation/comp6_{split}_cls"
+
+
+@dataclass(frozen=True)
+class UnlabelledImage:
+    """An image without a mask.
+
+    Attributes:
+        name: Its identifier.
+        path: Its file.
+    """
+
+    name: str
+    path: Path
+
+
+def voc_test_images(root: Path, split: str) -> tuple[UnlabelledImage, ...]:
+    """Returns the images of a split of a VOC tree; masks are not needed.
+
+    Args:
+        root: The folder `VOC2012`.
+        split: For example "test".
+
+    Raises:
+        DataError: If the list or an image is missing.
+    """
+    path = root / "ImageSets" / "Segmentation" / f"{split}.txt"
+    try:
+        names = path.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a readable list of images ({error})") from error
+    if not names:
+        raise DataError(f"{path}: lists no image")
+    images = tuple(UnlabelledImage(name, root / "JPEGImages" / f"{name}.jpg") for name in names)
+    for image in images:
+        if not image.path.is_file():
+            raise DataError(f"{image.path}: no such image, but {path.name} lists it")
+    return images
+
+
+def write_voc_submission(
+    predictor: Predictor,
+    images: tuple[UnlabelledImage, ...],
+    split: str,
+    archive: Path,
+    progress: Callable[[], None] = lambda: None,
+) -> None:
+    """Predicts all images and writes the archive; it appears under its name only once it is whole and checked.
+
+    Args:
+        predictor: A model of VOC's 21 classes.
+        images: Those of the split.
+        split: Its name.
+        archive: Where to, `.tgz`.
+        progress: Called after each image.
+
+    Raises:
+        DataError: If the model has other classes, an image is broken, or the archive does not pass its check.
+    """
+    if predictor.info.class_names != voc_classes().names:
+        raise DataError(f"the model knows {len(predictor.info.class_names)} classes that are not VOC's 21")
+    staged = archive.with_name(f".{archive.name}.partial")
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(staged, "w:gz") as tar:
+        for image in images:
+            buffer = io.BytesIO()
+            predictor(image.path).mask().save(buffer, format="PNG")
+            entry = tarfile.TarInfo(f"{VOC_FOLDER.format(split=split)}/{image.name}.png")
+            entry.size = buffer.tell()
+            buffer.seek(0)
+            tar.addfile(entry, buffer)
+            progress()
+    check_voc_submission(staged, images, split)
+    staged.replace(archive)
+
+
+def check_voc_submission(archive: Path, images: tuple[UnlabelledImage, ...], split: str) -> None:
+    """Reads an archive back and checks what the server asks for.
+
+    One indexed 8-bit PNG for each image and nothing else, in the right folder, of the image's size, with VOC's colours
+    and labels 0 to 20.
+
+    Args:
+        archive: The file.
+        images: Those of the split.
+        split: Its name.
+
+    Raises:
+        DataError: With the first entry that is not as it should be.
+    """
+    expected = {f"{VOC_FOLDER.format(split=split)}/{image.name}.png": image for image in images}
+    palette = np.array(voc_palette(21), dtype=np.uint8)
+    seen = set()
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            for entry in tar:
+                if entry.isdir():
+                    continue
+                content = tar.extractfile(entry) if entry.isfile() else None
+                if content is None or entry.name not in expected or entry.name in seen:
+                    raise DataError(f"{archive}: {entry.name} does not belong in it")
+                _check_mask(f"{archive}: {entry.name}", content.read(), expected[entry.name], palette)
+                seen.add(entry.name)
+    except (OSError, tarfile.TarError, EOFError) as error:
+        raise DataError(f"{archive}: not a readable archive ({brief(error)})") from error
+    missing = sorted(set(expected) - seen)
+    if missing:
+        raise DataError(f"{archive}: {len(missing)} images are missing, the first {missing[0]}")
+
+
+def _check_mask(where: str, content: bytes, image: UnlabelledImage, palette: UInt8Array) -> None:
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as mask:
+            mode, colors, labels = mask.mode, mask.getpalette() or [], np.array(mask)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{where}: not a readable PNG ({brief(error)})") from error
+    if mode != "P":
+        raise DataError(f"{where}: not an indexed PNG, its mode is {mode}")
+    if labels.shape != read_image(image.path).shape[:2]:
+        raise DataError(f"{where}: {labels.shape[1]} x {labels.shape[0]} pixels, its image has another size")
+    if labels.max() > 20:
+        raise DataError(f"{where}: label {labels.max()}; classes are 0 to 20")
+    used = int(labels.max()) + 1
+    if not np.array_equal(np.array(colors, dtype=np.uint8).reshape(-1, 3)[:used], palette[:used]):
+        raise DataError(f"{where}: its palette is not VOC's")

@@ -1,0 +1,121 @@
+"""Semantic supervision (ExFuse, section 3.2): a classifier whose every stage has to tell the classes apart.
+
+While a backbone is pre-trained on classification, an auxiliary head hangs on each of its stages, so that the early
+ones learn semantics, too. For segmentation the heads are dropped, or their convolutions stay and the decoder reads
+what they give. The paper's text was not at hand for the heads' width: here a convolution has as many channels as the
+stage, and at most `MAX_HEAD_WIDTH`.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from exfuse.models.backbones import Backbone, Features, FourInts
+
+MAX_HEAD_WIDTH = 512
+
+FourBools = tuple[bool, bool, bool, bool]
+
+
+class HeadConvolutions(nn.Module):
+    """Two 3 x 3 convolutions, each with batch norm and ReLU: the part of a head that segmentation may keep.
+
+    Args:
+        in_channels: C of the stage.
+        width: Channels of both convolutions.
+    """
+
+    def __init__(self, in_channels: int, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, kernel_size=3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, kernel_size=3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        for convolution in (self.conv1, self.conv2):
+            nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps `(N, C, H, W)` to `(N, width, H, W)`."""
+        x = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(x)))
+
+
+class SupervisedBackbone(nn.Module):
+    """A backbone whose stages are read through the convolutions of their auxiliary heads.
+
+    Args:
+        body: The backbone; also an `nn.Module`.
+        with_head: For stages res-2 to res-5, whether there is a head; a stage without one is read as it is.
+    """
+
+    def __init__(self, body: Backbone, with_head: FourBools = (True, True, True, True)) -> None:
+        super().__init__()
+        self.body = body
+        c2, c3, c4, c5 = (
+            min(channels, MAX_HEAD_WIDTH) if head else channels
+            for channels, head in zip(body.channels, with_head, strict=True)
+        )
+        self.channels: FourInts = (c2, c3, c4, c5)
+        self.heads = nn.ModuleList(
+            HeadConvolutions(channels, width) if head else nn.Identity()
+            for channels, width, head in zip(body.channels, self.channels, with_head, strict=True)
+        )
+
+    def forward(self, images: Tensor) -> Features:
+        """Maps normalised images `(N, 3, H, W)` to four features at strides 4, 8, 16 and 32."""
+        return self.read(self.body(images))
+
+    def read(self, stages: Features) -> Features:
+        """Maps the outputs of the four stages to what their heads make of them."""
+        x2, x3, x4, x5 = (head(x) for head, x in zip(self.heads, stages, strict=True))
+        return x2, x3, x4, x5
+
+
+class ClassifierOutput(NamedTuple):
+    """What the classifier gives.
+
+    Attributes:
+        logits: Class scores of the last stage, `(N, K)`, float32.
+        auxiliary_logits: The scores of each head, from res-2 to res-5; of those stages that have one.
+    """
+
+    logits: Tensor
+    auxiliary_logits: tuple[Tensor, ...]
+
+
+class SemanticSupervisionClassifier(nn.Module):
+    """A backbone with the usual classifier on its last stage, and an auxiliary one on the stages that are to have it.
+
+    A head is two 3 x 3 convolutions, global average pooling and a linear layer.
+
+    Args:
+        body: The backbone; also an `nn.Module`.
+        num_classes: K.
+        with_head: Which of res-2 to res-5 have a head; four times False is plain pre-training.
+    """
+
+    def __init__(self, body: Backbone, num_classes: int, with_head: FourBools = (True, True, True, True)) -> None:
+        super().__init__()
+        self.backbone = SupervisedBackbone(body, with_head)
+        self.with_head = with_head
+        self.fc = nn.Linear(body.channels[-1], num_classes)
+        self.auxiliary_fc = nn.ModuleList(
+            nn.Linear(channels, num_classes) if head else nn.Identity()
+            for channels, head in zip(self.backbone.channels, with_head, strict=True)
+        )
+
+    def forward(self, images: Tensor) -> ClassifierOutput:
+        """Classifies normalised images `(N, 3, H, W)`; the heads' scores are given in eval, too."""
+        stages = self.backbone.body(images)
+        features = self.backbone.read(stages)
+        auxiliary = tuple(
+            classify(_pool(feature)).float()
+            for classify, feature, head in zip(self.auxiliary_fc, features, self.with_head, strict=True)
+            if head
+        )
+        return ClassifierOutput(self.fc(_pool(stages[-1])).float(), auxiliary)
+
+
+def _pool(x: Tensor) -> Tensor:
+    return x.mean(dim=(2, 3))

@@ -1,0 +1,230 @@
+"""Pre-training a backbone on classification, with semantic supervision (ExFuse, section 3.2) or without."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from exfuse.data.image_folder import (
+    ClassificationAugmentation,
+    ClassifiedImage,
+    ImageFolder,
+    central_view,
+    check_image_folder,
+    open_image_folder,
+)
+from exfuse.data.stream import AugmentedDataset
+from exfuse.distributed import Ranks, process_group, sum_over_ranks, wait_for_all
+from exfuse.errors import ConfigError, DataError, did_you_mean
+from exfuse.inference.preprocessing import normalize
+from exfuse.models.backbone_weights import CLASSIFIER_TYPE
+from exfuse.models.backbones import BACKBONES
+from exfuse.models.folder import CONFIG_FILE, save_pretrained
+from exfuse.models.semantic_supervision import ClassifierOutput, FourBools, SemanticSupervisionClassifier
+from exfuse.training.config import ClassificationDataConfig, PretrainingConfig
+from exfuse.training.loop import Evaluation, run_training
+from exfuse.training.run import check_output, check_shares, start_run
+
+STAGES = ("res2", "res3", "res4", "res5")
+
+
+class HeadAccuracy(NamedTuple):
+    """How often a head is right on the validation split.
+
+    Attributes:
+        head: "res2" to "res5" for an auxiliary head, "final" for the classifier on the last stage.
+        top1: Share of images whose class scores highest.
+        top5: Share of images whose class is among the five highest.
+    """
+
+    head: str
+    top1: float
+    top5: float
+
+
+def pretrain(config: PretrainingConfig, resume: bool, console: Console) -> list[HeadAccuracy]:
+    """Trains a classifier and leaves a run folder with the best one in `backbone/`, for `model.backbone_weights`.
+
+    Under torchrun every process calls this.
+
+    Args:
+        config: The recipe.
+        resume: Go on from the latest checkpoint in the run folder.
+        console: Where progress goes.
+
+    Returns:
+        The best network's accuracies, one a head.
+
+    Raises:
+        ConfigError: If the configuration cannot be run, or the run folder holds another run.
+        DataError: If the data is bad; headers before training starts, pixels when they are read.
+        CheckpointError: If a checkpoint cannot be written or, resuming, read.
+        TrainingError: If the loss is no longer finite.
+        Interrupted: After Ctrl-C, once a checkpoint is saved.
+    """
+    with process_group() as ranks:
+        console = console if ranks.is_first else Console(quiet=True)
+        check_output(config, resume)
+        wait_for_all(ranks)  # nobody writes before all have looked
+        check_shares(config, ranks)
+        task, model = set_up(config, ranks, console)
+        run_training(start_run(config, model, len(task.train), ranks), task, resume, console)
+        content = json.loads((config.output / task.best_folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        return [HeadAccuracy(**row) for row in content["metrics"]["heads"]]
+
+
+@dataclass(frozen=True)
+class ClassificationTask:
+    """Learning to name what an image shows; a `Task`."""
+
+    config: PretrainingConfig
+    ranks: Ranks
+    train: ImageFolder
+    val: ImageFolder
+    best_folder: str = "backbone"
+
+    def samples(self) -> AugmentedDataset[ClassifiedImage]:
+        """Returns the augmented training samples."""
+        data = self.config.data
+        augmentation = ClassificationAugmentation(
+            crop_size=data.crop_size,
+            area=data.area,
+            flip=data.flip,
+            brightness=data.brightness,
+            contrast=data.contrast,
+            saturation=data.saturation,
+        )
+        return AugmentedDataset(self.train, augmentation, self.config.seed)
+
+    def loss(self, output: ClassifierOutput, targets: Tensor) -> Tensor:
+        """Returns the cross-entropy of the last stage plus the weighted ones of the auxiliary heads."""
+        model = self.config.model
+        total = F.cross_entropy(output.logits, targets, label_smoothing=model.label_smoothing)
+        weights = [weight for weight in model.head_weights if weight > 0]
+        for weight, logits in zip(weights, output.auxiliary_logits, strict=True):
+            total = total + weight * F.cross_entropy(logits, targets, label_smoothing=model.label_smoothing)
+        return total
+
+    def evaluate(self, model: nn.Module, step: int) -> Evaluation:
+        """Scores the network by the last stage's top-1 accuracy on the validation split."""
+        rows = count_correct(model, self.val, self.config, self.ranks)
+        final = rows[-1]
+        values = {f"{row.head}_{kind}": getattr(row, kind) for row in rows for kind in ("top1", "top5")}
+
+        def save(folder: Path) -> None:
+            save_pretrained(folder, model, self._describe(rows, step), self._card(rows))
+
+        return Evaluation(final.top1, "top-1", values, save)
+
+    def _describe(self, rows: list[HeadAccuracy], step: int) -> dict[str, Any]:
+        config = self.config
+        return {
+            "model_type": CLASSIFIER_TYPE,
+            "architecture": {
+                "name": config.model.backbone,
+                "num_classes": len(self.train.class_names),
+                "with_head": with_head(config),
+            },
+            "id2label": {str(index): name for index, name in enumerate(self.train.class_names)},
+            "image_mean": list(config.data.image_mean),
+            "image_std": list(config.data.image_std),
+            "metrics": {
+                "heads": [row._asdict() for row in rows],
+                "protocol": {
+                    "data": str(self.val.root),
+                    "split": self.val.split,
+                    "images": len(self.val),
+                    "resize": f"shorter side to {config.data.resize}, central crop {list(config.data.crop_size)}",
+                    "precision": config.precision,
+                    "step": step,
+                },
+            },
+        }
+
+    def _card(self, rows: list[HeadAccuracy]) -> str:
+        table = "\n".join(f"| {row.head} | {100 * row.top1:.2f} | {100 * row.top5:.2f} |" for row in rows)
+        return (
+            f"# {self.config.model.backbone}, pre-trained on {len(self.train.class_names)} classes\n\n"
+            "For `exfuse train RECIPE model.backbone_weights=THIS_FOLDER`.\n\n"
+            f"| head | top-1 | top-5 |\n|---|---|---|\n{table}\n"
+        )
+
+
+def set_up(
+    config: PretrainingConfig, ranks: Ranks, console: Console
+) -> tuple[ClassificationTask, SemanticSupervisionClassifier]:
+    """Opens and checks the data and builds the network.
+
+    Raises:
+        ConfigError: If the backbone is unknown or `data.root` is not set.
+        DataError: If a split is bad, or the two have other classes.
+    """
+    torch.manual_seed(config.seed)
+    train, val = (
+        _open_split(config.data, split, console) for split in (config.data.train_split, config.data.val_split)
+    )
+    if train.class_names != val.class_names:
+        different = sorted(set(train.class_names) ^ set(val.class_names))
+        raise DataError(f"{train.root}: the splits differ in the classes {', '.join(different[:5])}")
+    name = config.model.backbone
+    if name not in BACKBONES:
+        raise ConfigError(f"model.backbone: there is no backbone {name!r}; {did_you_mean(name, BACKBONES)}")
+    model = SemanticSupervisionClassifier(BACKBONES[name](), len(train.class_names), with_head(config))
+    return ClassificationTask(config, ranks, train, val), model
+
+
+def with_head(config: PretrainingConfig) -> FourBools:
+    """Returns which of res-2 to res-5 have an auxiliary head."""
+    w2, w3, w4, w5 = config.model.head_weights
+    return w2 > 0, w3 > 0, w4 > 0, w5 > 0
+
+
+def _open_split(config: ClassificationDataConfig, split: str, console: Console) -> ImageFolder:
+    if config.root is None:
+        raise ConfigError("data.root is not set: add data.root=FOLDER")
+    dataset = open_image_folder(config.root, split)
+    with console.status(f"checking the {len(dataset)} images of {split}"):
+        check_image_folder(dataset)
+    return dataset
+
+
+@torch.inference_mode()
+def count_correct(model: nn.Module, val: ImageFolder, config: PretrainingConfig, ranks: Ranks) -> list[HeadAccuracy]:
+    """Returns the accuracies of each head over a split, the auxiliary ones first, from exact counts.
+
+    Args:
+        model: A `SemanticSupervisionClassifier`, or a copy of one.
+        val: The split.
+        config: Batch size, view and precision.
+        ranks: Each process takes every n-th image.
+    """
+    was_training = model.training
+    model.eval()
+    heads = [stage for stage, head in zip(STAGES, with_head(config), strict=True) if head] + ["final"]
+    correct = torch.zeros(len(heads), 2, dtype=torch.int64)
+    for images, labels in _views(val, config, ranks):
+        pixels = normalize(images.to(ranks.device), config.data.image_mean, config.data.image_std)
+        with torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            output = model(pixels.contiguous(memory_format=torch.channels_last))
+        for row, logits in enumerate((*output.auxiliary_logits, output.logits)):
+            best = logits.topk(min(5, logits.shape[1])).indices.cpu() == labels[:, None]
+            correct[row] += torch.stack([best[:, 0].sum(), best.sum()])
+    model.train(was_training)
+    shares = sum_over_ranks(correct, ranks) / len(val)
+    return [HeadAccuracy(head, *row) for head, row in zip(heads, shares.tolist(), strict=True)]
+
+
+def _views(val: ImageFolder, config: PretrainingConfig, ranks: Ranks) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields batches of central views, uint8 `(N, 3, H, W)`, with their classes, int64 `(N,)`."""
+    share = range(ranks.rank, len(val), ranks.size)
+    for start in range(0, len(share), config.batch_size):
+        samples = [val[index] for index in share[start : start + config.batch_size]]
+        views = np.stack([central_view(s.image, config.data.resize, config.data.crop_size) for s in samples])
+        yield torch.from_numpy(views).permute(0, 3, 1, 2), torch.tensor([sample.label for sample in samples])

@@ -1,0 +1,195 @@
+"""ablate, compare, submit, data prepare, and a training run that begins with a trained model."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from tiny_run import TINY, call_exfuse, tensors_in, tiny_config, train_quietly
+
+from exfuse.ablation import rows
+from exfuse.data.datasets import open_dataset
+from exfuse.distributed import Ranks, only_process
+from exfuse.errors import ConfigError
+from exfuse.evaluation.bootstrap import mean_iou
+from exfuse.evaluation.measures import MEASURES
+from exfuse.inference.predictor import Predictor
+
+ABLATION = (*TINY, "epochs=1", "model.name=gcn_tiny", "seeds=1")
+
+
+@pytest.fixture(scope="module")
+def models(pack: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two model folders, the second trained longer."""
+    folder = tmp_path_factory.mktemp("models")
+    for name, epochs in (("short", 1), ("long", 4)):
+        train_quietly(tiny_config(pack, folder / name, f"epochs={epochs}"))
+    return folder / "short" / "model_last", folder / "long" / "model_last"
+
+
+def test_evaluate_gives_an_interval_and_every_further_measure(
+    models: tuple[Path, Path], pack: Path, tmp_path: Path
+) -> None:
+    outcome = call_exfuse("evaluate", models[1], pack, "--measures", "all", "-o", tmp_path / "scores.json")
+    assert outcome.code == 0, outcome.errors
+    content = json.loads((tmp_path / "scores.json").read_text())
+    interval = content["mean_iou_interval"]
+    assert interval["low"] <= content["mean_iou"] <= interval["high"]
+    assert set(content["measures"]) == set(MEASURES)
+    assert 0 < content["measures"]["boundary_iou"]["mean"] < content["mean_iou"]
+    assert 0 < content["measures"]["calibration"]["expected_calibration_error"] < 1
+    for text in ("95 % interval of the mean", "boundary_iou mean", "object_size mean_iou_by_size small"):
+        assert text in outcome.output
+    refused = call_exfuse("evaluate", models[1], pack, "--measures", "boundary")
+    assert refused.code == 1
+    assert "there is no measure 'boundary'; did you mean 'boundary_iou'?" in refused.errors
+
+
+def test_calibration_is_that_of_the_averaged_probabilities_too(models: tuple[Path, Path], pack: Path) -> None:
+    image = open_dataset(pack, "val")[0].image
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
+    single = Predictor.from_pretrained(models[1])
+    scores = single.scores(pixels)
+    torch.testing.assert_close(single.confidence(scores), scores.softmax(dim=1).amax(dim=1))
+    flipped = type(single)(single.model, single.info, type(single.augmentation)((1.0,), flip=True))
+    averaged = flipped.scores(pixels)
+    torch.testing.assert_close(flipped.confidence(averaged), averaged.amax(dim=1))
+
+
+def test_compare_pairs_two_models_on_the_same_images(models: tuple[Path, Path], pack: Path, tmp_path: Path) -> None:
+    output = tmp_path / "comparison"
+    outcome = call_exfuse("compare", *models, pack, "-o", output, "--show", "2")
+    assert outcome.code == 0, outcome.errors
+    content = json.loads((output / "comparison.json").read_text())
+    for place, model in zip(("first", "second"), models, strict=True):
+        scores = tmp_path / f"{place}.json"
+        assert call_exfuse("evaluate", model, pack, "-o", scores).code == 0
+        assert content["mean_iou"][place] == pytest.approx(json.loads(scores.read_text())["mean_iou"])
+    gaps = [abs(image["second"] - image["first"]) for image in content["images"]]
+    assert gaps == sorted(gaps, reverse=True)
+    assert len(gaps) == 4
+    pictures = sorted(output.glob("*.jpg"))
+    assert [path.name for path in pictures] == [
+        f"{place:02d}_{image['name']}.jpg" for place, image in enumerate(content["images"][:2])
+    ]
+    with Image.open(pictures[0]) as picture:
+        height, width = open_dataset(pack, "val")[0].mask.shape
+        assert picture.size == (4 * width, height)
+    assert "points (" in outcome.output
+
+
+def test_a_model_against_itself_is_not_distinguishable(models: tuple[Path, Path], pack: Path, tmp_path: Path) -> None:
+    outcome = call_exfuse("compare", models[0], models[0], pack, "-o", tmp_path / "comparison", "--show", "0")
+    assert outcome.code == 0, outcome.errors
+    assert "+0.00 points (+0.00 to +0.00), not distinguishable" in outcome.output
+    assert [path.name for path in (tmp_path / "comparison").iterdir()] == ["comparison.json"]
+
+
+def test_commands_that_run_alone_say_so_under_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert only_process("exfuse compare") == Ranks(0, 1, torch.device("cpu"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="exfuse compare runs in one process; start it without torchrun"):
+        only_process("exfuse compare")
+
+
+def test_an_ablation_runs_every_cell_once(pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "PAPER", rows.PAPER[:2])
+    command = ("ablate", "paper", *ABLATION, f"data.root={pack}", f"output={tmp_path / 'out'}")
+    first = call_exfuse(*command)
+    assert first.code == 0, first.errors
+    assert "wide baseline, seed 0" in first.output
+    table = (tmp_path / "out" / "ablation.md").read_text()
+    assert "exfuse ablate paper" in table
+    cells = sorted((tmp_path / "out" / "cells").iterdir())
+    assert [cell.name for cell in cells] == ["baseline_0", "wide_baseline_0"]
+    left = tensors_in(tmp_path / "out")
+    record = json.loads((cells[0] / "cell.json").read_text())
+    predictor = Predictor.from_pretrained(cells[0] / "model_last", precision="bf16")
+    labels = predictor(open_dataset(pack, "val")[1].image).labels
+    target = open_dataset(pack, "val")[1].mask
+    assert sum(record["of_images"][1][0]) == int((labels == target)[target != 255].sum())
+    assert f"{100 * float(mean_iou(np.array(record['of_images']).sum(axis=0))):.2f}" in table
+
+    again = call_exfuse(*command)
+    assert again.code == 0, again.errors
+    assert (tmp_path / "out" / "ablation.md").read_text() == table
+    after = tensors_in(tmp_path / "out")
+    assert all(torch.equal(after[name], left[name]) for name in left)
+    other = call_exfuse(*command, "batch_size=2")
+    assert other.code == 1
+    assert "baseline_0: run with another batch_size" in other.errors
+
+    (cells[1] / "cell.json").unlink()  # as if it had been cut off after its last checkpoint
+    resumed = call_exfuse(*command)
+    assert resumed.code == 0, resumed.errors
+    assert (tmp_path / "out" / "ablation.md").read_text() == table
+    (cells[1] / "cell.json").write_text("{")
+    broken = call_exfuse(*command)
+    assert broken.code == 1
+    assert "not the record of a cell" in broken.errors
+
+
+def test_a_run_can_begin_with_a_trained_model(models: tuple[Path, Path], pack: Path, tmp_path: Path) -> None:
+    still = ("optimizer.learning_rate=1e-12", "optimizer.weight_decay=0", "ema_decay=0", "epochs=1")
+    train_quietly(tiny_config(pack, tmp_path / "on", f"model.weights={models[1]}", *still))
+    given = load_file(models[1] / "model.safetensors")
+    left = load_file(tmp_path / "on" / "model_last" / "model.safetensors")
+    kernels = [name for name in given if given[name].ndim == 4]
+    assert len(kernels) > 20
+    for name in kernels:
+        torch.testing.assert_close(left[name], given[name], rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.gcn_kernel=5", "holds exfuse_tiny with"),
+        ("model.name=gcn_tiny", "holds exfuse_tiny with"),
+        ("data.root=OTHER", "knows other classes (ground"),
+    ],
+)
+def test_a_model_of_another_kind_is_refused(
+    override: str, message: str, models: tuple[Path, Path], pack: Path, tmp_path: Path
+) -> None:
+    if override.endswith("OTHER"):
+        names = [f"class {index}" for index in range(7)]
+        (tmp_path / "other.yaml").write_text(
+            f"root: {pack}\nlayout: lists\nsplits: {{train: train.txt, val: val.txt}}\nnames: {json.dumps(names)}\n"
+        )
+        override = f"data.root={tmp_path / 'other.yaml'}"
+    with pytest.raises(ConfigError) as caught:
+        train_quietly(tiny_config(pack, tmp_path / "run", f"model.weights={models[0]}", override))
+    assert str(caught.value).startswith(f"model.weights: {models[0]} ")
+    assert message in str(caught.value)
+
+
+def test_the_three_stages_run_from_the_archives_to_a_submission(
+    voc: Path, sbd: Path, coco: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "all"
+    for source, folder, options in (
+        ("voc", voc, ["--partial"]),
+        ("sbd", sbd, ["--partial"]),
+        ("coco", coco, ["--splits", "train2017"]),
+    ):
+        outcome = call_exfuse("data", "prepare", source, folder, "-o", output, *options)
+        assert outcome.code == 0, outcome.errors
+    assert "val images in mixed" in outcome.output
+    previous: list[str] = []
+    for stage in ("voc_mixed", "voc_trainaug", "voc_train"):
+        small = ("batch_size=1", "accumulation=1", "data.crop_size=[64, 64]", "model.name=exfuse_tiny", "epochs=1",
+                 "model.gcn_kernel=3", "model.decoder_width=narrow", "model.decoder=stride4", "data.workers=0",
+                 "optimizer.warmup_steps=1", "model.backbone_weights=null", "precision=fp32")  # fmt: skip
+        run = tmp_path / stage
+        outcome = call_exfuse("train", stage, *small, f"data.root={output}", f"output={run}", *previous)
+        assert outcome.code == 0, outcome.errors
+        previous = [f"model.weights={run}/model_last"]
+    (voc / "ImageSets" / "Segmentation" / "test.txt").write_text("2009_99\n")
+    archive = tmp_path / "results.tgz"
+    outcome = call_exfuse("submit", "voc", run / "model", voc, "-o", archive)
+    assert outcome.code == 0, outcome.errors
+    assert "1 masks, checked" in outcome.output
+    assert archive.is_file()

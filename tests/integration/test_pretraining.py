@@ -1,0 +1,192 @@
+"""Pre-training a backbone, going on after an interruption, and a segmentation run that begins with what it leaves."""
+
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from safetensors.torch import load_file
+from test_distributed import run_two_processes
+from tiny_run import TINY as TINY_SEGMENTATION
+from tiny_run import call_exfuse, read_metrics, tensors_in
+
+from exfuse.data.image_folder import central_view, open_image_folder
+from exfuse.distributed import Ranks
+from exfuse.errors import ConfigError, DataError
+from exfuse.inference.preprocessing import normalize
+from exfuse.models import backbones
+from exfuse.models.semantic_supervision import SemanticSupervisionClassifier
+from exfuse.training.classification import count_correct, pretrain
+from exfuse.training.log import RunLog
+from exfuse.training.loop import Interrupted
+from exfuse.training.recipes import load_pretraining_config
+
+CLASSES = ("bars", "dots", "plain")
+TINY = (
+    "epochs=2",
+    "batch_size=6",
+    "evaluate_every=1",
+    "checkpoint_every=2",
+    "log_every=1",
+    "precision=fp32",
+    "data.crop_size=[64, 64]",
+    "data.resize=64",
+    "model.backbone=tiny",
+    "optimizer.name=adamw",
+    "optimizer.learning_rate=0.002",
+    "optimizer.warmup_steps=2",
+)
+STEPS = 10
+
+
+def draw(kind: str, rng: np.random.Generator) -> Image.Image:
+    image = np.full((72, 80, 3), rng.integers(60, 200, 3), dtype=np.uint8)
+    if kind == "bars":
+        image[:, :: int(rng.integers(6, 10))] = 255
+    if kind == "dots":
+        step = int(rng.integers(6, 10))
+        image[::step, ::step] = 255
+    return Image.fromarray(image)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty images to train on and nine to validate, in three classes."""
+    root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for split, count in (("train", 10), ("val", 3)):
+        for name in CLASSES:
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                draw(name, rng).save(folder / f"{index}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def pretrained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns the run folder of a whole run that nothing disturbed; not to be changed."""
+    run = tmp_path_factory.mktemp("pretrained") / "run"
+    outcome = call_exfuse("pretrain", "imagenette_resnet18", *TINY, f"data.root={photos}", f"output={run}")
+    assert outcome.code == 0, outcome.errors
+    for text in ("res2", "res3", "res4", "res5", "final", "top-1", "top-5", f"{run}/backbone"):
+        assert text in outcome.output
+    return run
+
+
+def test_a_run_leaves_records_and_the_best_and_the_last_classifier(pretrained: Path) -> None:
+    records = read_metrics(pretrained)
+    assert [record["step"] for record in records if record["kind"] == "train"] == list(range(1, STEPS + 1))
+    scored = [record for record in records if record["kind"] == "val"]
+    assert [record["step"] for record in scored] == [5, 10]
+    assert {"res2_top1", "res5_top5", "final_top1", "final_top5"} <= set(scored[0])
+    assert scored[-1]["final_top5"] == 1.0  # there are only three classes
+    best = max(scored, key=lambda record: record["final_top1"])
+    config = json.loads((pretrained / "backbone" / "config.json").read_text())
+    assert config["metrics"]["heads"][-1]["top1"] == pytest.approx(best["final_top1"])
+    assert config["id2label"] == {"0": "bars", "1": "dots", "2": "plain"}
+    assert (pretrained / "backbone_last" / "model.safetensors").is_file()
+    assert "| final |" in (pretrained / "backbone" / "README.md").read_text()
+
+
+def test_the_accuracies_are_those_of_the_model_that_is_left(pretrained: Path, photos: Path) -> None:
+    config = json.loads((pretrained / "backbone" / "config.json").read_text())
+    recipe = load_pretraining_config(str(pretrained / "config.yaml"))
+    model = SemanticSupervisionClassifier(backbones.tiny(), 3).eval()
+    model.load_state_dict(load_file(pretrained / "backbone" / "model.safetensors"))
+    val = open_image_folder(photos, "val")
+    right = np.zeros(5)
+    for index in range(len(val)):
+        view = torch.from_numpy(central_view(val[index].image, 64, (64, 64)).copy()).permute(2, 0, 1)[None]
+        with torch.inference_mode():
+            output = model(normalize(view, recipe.data.image_mean, recipe.data.image_std))
+        right += [int(scores.argmax()) == val[index].label for scores in (*output.auxiliary_logits, output.logits)]
+    assert [row["top1"] for row in config["metrics"]["heads"]] == pytest.approx((right / 9).tolist())
+
+
+def test_every_rank_counts_its_own_share(pretrained: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load_pretraining_config(str(pretrained / "config.yaml"))
+    model = SemanticSupervisionClassifier(backbones.tiny(), 3)
+    val, cpu = open_image_folder(photos, "val"), torch.device("cpu")
+    together = count_correct(model, val, recipe, Ranks(0, 1, cpu))
+    monkeypatch.setattr("exfuse.training.classification.sum_over_ranks", lambda values, ranks: values)
+    shares = [count_correct(model, val, recipe, Ranks(rank, 2, cpu)) for rank in (0, 1)]
+    for head, first, second in zip(together, *shares, strict=True):
+        assert head.top1 == pytest.approx(first.top1 + second.top1)
+    assert model.training
+
+
+def test_an_interrupted_run_resumes_to_the_bit(
+    pretrained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_pretraining_config(
+        "imagenette_resnet18", [*TINY, f"data.root={photos}", f"output={tmp_path / 'run'}"]
+    )
+    advance = RunLog.advance
+
+    def advance_and_stop(log: RunLog, status: str) -> None:
+        advance(log, status)
+        if (config.output / "checkpoints" / "latest").exists():
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "advance", advance_and_stop)
+        with pytest.raises(Interrupted):
+            pretrain(config, False, Console(quiet=True))
+    pretrain(config, True, Console(quiet=True))
+    tensors, expected = tensors_in(config.output), tensors_in(pretrained)
+    assert tensors.keys() == expected.keys()
+    assert [name for name in tensors if not torch.equal(tensors[name], expected[name])] == []
+    assert read_metrics(config.output) == read_metrics(pretrained)
+
+
+def test_two_processes_pretrain_as_one(photos: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = run_two_processes(
+        "-m", "exfuse", "pretrain", "imagenette_resnet18", *TINY, "epochs=1", f"data.root={photos}", f"output={run}"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("best on val") == 1
+    assert [record["step"] for record in read_metrics(run)] == [1, 2, 3, 4, 5, 5]
+
+
+@pytest.mark.parametrize("supervised", [False, True])
+def test_a_segmentation_run_begins_with_the_pretrained_backbone(
+    supervised: bool, pretrained: Path, pack: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    outcome = call_exfuse(
+        "train", "demo", *TINY_SEGMENTATION, "epochs=1", f"data.root={pack}", f"output={run}",
+        "optimizer.learning_rate=1e-12", "optimizer.weight_decay=0", "ema_decay=0", "model.auxiliary_prediction=null",
+        f"model.backbone_weights={pretrained}/backbone", f"model.supervised_features={str(supervised).lower()}",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.errors
+    given = load_file(pretrained / "backbone" / "model.safetensors")
+    left = load_file(run / "model_last" / "model.safetensors")
+    kernels = {name for name in left if name.startswith("backbone.") and left[name].ndim == 4}
+    assert any(name.startswith("backbone.heads.") for name in kernels) is supervised
+    for name in kernels:
+        source = name if supervised else name.replace("backbone.", "backbone.body.")
+        torch.testing.assert_close(left[name], given[source], rtol=0, atol=1e-8)
+    assert call_exfuse("evaluate", run / "model", pack, "-o", tmp_path / "scores.json").code == 0
+
+
+def test_bad_input_is_refused_before_training(photos: Path, tmp_path: Path) -> None:
+    def refusal(*overrides: str) -> str:
+        config = load_pretraining_config("imagenette_resnet18", [*TINY, f"output={tmp_path / 'run'}", *overrides])
+        with pytest.raises((ConfigError, DataError)) as caught:
+            pretrain(config, False, Console(quiet=True))
+        return str(caught.value)
+
+    assert refusal() == "data.root is not set: add data.root=FOLDER"
+    assert "did you mean 'resnet18'" in refusal(f"data.root={photos}", "model.backbone=resnet-18")
+    assert f"{photos}/test: no such folder" in refusal(f"data.root={photos}", "data.val_split=test")
+    (tmp_path / "other" / "train").mkdir(parents=True)
+    (tmp_path / "other" / "val").symlink_to(photos / "val")
+    for name in CLASSES[1:]:
+        (tmp_path / "other" / "train" / name).symlink_to(photos / "train" / name)
+    assert "the splits differ in the classes bars" in refusal(f"data.root={tmp_path / 'other'}")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,136 @@
+"""Which rows there are, what they change, and the table that is made of them."""
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from exfuse.ablation.rows import PAPER, REFERENCE, cell_config, plan_rows
+from exfuse.ablation.run import Ablation, Cell
+from exfuse.ablation.table import comma_separated, markdown, table_lines, write_tables
+from exfuse.models.builders import create_model
+from exfuse.training.recipes import differing_keys, load_ablation_config
+
+PRETRAINED = ("pretrained.plain=plain", "pretrained.supervised=ss", "pretrained.rearranged=lr")
+
+
+def names_of(*overrides: str) -> tuple[list[str], dict[str, str]]:
+    plan = plan_rows(load_ablation_config("paper", ["data.root=photos", *overrides]))
+    return [row.name for row in plan.rows], dict(plan.left_out)
+
+
+def test_with_every_pretrained_backbone_all_rows_are_run() -> None:
+    names, left_out = names_of(*PRETRAINED)
+    assert names == [row.name for row in PAPER]
+    assert len(set(names)) == len(names) == 13
+    assert left_out == {}
+
+
+def test_rows_that_cannot_be_run_are_named_with_the_reason() -> None:
+    names, left_out = names_of()
+    assert set(left_out) == {"+ SS", "+ SS, second convolution", "all"}
+    assert "pretrained.supervised" in left_out["all"]
+    assert "+ LR" in names  # from random weights, as the others
+    assert "+ LR" in names_of("model.name=gcn_resnet18")[1]
+    assert "no rearranged form of gcn_resnet18" in names_of("model.name=gcn_resnet18")[1]["+ LR"]
+    assert "both or neither" in names_of("pretrained.plain=plain")[1]["+ LR"]
+
+
+def test_each_row_changes_the_reference_in_what_it_is_named_for() -> None:
+    config = load_ablation_config("paper", ["data.root=photos", *PRETRAINED])
+    rows = {row.name: row for row in PAPER}
+    reference = cell_config(config, rows[REFERENCE], 0, 11)
+    changes = {
+        name: {key.removeprefix("model.") for key in differing_keys(reference, cell_config(config, row, 0, 11))}
+        for name, row in rows.items()
+    }
+    assert changes == {
+        "baseline": {"decoder_width"},
+        REFERENCE: set(),
+        "+ SS": {"backbone_weights"},
+        "+ SS, second convolution": {"backbone_weights", "supervised_features"},
+        "+ LR": {"name", "backbone_weights"},
+        "+ ECRE": {"channel_resolution_embedding", "auxiliary_prediction"},
+        "+ auxiliary loss, no sub-pixel": {"auxiliary_prediction"},
+        "+ sub-pixel, no auxiliary loss": {"channel_resolution_embedding"},
+        "+ SEB": {"semantic_embedding"},
+        "+ DAP": {"dap_window"},
+        "+ 5x5 in DAP's place": {"dap_window", "plain_prediction"},
+        "+ ECRE, SEB, DAP": {
+            "channel_resolution_embedding", "auxiliary_prediction", "semantic_embedding", "dap_window",
+        },
+        "all": {
+            "channel_resolution_embedding", "auxiliary_prediction", "semantic_embedding", "dap_window",
+            "backbone_weights", "supervised_features",
+        },
+    }  # fmt: skip
+    assert cell_config(config, rows["baseline"], 0, 11).model.decoder_width == 11
+    assert reference.model.decoder_width == 99
+
+
+def test_every_cell_has_a_folder_of_its_own_and_rows_share_their_seeds() -> None:
+    config = load_ablation_config("paper", ["data.root=photos", "seed=10", *PRETRAINED])
+    cells = {(row.name, seed): cell_config(config, row, seed, 5) for row in PAPER for seed in (0, 1)}
+    assert len({cell.output for cell in cells.values()}) == len(cells) == 26
+    assert {cell.seed for (_, seed), cell in cells.items() if seed == 1} == {11}
+    assert cells["+ SEB", 0].output == Path("runs/paper/cells/seb_0")
+    for cell in cells.values():
+        create_model(cell.model.name, num_classes=2, **cell.model.parts() | {"decoder_width": 18})
+
+
+def made_up_cell(seed: int, skill: float) -> Cell:
+    rng = np.random.default_rng(seed)
+    true = rng.integers(400, 500, (30, 4))
+    hits = (true * np.clip(rng.normal(skill, 0.02, (30, 4)), 0, 1)).astype(int)
+    return Cell(np.stack([hits, true, true], axis=1), 11_000_000, 5_000_000_000, 1.25)
+
+
+@pytest.fixture
+def ablation() -> Ablation:
+    cells = {
+        "baseline": (made_up_cell(0, 0.5), made_up_cell(1, 0.5)),
+        REFERENCE: (made_up_cell(2, 0.6), made_up_cell(3, 0.6)),
+        "+ SEB": (made_up_cell(4, 0.6), made_up_cell(5, 0.6)),
+    }
+    return Ablation(cells, (("+ LR", "there is no rearranged form of gcn_resnet18"),), "val, 30 images")
+
+
+def test_a_gain_that_could_be_none_is_called_so(ablation: Ablation) -> None:
+    lines = {line.name: line for line in table_lines(ablation)}
+    assert lines["baseline"].interval.high < 0
+    assert "not distinguishable" not in lines["baseline"].verdict()
+    assert lines["+ SEB"].interval.contains(0)
+    assert lines["+ SEB"].verdict().endswith("not distinguishable")
+    assert lines[REFERENCE].verdict() == "-"
+    scores = [100 * cell.mean_iou for cell in ablation.cells["baseline"]]
+    assert lines["baseline"].mean == pytest.approx(np.mean(scores))
+    assert lines["baseline"].spread == pytest.approx(abs(scores[0] - scores[1]) / 2**0.5)
+
+
+def test_the_table_says_what_it_shows(ablation: Ablation) -> None:
+    text = markdown(ablation, table_lines(ablation), "exfuse ablate paper data.root=photos")
+    for part in (
+        "`exfuse ablate paper data.root=photos`",
+        "val, 30 images; 2 seeds",
+        "| + SEB |",
+        "11.00",
+        "5.00",
+        "1.25",
+    ):
+        assert part in text
+    assert "- + LR: left out, there is no rearranged form of gcn_resnet18" in text
+    rows = list(csv.DictReader(io.StringIO(comma_separated(table_lines(ablation)))))
+    assert [row["row"] for row in rows] == ["baseline", REFERENCE, "+ SEB"]
+    assert float(rows[0]["low"]) < float(rows[0]["high"]) < 0
+
+
+def test_one_seed_has_no_spread(ablation: Ablation, tmp_path: Path) -> None:
+    single = Ablation({name: cells[:1] for name, cells in ablation.cells.items()}, (), ablation.split)
+    text = markdown(single, table_lines(single), "command")
+    assert "1 seed," in text
+    assert "| - |" in text
+    write_tables(single, tmp_path / "out", "command")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["ablation.csv", "ablation.md", "ablation.png"]
+    assert (tmp_path / "out" / "ablation.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,88 @@
+"""What a backbone can begin with, and what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from exfuse.errors import CheckpointError
+from exfuse.models import backbones
+from exfuse.models.backbone_weights import CLASSIFIER_TYPE, load_backbone_weights
+from exfuse.models.folder import CONFIG_FILE, WEIGHTS_FILE, save_pretrained
+from exfuse.models.semantic_supervision import FourBools, SemanticSupervisionClassifier, SupervisedBackbone
+
+
+def classifier_folder(folder: Path, with_head: FourBools) -> dict[str, Tensor]:
+    model = SemanticSupervisionClassifier(backbones.tiny(), 4, with_head)
+    save_pretrained(folder, model, {"model_type": CLASSIFIER_TYPE}, card="")
+    return model.state_dict()
+
+
+@pytest.mark.parametrize("with_head", [(True, True, True, True), (False, False, False, False)])
+def test_a_plain_backbone_takes_the_body_and_drops_the_heads(with_head: FourBools, tmp_path: Path) -> None:
+    state = classifier_folder(tmp_path / "backbone", with_head)
+    backbone = backbones.tiny()
+    load_backbone_weights(backbone, tmp_path / "backbone")
+    for name, value in backbone.state_dict().items():
+        assert torch.equal(value, state[f"backbone.body.{name}"])
+
+
+def test_a_supervised_backbone_takes_the_convolutions_of_the_heads_too(tmp_path: Path) -> None:
+    state = classifier_folder(tmp_path / "backbone", (True, True, True, True))
+    backbone = SupervisedBackbone(backbones.tiny())
+    load_backbone_weights(backbone, tmp_path / "backbone")
+    loaded = backbone.state_dict()
+    assert any(name.startswith("heads.3.conv2") for name in loaded)
+    for name, value in loaded.items():
+        assert torch.equal(value, state[f"backbone.{name}"])
+
+
+def test_heads_that_were_not_trained_cannot_be_read(tmp_path: Path) -> None:
+    classifier_folder(tmp_path / "backbone", (False, True, True, True))
+    with pytest.raises(CheckpointError, match=r"backbone: does not fit this backbone, it lacks heads\.0\.conv1"):
+        load_backbone_weights(SupervisedBackbone(backbones.tiny()), tmp_path / "backbone")
+
+
+def test_public_weights_have_no_heads_to_read(tmp_path: Path) -> None:
+    path = tmp_path / "resnet.safetensors"
+    save_file(backbones.tiny().state_dict(), path)
+    with pytest.raises(CheckpointError, match=r"has no auxiliary heads.*supervised_features=false"):
+        load_backbone_weights(SupervisedBackbone(backbones.tiny()), path)
+
+
+def test_another_architecture_is_refused(tmp_path: Path) -> None:
+    classifier_folder(tmp_path / "backbone", (True, True, True, True))
+    with pytest.raises(CheckpointError, match="does not fit this backbone"):
+        load_backbone_weights(backbones.resnet18(), tmp_path / "backbone")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (None, r"config\.json: not a readable description"),
+        ("[", r"config\.json: not a readable description"),
+        ("[]", r"config\.json: not a readable description"),
+        ("{}", r"config\.json: not a readable description"),
+        (json.dumps({"model_type": "exfuse"}), "a 'exfuse' model; backbone weights come from exfuse pretrain"),
+    ],
+)
+def test_a_folder_that_is_no_classifier_is_refused(config: str | None, message: str, tmp_path: Path) -> None:
+    folder = tmp_path / "backbone"
+    classifier_folder(folder, (True, True, True, True))
+    if config is None:
+        (folder / CONFIG_FILE).unlink()
+    else:
+        (folder / CONFIG_FILE).write_text(config)
+    with pytest.raises(CheckpointError, match=message):
+        load_backbone_weights(backbones.tiny(), folder)
+
+
+def test_a_damaged_weights_file_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "backbone"
+    classifier_folder(folder, (True, True, True, True))
+    (folder / WEIGHTS_FILE).write_bytes(b"\x80\x04junk")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: not a readable safetensors file"):
+        load_backbone_weights(backbones.tiny(), folder)

@@ -1,0 +1,182 @@
+"""From VOC 2012, SBD and COCO as they are downloaded to a folder that can be trained on."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+from scipy.io import savemat
+
+from exfuse.data.classes import VOC_NAMES, voc_palette
+from exfuse.data.datasets import open_dataset
+from exfuse.data.prepare.coco import draw_semantic_mask, prepare_coco
+from exfuse.data.prepare.tree import PreparedTree
+from exfuse.data.prepare.voc import prepare_sbd, prepare_voc, read_sbd_mask
+from exfuse.errors import DataError
+from public_data import SIZE, annotation, categories, id_of, label_map, rectangle, uncompressed_runs, write_sbd_mask
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, voc: Path, sbd: Path) -> Path:
+    output = tmp_path / "prepared"
+    prepare_voc(voc, output, partial=True)
+    prepare_sbd(sbd, output, partial=True)
+    return output
+
+
+def test_voc_becomes_a_data_set_with_its_own_pixels(voc: Path, tmp_path: Path) -> None:
+    seen: list[int] = []
+    counts = prepare_voc(voc, tmp_path / "out", partial=True, progress=lambda: seen.append(1))
+    assert counts == {"train": 3, "val": 2}
+    assert len(seen) == 5
+    for split in ("train", "val"):
+        made, original = open_dataset(tmp_path / "out", split), open_dataset(voc, split)
+        assert made.classes == original.classes
+        assert [entry.name for entry in made.entries] == [entry.name for entry in original.entries]
+        for index in range(len(made)):
+            np.testing.assert_array_equal(made[index].mask, original[index].mask)
+            np.testing.assert_array_equal(made[index].image, original[index].image)
+    assert (tmp_path / "out/images/2007_01.jpg").samefile(voc / "JPEGImages/2007_01.jpg")
+    with Image.open(tmp_path / "out/masks/2007_01.png") as mask:
+        assert mask.mode == "P"
+        assert tuple(mask.getpalette()[3:6]) == voc_palette(2)[1]
+
+
+def test_an_incomplete_download_is_noticed(voc: Path, sbd: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"3 images in train, but 1,464 were published; .* \(--partial"):
+        prepare_voc(voc, tmp_path / "out", partial=False)
+    assert not (tmp_path / "out").exists()
+    prepare_voc(voc, tmp_path / "out", partial=True)
+    with pytest.raises(DataError, match="4 images in SBD, but 11,355 were published"):
+        prepare_sbd(sbd, tmp_path / "out", partial=False)
+
+
+def test_sbd_adds_what_voc_does_not_have_and_no_val_image(voc: Path, sbd: Path, prepared: Path) -> None:
+    assert (prepared / "trainaug.txt").read_text().split() == ["2007_01", "2007_02", "2008_03", "2010_21", "2010_22"]
+    trainaug, train = open_dataset(prepared, "trainaug"), open_dataset(voc, "train")
+    for index in range(3):  # VOC's own masks, though SBD has one of 2008_03
+        np.testing.assert_array_equal(trainaug[index].mask, train[index].mask)
+    for index, seed in ((3, 2), (4, 3)):
+        np.testing.assert_array_equal(trainaug[index].mask, label_map(seed + 7) % 255)
+    counts = prepare_sbd(sbd, prepared, partial=True)
+    assert counts == {"SBD": 4, "trainaug": 5, "val images in trainaug": 0}
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float64])
+def test_sbd_masks_are_read_whatever_type_matlab_wrote(dtype: type, tmp_path: Path) -> None:
+    mask = label_map(3) % 255
+    write_sbd_mask(tmp_path / "a.mat", mask.astype(dtype))
+    np.testing.assert_array_equal(read_sbd_mask(tmp_path / "a.mat"), mask)
+
+
+def test_annotations_that_are_none_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.mat"
+    with pytest.raises(DataError, match=r"a\.mat: no such annotation"):
+        read_sbd_mask(path)
+    for content in (b"", b"MATLAB 5.0 MAT-file" + bytes(200), b"\x00" * 500):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"a\.mat: not one of SBD's annotations"):
+            read_sbd_mask(path)
+    savemat(path, {"GTinst": {"Segmentation": label_map(0)}})
+    with pytest.raises(DataError, match=r"not one of SBD's annotations \(KeyError"):
+        read_sbd_mask(path)
+    savemat(path, {"GTcls": {"Segmentation": np.full((2, 2), 0.5)}})
+    with pytest.raises(DataError, match=r"GTcls\.Segmentation is no label map"):
+        read_sbd_mask(path)
+
+
+def test_a_mask_of_another_size_or_label_is_refused(sbd: Path, voc: Path, tmp_path: Path) -> None:
+    prepare_voc(voc, tmp_path / "out", partial=True)
+    write_sbd_mask(sbd / "cls" / "2010_22.mat", np.full(SIZE, 21, dtype=np.uint8))
+    with pytest.raises(DataError, match=r"2010_22\.mat: 2400 pixels have the label 21"):
+        prepare_sbd(sbd, tmp_path / "out", partial=True)
+    write_sbd_mask(sbd / "cls" / "2010_22.mat", np.zeros((5, 5), dtype=np.uint8))
+    with pytest.raises(DataError, match=r"2010_22\.mat: the mask is 5 x 5"):
+        prepare_sbd(sbd, tmp_path / "out", partial=True)
+    assert not (tmp_path / "out" / "trainaug.txt").exists()
+
+
+def test_a_planted_leak_is_found_by_name_and_by_content(voc: Path, sbd: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    prepare_voc(voc, output, partial=True)
+    (sbd / "img" / "2010_21.jpg").write_bytes((voc / "JPEGImages" / "2007_11.jpg").read_bytes())
+    with pytest.raises(DataError, match="1 training images are copies of val images: 2010_21 is 2007_11"):
+        prepare_sbd(sbd, output, partial=True)
+    assert not (output / "trainaug.txt").exists()
+    with pytest.raises(DataError, match="1 val images are to be trained on: 2007_11"):
+        PreparedTree(output).check_no_leak(["2007_01", "2007_11"], ["2007_11", "2008_12"])
+
+
+def test_steps_come_in_their_order_and_into_a_folder_of_their_own(voc: Path, sbd: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"train\.txt: not there yet; run exfuse data prepare voc first"):
+        prepare_sbd(sbd, tmp_path / "out", partial=True)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "holiday.jpg").write_bytes(b"mine")
+    with pytest.raises(DataError, match="not empty, and not a folder of exfuse data prepare"):
+        prepare_voc(voc, tmp_path / "full", partial=True)
+
+
+def test_coco_adds_the_images_that_show_enough_of_vocs_classes(coco: Path, prepared: Path) -> None:
+    counts = prepare_coco(coco, prepared, ("train2017",))
+    assert counts == {"COCO": 2, "mixed": 7, "val images in mixed": 0}
+    mixed = open_dataset(prepared, "mixed")
+    names = [entry.name for entry in mixed.entries]
+    assert names[-2:] == ["coco_000000000001", "coco_000000000002"]
+    cat, sofa, person = (VOC_NAMES.index(name) for name in ("cat", "sofa", "person"))
+    expected = np.zeros((80, 100), dtype=np.uint8)
+    expected[10:50, 10:50] = cat
+    expected[60:70, 5:25] = cat
+    expected[30:60, 30:60] = sofa
+    expected[30:50, 30:50] = 255
+    np.testing.assert_array_equal(mixed[5].mask, expected)
+    crowd = np.zeros((80, 100), dtype=np.uint8)
+    crowd[40:70, 50:90] = person
+    np.testing.assert_array_equal(mixed[6].mask, crowd)
+
+
+def test_masks_are_drawn_from_every_form_of_a_segmentation() -> None:
+    region = np.zeros((30, 20), dtype=bool)
+    region[0:7, 0:9] = True
+    runs = uncompressed_runs(region)
+    packed = coco_mask.encode(np.asfortranarray(region.astype(np.uint8)))
+    text = packed | {"counts": packed["counts"].decode()}
+    for shape in (runs, packed, text, [rectangle(0, 0, 7, 9)]):
+        drawn = draw_semantic_mask([annotation("cat", 0, shape, 63)], {id_of("cat"): 8}, 30, 20)
+        np.testing.assert_array_equal(drawn, 8 * region)
+
+
+def test_two_objects_of_one_class_may_overlap() -> None:
+    shapes = [
+        annotation("cat", 0, [rectangle(0, 0, 10, 10)], 100),
+        annotation("cat", 0, [rectangle(5, 5, 15, 15)], 100),
+    ]
+    drawn = draw_semantic_mask(shapes, {id_of("cat"): 8}, 20, 20)
+    assert set(np.unique(drawn)) == {0, 8}
+    assert (drawn == 8).sum() == 175
+
+
+def test_coco_that_is_not_whole_is_refused_by_name(coco: Path, prepared: Path) -> None:
+    annotations = coco / "annotations" / "instances_train2017.json"
+    content = json.loads(annotations.read_text())
+    with pytest.raises(DataError, match=r"instances_val2017\.json: not COCO's instances"):
+        prepare_coco(coco, prepared, ("val2017",))
+    (coco / "train2017" / "000000000002.jpg").unlink()
+    with pytest.raises(DataError, match=r"000000000002\.jpg: no such image, but instances_train2017\.json lists it"):
+        prepare_coco(coco, prepared, ("train2017",))
+    annotations.write_text(json.dumps(content | {"categories": categories()[:5]}))
+    with pytest.raises(DataError, match="lacks the categories airplane"):
+        prepare_coco(coco, prepared, ("train2017",))
+    for broken in ({}, {"images": {}, "annotations": [], "categories": []}, []):
+        annotations.write_text(json.dumps(broken))
+        with pytest.raises(DataError, match=r"instances_train2017\.json: "):
+            prepare_coco(coco, prepared, ("train2017",))
+    assert not (prepared / "mixed.txt").exists()
+
+
+def test_a_val_image_that_hides_in_coco_is_found(coco: Path, prepared: Path, voc: Path) -> None:
+    val = (voc / "JPEGImages" / "2008_12.jpg").read_bytes()
+    (coco / "train2017" / "000000000001.jpg").write_bytes(val)
+    with pytest.raises(DataError, match="coco_000000000001 is 2008_12"):
+        prepare_coco(coco, prepared, ("train2017",))

@@ -1,0 +1,141 @@
+"""The archive for PASCAL VOC's server, against a checker written from the server's rules, and what that refuses."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from exfuse.data.classes import VOC_NAMES, voc_classes, voc_palette
+from exfuse.errors import DataError
+from exfuse.evaluation.submission import check_voc_submission, voc_test_images, write_voc_submission
+from exfuse.inference.predictor import Predictor
+from exfuse.models.pretrained import ModelInfo
+
+FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
+SIZES = {"2008_01": (40, 50), "2010_02": (33, 64), "2012_03": (64, 32)}  # height, width
+
+
+def predictor(names: tuple[str, ...] = VOC_NAMES) -> Predictor:
+    info = ModelInfo(
+        name="exfuse_tiny",
+        parts={"decoder": "stride4", "decoder_width": 8, "gcn_kernel": 3},
+        class_names=names,
+        palette=voc_palette(len(names)),
+        ignore_index=255,
+        image_mean=(0.5, 0.5, 0.5),
+        image_std=(0.25, 0.25, 0.25),
+    )
+    return Predictor(info.build(), info)
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> Path:
+    root = tmp_path / "VOC2012"
+    (root / "JPEGImages").mkdir(parents=True)
+    (root / "ImageSets" / "Segmentation").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name, size in SIZES.items():
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(root / "JPEGImages" / f"{name}.jpg")
+    (root / "ImageSets" / "Segmentation" / "test.txt").write_text("\n".join(SIZES) + "\n")
+    return root
+
+
+def check_as_the_server_does(archive: Path) -> None:
+    """Unpacks results/VOC2012/Segmentation/comp6_test_cls/NAME.png: indexed, VOC's colour map, labels up to 20."""
+    with tarfile.open(archive) as tar:
+        names = [entry.name for entry in tar if entry.isfile()]
+        assert sorted(names) == sorted(f"{FOLDER}/{name}.png" for name in SIZES)
+        for name, size in SIZES.items():
+            content = tar.extractfile(f"{FOLDER}/{name}.png")
+            assert content is not None
+            image = Image.open(io.BytesIO(content.read()))
+            assert (image.format, image.mode, image.size) == ("PNG", "P", size[::-1])
+            labels = np.array(image)
+            assert labels.max() <= 20
+            rgb = np.array(image.convert("RGB"))
+            for label in np.unique(labels):
+                assert (rgb[labels == label] == voc_palette(21)[label]).all()
+
+
+def test_the_archive_is_what_the_server_takes(voc: Path, tmp_path: Path) -> None:
+    images = voc_test_images(voc, "test")
+    seen: list[int] = []
+    archive = tmp_path / "out" / "results.tgz"
+    network = predictor()
+    write_voc_submission(network, images, "test", archive, lambda: seen.append(1))
+    assert len(seen) == 3
+    check_as_the_server_does(archive)
+    check_voc_submission(archive, images, "test")
+    assert [path.name for path in archive.parent.iterdir()] == ["results.tgz"]
+    with tarfile.open(archive) as tar:
+        content = tar.extractfile(f"{FOLDER}/2008_01.png")
+        assert content is not None
+        labels = np.array(Image.open(io.BytesIO(content.read())))
+    np.testing.assert_array_equal(labels, network(voc / "JPEGImages" / "2008_01.jpg").labels)
+
+
+def test_a_model_of_other_classes_cannot_be_submitted(voc: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="knows 3 classes that are not VOC's 21"):
+        write_voc_submission(predictor(("a", "b", "c")), voc_test_images(voc, "test"), "test", tmp_path / "results.tgz")
+
+
+def test_missing_lists_and_images_are_named(voc: Path) -> None:
+    with pytest.raises(DataError, match=r"val\.txt: not a readable list of images"):
+        voc_test_images(voc, "val")
+    (voc / "JPEGImages" / "2010_02.jpg").unlink()
+    with pytest.raises(DataError, match=r"2010_02\.jpg: no such image, but test\.txt lists it"):
+        voc_test_images(voc, "test")
+    (voc / "ImageSets" / "Segmentation" / "test.txt").write_text("\n")
+    with pytest.raises(DataError, match="lists no image"):
+        voc_test_images(voc, "test")
+
+
+def mask_bytes(size: tuple[int, int], label: int = 3, mode: str = "P", palette: tuple = voc_palette(21)) -> bytes:
+    image = Image.fromarray(np.full(size, label, dtype=np.uint8))
+    if mode == "P":
+        image = image.convert("P")
+        image.putpalette([value for color in palette for value in color])
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+GOOD = {f"{FOLDER}/{name}.png": mask_bytes(size) for name, size in SIZES.items()}
+FIRST = f"{FOLDER}/2008_01.png"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({FIRST: None}, r"1 images are missing, the first .*2008_01\.png"),
+        ({f"{FOLDER}/2099_99.png": mask_bytes((4, 4))}, r"2099_99\.png does not belong in it"),
+        ({FIRST: mask_bytes((40, 50), mode="L")}, "not an indexed PNG, its mode is L"),
+        ({FIRST: mask_bytes((50, 40))}, "40 x 50 pixels, its image has another size"),
+        ({FIRST: mask_bytes((40, 50), label=21)}, "label 21; classes are 0 to 20"),
+        ({FIRST: mask_bytes((40, 50), palette=voc_palette(21)[::-1])}, "its palette is not VOC's"),
+        ({FIRST: b"no picture"}, "not a readable PNG"),
+    ],
+)
+def test_the_check_refuses(change: dict[str, bytes | None], message: str, voc: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "results.tgz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for name, content in (GOOD | change).items():
+            if content is not None:
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+    with pytest.raises(DataError, match=message):
+        check_voc_submission(archive, voc_test_images(voc, "test"), "test")
+
+
+def test_a_file_that_is_no_archive_is_refused(voc: Path, tmp_path: Path) -> None:
+    (tmp_path / "results.tgz").write_bytes(b"hello")
+    with pytest.raises(DataError, match=r"results\.tgz: not a readable archive"):
+        check_voc_submission(tmp_path / "results.tgz", voc_test_images(voc, "test"), "test")
+
+
+def test_vocs_classes_are_twenty_one() -> None:
+    assert len(voc_classes()) == 21
