@@ -11,10 +11,13 @@ from PIL import Image
 from exfuse.cli.app import app
 from exfuse.models.folder import save_pretrained
 from exfuse.models.pretrained import ModelInfo
-from exfuse.training.recipes import load_config
+from exfuse.training.recipes import load_ablation_config, load_config, load_pretraining_config
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+LOADERS = {"train": load_config, "pretrain": load_pretraining_config, "ablate": load_ablation_config}
 
 
 def blocks(language: str) -> list[tuple[str, str]]:
@@ -49,13 +52,15 @@ def test_a_documented_command_parses(document: str, command: str) -> None:
     if words[0] == "torchrun":
         words = words[words.index("exfuse") :]
     assert words[0] == "exfuse", f"{document}: no test knows how to check {command!r}"
-    group = typer.main.get_command(app)
-    context = group.make_context("exfuse", words[1:2], resilient_parsing=True)
-    chosen = group.get_command(context, words[1])
-    assert chosen is not None, f"{document}: no command {words[1]}"
-    parsed = chosen.make_context(words[1], words[2:], parent=context)
-    if words[1] == "train":
-        load_config(parsed.params["recipe"], list(parsed.params["overrides"] or []))
+    chosen, context, rest = typer.main.get_command(app), None, words[1:]
+    while hasattr(chosen, "get_command"):  # down to the command itself, through groups such as `exfuse data`
+        context = chosen.make_context(words[0], rest[:1], parent=context, resilient_parsing=True)
+        name, *rest = rest
+        chosen = chosen.get_command(context, name)
+        assert chosen is not None, f"{document}: no command {name}"
+    parsed = chosen.make_context(words[1], rest, parent=context)
+    if words[1] in LOADERS:
+        LOADERS[words[1]](parsed.params["recipe"], list(parsed.params["overrides"] or []))
 
 
 def test_the_readme_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
