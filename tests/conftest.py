@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from exfuse.data.synthetic import write_scenes
-from public_data import coco, sbd, voc  # noqa: F401 - fixtures
+from public_data import coco, photos, sbd, voc  # noqa: F401 - fixtures
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -1,4 +1,4 @@
-"""VOC 2012, SBD and COCO in their real formats, drawn small; the fixtures are known to every test."""
+"""VOC 2012, SBD, COCO and image folders in their real formats, drawn small; the fixtures are known to every test."""
 
 import json
 from pathlib import Path
@@ -120,4 +120,27 @@ def coco(tmp_path: Path) -> Path:
         picture(50 + image["id"], (80, 100)).save(root / "train2017" / image["file_name"])
     content = {"images": images, "annotations": rows, "categories": categories()}
     (root / "annotations" / "instances_train2017.json").write_text(json.dumps(content))
+    return root
+
+
+def draw(kind: str, rng: np.random.Generator) -> Image.Image:
+    image = np.full((72, 80, 3), rng.integers(60, 200, 3), dtype=np.uint8)
+    if kind == "bars":
+        image[:, :: int(rng.integers(6, 10))] = 255
+    if kind == "dots":
+        step = int(rng.integers(6, 10))
+        image[::step, ::step] = 255
+    return Image.fromarray(image)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty images to train on and nine to validate, one folder a class. Read them, never write into them."""
+    root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for split, count in (("train", 10), ("val", 3)):
+        for name in ("bars", "dots", "plain"):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                draw(name, rng).save(folder / f"{index}.png")
     return root
