@@ -15,18 +15,20 @@ FILES = sorted(SOURCE.rglob("*.py"))
 MAY_IMPORT = {
     "errors": set(),
     "validation": {"errors"},
+    "durable": set(),
     "distributed": {"errors"},
     "layers": set(),
-    "models": {"layers", "errors"},
+    "models": {"layers", "durable", "errors"},
     "data": {"errors", "validation"},
     "metrics": set(),
     "losses": {"data"},
     "inference": {"models", "data", "errors"},
     "evaluation": {"inference", "models", "data", "metrics", "distributed", "errors"},
     "training": {
-        "evaluation", "inference", "models", "data", "metrics", "losses", "distributed", "errors", "validation"
+        "evaluation", "inference", "models", "data", "metrics", "losses", "distributed", "durable", "errors",
+        "validation",
     },
-    "ablation": {"training", "evaluation", "inference", "models", "data", "distributed", "errors"},
+    "ablation": {"training", "evaluation", "inference", "models", "data", "distributed", "durable", "errors"},
     "cli": {"ablation", "training", "evaluation", "inference", "models", "data", "distributed", "errors"},
     "__main__": {"cli"},
     "__init__": {"inference", "models", "metrics", "errors"},

@@ -305,7 +305,7 @@ def test_control_c_exits_130_says_how_to_go_on_and_the_run_can_be_finished(pack:
     assert 2 <= taken < steps
     assert f"stopped after step {taken}; to go on, run the same command with --resume" in errors
     assert "Traceback" not in errors
-    assert (run / "checkpoints" / "latest").read_text() == f"step_{taken:08d}"
+    assert (run / "checkpoints" / "latest").read_text().startswith(f"step_{taken:08d} ")
 
     again = call_exfuse(*command)
     assert_one_line_error(again, "holds a run already: add --resume")
@@ -336,7 +336,6 @@ def test_control_c_before_the_first_step_exits_130_without_a_traceback(monkeypat
         (("train", "demo", "epochs"), "'epochs': expected key=value"),
         (("train", "demo", "epochs=none"), "epochs: "),
         (("train", "demo", "data.crop_size=[64"), "data.crop_size=[64: not readable as YAML"),
-        (("train", "demo", "--resume", "output=nowhere"), "nowhere: there is no run to resume"),
         (("train", "[bold]mine[/bold].yaml"), "[bold]mine[/bold].yaml: not a readable recipe"),
         (("train", "[/]mine.yaml"), "[/]mine.yaml: not a readable recipe"),
         (("train", "[/red]mine.yaml"), "[/red]mine.yaml: not a readable recipe"),

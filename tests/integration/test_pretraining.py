@@ -21,8 +21,8 @@ from exfuse.models import backbones
 from exfuse.models.semantic_supervision import SemanticSupervisionClassifier
 from exfuse.training.classification import count_correct, pretrain
 from exfuse.training.log import RunLog
-from exfuse.training.loop import Interrupted
 from exfuse.training.recipes import load_pretraining_config
+from exfuse.training.signals import Interrupted
 
 TINY = (
     "epochs=2",

@@ -4,9 +4,11 @@ import io
 import itertools
 import json
 import math
+import os
 import re
 import shutil
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny_run import STEPS, losses_of, read_metrics, tensors_in, tiny_config, train_quietly
 from torch import Tensor
 
-from exfuse.data.datasets import open_dataset
+from exfuse.data.datasets import SegmentationDataset, open_dataset
+from exfuse.data.samples import Sample
 from exfuse.data.stream import SampleOrder
 from exfuse.distributed import Ranks
 from exfuse.errors import CheckpointError, ConfigError, DataError, TrainingError
@@ -35,11 +38,12 @@ from exfuse.models.builders import create_model
 from exfuse.models.exfuse import ExFuse
 from exfuse.models.pretrained import ModelInfo
 from exfuse.training import loop, segmentation
+from exfuse.training.checkpoint import latest_checkpoint
 from exfuse.training.log import RunLog
-from exfuse.training.loop import Interrupted
 from exfuse.training.recipes import dump_config, load_config
 from exfuse.training.run import check_shares
 from exfuse.training.segmentation import train
+from exfuse.training.signals import Interrupted
 
 MODEL_FILES = {"model.safetensors", "config.json", "README.md"}
 
@@ -199,7 +203,7 @@ def test_the_best_model_is_kept_apart_from_the_last(
 ) -> None:
     accuracies = iter([30, 60, 40])
 
-    def make_scores_up(*arguments: object) -> SplitScores:
+    def make_scores_up(*arguments: object, between: object) -> SplitScores:
         matrix = ConfusionMatrix(7)
         correct = next(accuracies)
         matrix.counts[0, 0], matrix.counts[0, 1] = correct, 100 - correct
@@ -217,7 +221,7 @@ def test_the_best_model_is_kept_apart_from_the_last(
     best, last = tensors_in(run / "model"), tensors_in(run / "model_last")
     assert any(not torch.equal(best[name], last[name]) for name in best)
     state = json.loads((run / "checkpoints" / "step_00000009" / "state.json").read_text())
-    assert state == {"step": 9, "best_score": pytest.approx(0.6), "best_step": 6}
+    assert state == {"step": 9, "best_score": pytest.approx(0.6), "best_step": 6, "evaluated_step": 9, "skipped": 0}
 
 
 def test_evaluations_follow_every_nth_epoch_and_the_last_one(pack: Path, tmp_path: Path) -> None:
@@ -255,8 +259,10 @@ def test_a_run_that_was_interrupted_and_resumed_equals_one_that_was_not(
             train_quietly(config)
     assert stopped.value.step == step
     assert signal.getsignal(signal.SIGINT) is before
-    assert (config.output / "checkpoints" / "latest").read_text() == f"step_{step:08d}"
-    expected = [record for record in read_metrics(finished) if record["step"] <= step]
+    assert latest_checkpoint(config.output / "checkpoints").name == f"step_{step:08d}"
+    # A signal that waits when the scoring would begin comes before it.
+    known = {"train": step, "val": step - 1}
+    expected = [record for record in read_metrics(finished) if record["step"] <= known[record["kind"]]]
     assert read_metrics(config.output) == expected
     assert not (config.output / "report.html").exists()
     backdate_events(config.output)
@@ -287,7 +293,7 @@ def test_a_run_that_crashed_after_its_last_checkpoint_does_those_steps_again(
         do_after_step(patch, 6, crash)
         with pytest.raises(RuntimeError, match="pulled the plug"):
             train_quietly(config)
-    assert (config.output / "checkpoints" / "latest").read_text() == "step_00000004"
+    assert latest_checkpoint(config.output / "checkpoints").name == "step_00000004"
     assert [record["step"] for record in read_metrics(config.output)] == [1, 2, 3, 3, 4, 5]
     with (config.output / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"kind": "train", "step": 6, "lo')
@@ -298,9 +304,15 @@ def test_a_run_that_crashed_after_its_last_checkpoint_does_those_steps_again(
     assert sorted(read_scalars(config.output, "train/loss")) == list(range(1, STEPS + 1))
 
 
-def test_a_second_control_c_stops_at_once_and_leaves_the_last_checkpoint(
+def test_a_second_signal_leaves_at_once(
     finished: Path, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    class Left(BaseException):
+        pass
+
+    def leave(code: int) -> None:
+        raise Left(code)
+
     def press_it_twice() -> None:
         press_control_c()
         press_control_c()
@@ -308,22 +320,91 @@ def test_a_second_control_c_stops_at_once_and_leaves_the_last_checkpoint(
     config = tiny_config(pack, tmp_path / "run")
     before = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
+        patch.setattr(os, "_exit", leave)
         do_after_step(patch, 3, press_it_twice)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Left, match="130"):
             train_quietly(config)
     assert signal.getsignal(signal.SIGINT) is before
-    assert (config.output / "checkpoints" / "latest").read_text() == "step_00000002"
+    assert latest_checkpoint(config.output / "checkpoints").name == "step_00000002"
     train_quietly(config, resume=True)
     assert_same_run(config.output, finished)
 
 
-def test_control_c_at_the_last_step_lets_the_run_finish(
+def test_a_signal_after_the_last_step_keeps_it_and_the_scoring_is_done_when_resumed(
     finished: Path, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    do_after_step(monkeypatch, STEPS, press_control_c)
-    train_quietly(tiny_config(pack, tmp_path / "run"))
+    config = tiny_config(pack, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        do_after_step(patch, STEPS, press_control_c)
+        with pytest.raises(Interrupted, match=f"stopped after step {STEPS}"):
+            train_quietly(config)
+    train_quietly(config, resume=True)
     assert_same_run(tmp_path / "run", finished)
     assert (tmp_path / "run" / "report.html").is_file()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("image", [0, 2])
+def test_a_signal_while_scoring_keeps_the_step_and_the_scoring_is_done_again(
+    number: signal.Signals, image: int, finished: Path, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, seen = tiny_config(pack, tmp_path / "run"), itertools.count()
+    scores = Predictor.scores
+
+    def stop_at_an_image(predictor: Predictor, images: Tensor) -> Tensor:
+        if next(seen) == image:
+            signal.raise_signal(number)
+        return scores(predictor, images)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "scores", stop_at_an_image)
+        with pytest.raises(Interrupted, match="stopped after step 3") as stopped:
+            train_quietly(config)
+    assert stopped.value.exit_code == 128 + number
+    assert [record["kind"] for record in read_metrics(config.output)] == ["train"] * 3
+    assert not (config.output / "model").exists()
+    train_quietly(config, resume=True)
+    assert_same_run(config.output, finished)
+
+
+def test_a_signal_while_waiting_for_data_loses_nothing(
+    finished: Path, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, read = tiny_config(pack, tmp_path / "run"), SegmentationDataset.__getitem__
+    seen = itertools.count()
+
+    def stop_at_the_tenth(dataset: SegmentationDataset, index: int) -> Sample:
+        if dataset.split == "train" and next(seen) == 12 + 9:  # the first twelve are the check before training
+            signal.raise_signal(signal.SIGTERM)
+        return read(dataset, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentationDataset, "__getitem__", stop_at_the_tenth)
+        with pytest.raises(Interrupted, match="stopped after step 2"):
+            train_quietly(config)
+    train_quietly(config, resume=True)
+    assert_same_run(config.output, finished)
+
+
+def test_a_signal_before_the_first_step_leaves_nothing_to_resume(
+    pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(info: ModelInfo) -> ExFuse:
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("not reached")
+
+    monkeypatch.setattr(ModelInfo, "build", stop)
+    with pytest.raises(Interrupted, match="stopped before the first checkpoint") as stopped:
+        train_quietly(tiny_config(pack, tmp_path / "run"))
+    assert stopped.value.exit_code == 143
+    assert not (tmp_path / "run").exists()
+
+
+def test_in_another_thread_a_run_goes_without_signals(finished: Path, pack: Path, tmp_path: Path) -> None:
+    thread = threading.Thread(target=train_quietly, args=(tiny_config(pack, tmp_path / "run"),))
+    thread.start()
+    thread.join()
+    assert_same_run(tmp_path / "run", finished)
 
 
 def test_resuming_a_finished_run_changes_nothing(finished: Path, pack: Path, tmp_path: Path) -> None:
@@ -342,10 +423,13 @@ def test_a_second_start_in_the_folder_of_a_run_is_refused(finished: Path, pack: 
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == times
 
 
-def test_resuming_where_nothing_was_is_refused_and_leaves_nothing(pack: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=f"{tmp_path / 'run'}: there is no run to resume"):
-        train_quietly(tiny_config(pack, tmp_path / "run"), resume=True)
-    assert not (tmp_path / "run").exists()
+def test_resuming_where_nothing_was_begins_at_the_beginning_and_says_so(
+    finished: Path, pack: Path, tmp_path: Path
+) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    train(tiny_config(pack, tmp_path / "run"), True, console)
+    assert f"no checkpoint in {tmp_path / 'run'} yet: this begins at step 0" in console.file.getvalue()
+    assert_same_run(tmp_path / "run", finished)
 
 
 @pytest.mark.parametrize(
@@ -373,12 +457,12 @@ def test_resuming_may_move_the_data_and_write_down_more_often(
     assert all(torch.equal(value, expected[name]) for name, value in tensors.items())
 
 
-def test_resuming_where_only_the_configuration_is_left_is_refused(pack: Path, tmp_path: Path) -> None:
-    config = tiny_config(pack, tmp_path / "run")
+def test_a_run_without_a_checkpoint_may_begin_with_other_settings(pack: Path, tmp_path: Path) -> None:
+    config = tiny_config(pack, tmp_path / "run", "epochs=1")
     config.output.mkdir()
-    (config.output / "config.yaml").write_text(dump_config(config))
-    with pytest.raises(CheckpointError, match="nothing to resume from"):
-        train_quietly(config, resume=True)
+    (config.output / "config.yaml").write_text(dump_config(tiny_config(pack, tmp_path / "run"))[:50])
+    train_quietly(config, resume=True)
+    assert (config.output / "config.yaml").read_text() == dump_config(config)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -398,7 +482,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_weights_before_it(
             train_quietly(config)
     keys = [list(key) for key in next(iter(SampleOrder(12, 4, 4, 5, seed=config.seed)))]
     assert f"step 4: the loss is {value}" in str(stopped.value)
-    assert f"Samples (epoch, index): {keys}, seed 0" in str(stopped.value)
+    written = config.output / "not_finite_0.json"
+    assert str(written) in str(stopped.value)
+    record = json.loads(written.read_text())
+    assert (record["step"], record["seed"], record["samples"]) == (4, 0, keys)
     network = networks[0]
     saved = tensors_in(config.output / "checkpoints" / "step_00000004")
     for name, parameter in network.named_parameters():
@@ -407,6 +494,64 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_weights_before_it(
 
     train_quietly(config, resume=True)
     assert_same_run(config.output, finished)
+
+
+def spoil_gradients(patch: pytest.MonkeyPatch, steps: set[int]) -> None:
+    """Puts one infinity into the gradient of the given steps, counted from 0; their loss stays finite."""
+    total_norm, calls = torch.nn.utils.get_total_norm, itertools.count()
+
+    def spoil_and_measure(gradients: list[Tensor]) -> Tensor:
+        if next(calls) in steps:
+            gradients[7].view(-1)[3] = math.inf
+        return total_norm(gradients)
+
+    patch.setattr(torch.nn.utils, "get_total_norm", spoil_and_measure)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_step(
+    finished: Path, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(pack, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        networks = keep_networks(patch)
+        spoil_gradients(patch, {2})
+        with pytest.raises(TrainingError, match=r"step 2: the loss is .*, the gradient's norm inf"):
+            train_quietly(config)
+    saved = tensors_in(config.output / "checkpoints" / "step_00000002")
+    for name, parameter in networks[0].named_parameters():
+        assert torch.equal(parameter, saved[f"model.safetensors {name}"])
+    train_quietly(config, resume=True)
+    assert_same_run(config.output, finished)
+
+
+def test_steps_that_are_not_finite_are_left_out_if_asked_for(
+    pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(pack, tmp_path / "run", "max_skipped_steps=2", "checkpoint_every=1")
+    networks, seen = keep_networks(monkeypatch), []
+    advance = RunLog.advance
+
+    def look(log: RunLog, status: str) -> None:
+        advance(log, status)
+        seen.append({name: value.clone() for name, value in networks[0].state_dict().items()})
+
+    monkeypatch.setattr(RunLog, "advance", look)
+    spoil_gradients(monkeypatch, {1, 2, 4})
+    train_quietly(config)
+    same = [
+        all(torch.equal(before[name], after[name]) for name in before) for before, after in itertools.pairwise(seen)
+    ]
+    assert same == [True, True, False, True, False]  # batch-norm statistics included
+    assert json.loads((config.output / "not_finite_0.json").read_text())["step"] == 4
+
+
+def test_more_such_steps_in_a_row_than_asked_for_stop_the_run(
+    pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(pack, tmp_path / "run", "max_skipped_steps=2")
+    spoil_gradients(monkeypatch, {1, 2, 3})
+    with pytest.raises(TrainingError, match="step 3"):
+        train_quietly(config)
 
 
 def watch_losses(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float]]:

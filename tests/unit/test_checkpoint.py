@@ -1,6 +1,8 @@
 """Checkpoints: what is restored, what survives a crash, what is refused."""
 
 import copy
+import errno
+import hashlib
 import itertools
 import json
 import os
@@ -10,18 +12,20 @@ import resource
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
+import numpy as np
 import pytest
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
+from exfuse.durable import Digest, digest_of, write_file
 from exfuse.errors import CheckpointError
 from exfuse.models.builders import create_model
 from exfuse.models.exfuse import ExFuse
-from exfuse.training import checkpoint
-from exfuse.training.checkpoint import LATEST, TrainingState, load_checkpoint, save_checkpoint
+from exfuse.training import checkpoint, manifest
+from exfuse.training.checkpoint import LATEST, TrainingState, latest_checkpoint, load_checkpoint, save_checkpoint
+from exfuse.training.manifest import MANIFEST, verify_checkpoint, write_manifest
 from exfuse.training.optim import ExponentialMovingAverage, OptimizerName, build_optimizers
 
 OPTIMIZER_NAMES = get_args(OptimizerName)
@@ -142,13 +146,15 @@ def test_without_a_moving_average_none_is_written_or_wanted(trained: Training, f
     untouched = copy.deepcopy(other.average.model.state_dict())
     assert load_checkpoint(folder, other.model, None, other.optimizers) == TrainingState(3)
     assert differing(dict(other.average.model.state_dict()), dict(untouched)) == []
-    with pytest.raises(CheckpointError, match=r"nothing to resume from.*average\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"average\.safetensors"):
         other.load(folder)
 
 
 def test_the_checkpoint_is_named_after_its_step_and_latest_points_to_it(trained: Training, folder: Path) -> None:
     assert trained.save(folder, 7) == folder / "step_00000007"
-    assert (folder / LATEST).read_text(encoding="utf-8") == "step_00000007"
+    name, digest = (folder / LATEST).read_text(encoding="utf-8").split()
+    assert name == "step_00000007"
+    assert digest == hashlib.sha256((folder / name / MANIFEST).read_bytes()).hexdigest()
 
 
 def test_older_checkpoints_are_removed_after_a_new_one(trained: Training, folder: Path) -> None:
@@ -157,24 +163,20 @@ def test_older_checkpoints_are_removed_after_a_new_one(trained: Training, folder
         assert sorted(path.name for path in folder.iterdir()) == ["latest", f"step_{step:08d}"]
 
 
-def test_saving_the_same_step_again_replaces_it(trained: Training, folder: Path) -> None:
+def test_saving_the_same_step_again_leaves_it_as_it_is(trained: Training, folder: Path) -> None:
     trained.save(folder, 1)
-    other = start_training(seed=3)
-    take_step(other, 0)
-    other.save(folder, 1)
-    resumed = start_training(seed=4)
-    resumed.load(folder)
-    assert differing(everything_in(resumed), everything_in(other)) == []
+    times = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    trained.save(folder, 1)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == times
 
 
-@pytest.mark.parametrize("error", [OSError("no space left on device"), SafetensorError("I/O error")])
 @pytest.mark.parametrize(
     ("name", "failing_file"),
-    [*itertools.product(OPTIMIZER_NAMES, (1, 2, 3)), ("muon", 4)],
+    [*itertools.product(OPTIMIZER_NAMES, (1, 2, 3, 4, 5)), ("muon", 6)],
     ids=lambda value: str(value),
 )
-def test_a_crash_at_any_file_of_a_save_leaves_the_previous_checkpoint(
-    name: OptimizerName, failing_file: int, error: Exception, folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_error_at_any_file_of_a_save_leaves_the_previous_checkpoint(
+    name: OptimizerName, failing_file: int, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = start_training(name)
     take_step(training, 0)
@@ -183,16 +185,19 @@ def test_a_crash_at_any_file_of_a_save_leaves_the_previous_checkpoint(
     take_step(training, 1)
     calls = 0
 
-    def save_until_it_fails(tensors: dict[str, Tensor], path: Path) -> None:
+    def write_until_it_fails(path: Path, content: bytes) -> Digest:
         nonlocal calls
         calls += 1
         if calls == failing_file:
-            path.write_bytes(b"only the start")
-            raise error
-        save_file(tensors, path)
+            path.write_bytes(content[: len(content) // 2])
+            raise OSError(errno.EIO, "Input/output error")
+        return write_file(path, content)
 
-    monkeypatch.setattr(checkpoint, "save_file", save_until_it_fails)
-    with pytest.raises(CheckpointError, match="step_00000002: the checkpoint could not be written"):
+    for module in (checkpoint, manifest):
+        monkeypatch.setattr(module, "write_file", write_until_it_fails)
+    with pytest.raises(
+        CheckpointError, match=r"step_00000002: the checkpoint could not be written \(Input/output error\)"
+    ):
         training.save(folder, 2)
     monkeypatch.undo()
     assert calls == failing_file
@@ -240,15 +245,23 @@ def test_what_a_failed_save_left_is_gone_after_the_next_one(
 ) -> None:
     trained.save(folder, 1)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_file", fail_to_save)
+        patch.setattr(checkpoint, "write_file", fail_to_write)
         with pytest.raises(CheckpointError):
             trained.save(folder, 2)
     trained.save(folder, 3)
     assert sorted(path.name for path in folder.iterdir()) == ["latest", "step_00000003"]
 
 
-def fail_to_save(tensors: dict[str, Tensor], path: Path) -> None:
-    raise OSError("no space left on device")
+def fail_to_write(path: Path, content: bytes) -> Digest:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_said_with_the_bytes_that_are_free(
+    trained: Training, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "write_file", fail_to_write)
+    with pytest.raises(CheckpointError, match=rf"No space left on device: [\d,]+ bytes are free in {folder}\)"):
+        trained.save(folder, 2)
 
 
 def test_a_full_disk_is_a_checkpoint_error_and_the_previous_one_stays(trained: Training, folder: Path) -> None:
@@ -270,17 +283,26 @@ def test_a_file_where_the_folder_should_be_is_a_checkpoint_error(trained: Traini
 
 
 def test_where_no_checkpoint_is_there_is_nothing_to_resume_from(trained: Training, folder: Path) -> None:
-    with pytest.raises(CheckpointError, match="nothing to resume from"):
+    with pytest.raises(CheckpointError, match="latest: there is no checkpoint"):
         trained.load(folder)
+    assert latest_checkpoint(folder) is None
 
 
-CHECKPOINT_FILES = ["model.safetensors", "average.safetensors", "optimizer_0.safetensors", "state.json"]
+CHECKPOINT_FILES = ["model.safetensors", "average.safetensors", "optimizer_0.safetensors", "state.json", MANIFEST]
+
+
+def seal_again(folder: Path) -> None:
+    """Makes the manifest and the pointer fit what lies in the latest checkpoint, as a forger would."""
+    target = folder / (folder / LATEST).read_text(encoding="utf-8").split()[0]
+    (target / MANIFEST).unlink()
+    digest = write_manifest(target, {path.name: digest_of(path) for path in target.iterdir()})
+    (folder / LATEST).write_text(f"{target.name} {digest}\n", encoding="utf-8")
 
 
 @pytest.mark.parametrize("file", CHECKPOINT_FILES)
 def test_a_missing_file_is_named(file: str, trained: Training, folder: Path) -> None:
     (trained.save(folder, 1) / file).unlink()
-    with pytest.raises(CheckpointError, match=rf"nothing to resume from.*{re.escape(file)}"):
+    with pytest.raises(CheckpointError, match=rf"{re.escape(file)}: "):
         start_training().load(folder)
 
 
@@ -311,6 +333,7 @@ def test_a_pointer_to_nothing_is_refused(pointer: bytes, trained: Training, fold
 @pytest.mark.parametrize("state", ["[]", "null", "3", '"step"', '{"steps": 3}', '{"step": 1', "[1, 2, 3]"])
 def test_a_state_that_is_none_is_refused(state: str, trained: Training, folder: Path) -> None:
     (trained.save(folder, 1) / "state.json").write_text(state, encoding="utf-8")
+    seal_again(folder)
     with pytest.raises(CheckpointError, match="cannot be loaded"):
         start_training().load(folder)
 
@@ -325,6 +348,7 @@ def test_a_checkpoint_of_another_network_is_refused(trained: Training, folder: P
 def test_an_optimizer_state_for_a_parameter_that_is_none_is_refused(key: str, trained: Training, folder: Path) -> None:
     path = trained.save(folder, 1) / "optimizer_0.safetensors"
     save_file(load_file(path) | {key: torch.zeros(3)}, path)
+    seal_again(folder)
     with pytest.raises(CheckpointError, match="cannot be loaded"):
         start_training().load(folder)
 
@@ -369,3 +393,42 @@ def test_a_pickle_in_the_place_of_a_file_is_refused_and_not_run(
     with pytest.raises(CheckpointError):
         start_training().load(folder)
     assert not trace.exists()
+
+
+def test_any_flipped_bit_is_refused_with_the_name_of_its_file(trained: Training, folder: Path) -> None:
+    target = trained.save(folder, 1)
+    rng = np.random.default_rng(0)
+    files = [*sorted(target.iterdir()), folder / LATEST]
+    sizes = np.array([path.stat().st_size for path in files])
+    other = start_training(seed=1)
+    for trial in range(200):
+        # Every small file gets its share, too; by size alone the weights would get all.
+        path = files[trial % len(files)] if trial % 2 else files[int(rng.choice(len(files), p=sizes / sizes.sum()))]
+        content = path.read_bytes()
+        place, bit = int(rng.integers(len(content))), int(rng.integers(8))
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << bit
+        path.write_bytes(flipped)
+        with pytest.raises(CheckpointError) as refused:
+            other.load(folder)
+        named = target / MANIFEST if path.name == LATEST and str(path) not in str(refused.value) else path
+        assert str(named) in str(refused.value), f"{path.name}, byte {place}, bit {bit}"
+        path.write_bytes(content)
+    assert other.load(folder).step == 1
+
+
+def test_a_checkpoint_can_be_verified_without_a_network(trained: Training, folder: Path) -> None:
+    target = trained.save(folder, 1)
+    files = verify_checkpoint(target)
+    assert set(files) == set(CHECKPOINT_FILES) - {MANIFEST}
+    assert all(files[name].size == (target / name).stat().st_size for name in files)
+    (target / MANIFEST).unlink()
+    with pytest.raises(CheckpointError, match=r"manifest\.json: a checkpoint without a readable manifest"):
+        verify_checkpoint(target)
+
+
+@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "a/b"])
+def test_a_manifest_that_leads_elsewhere_is_refused(name: str, tmp_path: Path) -> None:
+    write_manifest(tmp_path, {name: Digest(0, "0" * 64)})
+    with pytest.raises(CheckpointError, match=r"manifest\.json: changed since it was written"):
+        verify_checkpoint(tmp_path)

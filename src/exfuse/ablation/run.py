@@ -11,6 +11,7 @@ from rich.console import Console
 from exfuse.ablation.rows import Row, cell_config, plan_rows
 from exfuse.data.datasets import SegmentationDataset, open_dataset
 from exfuse.distributed import only_process
+from exfuse.durable import replace_file
 from exfuse.errors import ConfigError, DataError
 from exfuse.evaluation.bootstrap import Int64Array, mean_iou
 from exfuse.evaluation.evaluate import score_split
@@ -105,7 +106,7 @@ def _run_cell(config: AblationConfig, row: Row, seed: int, val: SegmentationData
     ranks = only_process(config.command)
     of_images = score_split(predictor, val, ranks, Console(quiet=True)).of_images
     content = _describe(cell, predictor.info, of_images)
-    _write(done, content)
+    replace_file(done, json.dumps(content))
     return _cell_of(content)
 
 
@@ -135,9 +136,3 @@ def _cell_of(content: dict[str, Any]) -> Cell:
         multiply_adds=content["multiply_adds"],
         seconds=content["seconds"],
     )
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    staged = path.with_name(f".{path.name}.partial")
-    staged.write_text(json.dumps(content), encoding="utf-8")
-    staged.replace(path)

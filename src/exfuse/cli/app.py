@@ -7,7 +7,7 @@ from rich.console import Console
 
 from exfuse.cli import ablate, compare, data, demo, evaluate, models, predict, pretrain, recipes, submit, train
 from exfuse.errors import ExFuseError
-from exfuse.training.loop import Interrupted
+from exfuse.training.signals import Interrupted
 
 app = typer.Typer(
     name="exfuse",
@@ -32,7 +32,7 @@ app.add_typer(data.app, name="data")
 def main() -> None:
     """Runs the command line; errors about the user's input are one line, without a traceback.
 
-    The exit code is 0, 1 after such an error, 2 for a wrong call, 130 after Ctrl-C.
+    The exit code is 0, 1 after such an error, 2 for a wrong call, 130 after Ctrl-C and 143 after SIGTERM.
     """
     errors = Console(stderr=True)
     try:
@@ -42,4 +42,4 @@ def main() -> None:
         sys.exit(1)
     except Interrupted as stop:
         errors.print(f"{stop}; to go on, run the same command with --resume", highlight=False)
-        sys.exit(130)
+        sys.exit(stop.exit_code)

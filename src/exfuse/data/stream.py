@@ -5,8 +5,10 @@ and a batch is the next `batch_size` samples of that line, cut into equal shares
 or ranks changes nothing in it, and going on after an interruption needs one number.
 """
 
+import shutil
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import cv2
@@ -17,6 +19,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from exfuse.data.samples import UInt8Array
+from exfuse.errors import DataError, brief
+
+# A batch that takes its workers longer than this will not come.
+WORKER_SECONDS = 120
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - not for files of ours
 
 
 class SampleKey(NamedTuple):
@@ -132,19 +139,48 @@ class AugmentedDataset(Dataset[Batch], Generic[SampleType]):
         return Batch(image, torch.from_numpy(sample.target), torch.tensor(key))
 
 
-def training_loader(dataset: AugmentedDataset[Any], order: SampleOrder, workers: int) -> DataLoader[Batch]:
-    """Returns a loader of host batches in the given order, read by `workers` processes (0: by this one)."""
-    return DataLoader(
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Returns the seed of whatever a step draws beside its samples."""
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0])
+
+
+def training_loader(dataset: AugmentedDataset[Any], order: SampleOrder, workers: int) -> Iterator[Batch]:
+    """Yields host batches in the given order, read by `workers` processes (0: by this one).
+
+    Raises:
+        DataError: If a file can no longer be read, or a worker process died or hangs; with the samples it was to read.
+    """
+    loader = DataLoader(
         dataset,
         batch_sampler=order,
         num_workers=workers,
         worker_init_fn=_set_up_worker,
         pin_memory=torch.cuda.is_available(),
+        timeout=WORKER_SECONDS if workers else 0,
     )
+    batches = iter(loader)
+    for keys in order:
+        try:
+            yield next(batches)
+        except DataError as error:
+            # From a worker the message comes with the worker's traceback before it.
+            raise DataError(str(error).strip().rpartition("DataError: ")[2]) from error
+        except RuntimeError as error:
+            samples = ", ".join(f"{key.sample} of epoch {key.epoch}" for key in keys)
+            raise DataError(f"a worker process failed while reading the samples {samples}: {_why(error)}") from error
+
+
+def _why(error: RuntimeError) -> str:
+    text = brief(error)
+    if "shared memory" in text or "Bus error" in text or "/torch_" in text:
+        free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0
+        return f"{text} (shared memory is too small: {free:,} bytes free in {SHARED_MEMORY}; use fewer data.workers)"
+    return f"{text} (data.workers=0 reads in the training process itself)"
 
 
 def _set_up_worker(worker: int) -> None:
     # The terminal sends Ctrl-C to every process; the training process alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

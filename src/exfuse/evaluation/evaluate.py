@@ -2,7 +2,7 @@
 
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -45,6 +45,7 @@ def score_split(
     ranks: Ranks,
     console: Console,
     measures: Sequence[str] = (),
+    between: Callable[[], None] = lambda: None,
 ) -> SplitScores:
     """Counts (true, predicted) pairs over a split at the images' own size, one image at a time.
 
@@ -57,6 +58,7 @@ def score_split(
         ranks: This process's place.
         console: Where the progress bar goes.
         measures: Names of `MEASURES` to count as well.
+        between: Called before each image, equally often by every process.
 
     Raises:
         DataError: If the data set has other classes than the model, or a file is bad.
@@ -66,8 +68,11 @@ def score_split(
     matrix = ConfusionMatrix(num_classes, ignore_index)
     of_images = torch.zeros(len(dataset), 3, num_classes, dtype=torch.int64)
     further = make_measures(measures, num_classes, ignore_index)
-    share = range(ranks.rank, len(dataset), ranks.size)
-    for index in track(share, "evaluating", console=console, transient=True, disable=not ranks.is_first):
+    rounds = range(ranks.rank, len(dataset) + ranks.rank, ranks.size)
+    for index in track(rounds, "evaluating", console=console, transient=True, disable=not ranks.is_first):
+        between()
+        if index >= len(dataset):
+            continue
         sample = dataset[index]
         scores = predictor.scores(image_to_tensor(sample.image))
         labels = most_likely(scores)[0].cpu()

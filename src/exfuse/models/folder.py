@@ -1,15 +1,14 @@
 """How a model lies on disk: a folder in the Hugging Face hub's layout, written whole or not at all."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
-from exfuse.errors import CheckpointError, brief
+from exfuse.durable import reason, staged_folder, write_file
+from exfuse.errors import CheckpointError
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -28,15 +27,11 @@ def save_pretrained(folder: Path, model: nn.Module, config: dict[str, Any], card
     Raises:
         CheckpointError: If it cannot be written.
     """
-    staged = folder.with_name(f".{folder.name}.partial")
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     try:
-        shutil.rmtree(staged, ignore_errors=True)
-        staged.mkdir(parents=True)
-        weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-        save_file(weights, staged / WEIGHTS_FILE, metadata={"format": "pt"})
-        (staged / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        (staged / CARD_FILE).write_text(card, encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        staged.rename(folder)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: the model could not be written ({brief(error)})") from error
+        with staged_folder(folder) as staged:
+            write_file(staged / WEIGHTS_FILE, save(weights, metadata={"format": "pt"}))
+            write_file(staged / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
+            write_file(staged / CARD_FILE, card.encode())
+    except OSError as error:
+        raise CheckpointError(f"{folder}: the model could not be written ({reason(error, folder.parent)})") from error

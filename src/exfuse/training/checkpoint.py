@@ -1,25 +1,28 @@
 """Checkpoints: a folder of safetensors and JSON that appears whole or not at all.
 
-A checkpoint is written beside its final name, flushed to the disk, and renamed; then `latest` is moved to it, and
-only then are older ones removed. Nothing is ever pickled.
+A checkpoint is written beside its final name, each file flushed to the disk, a manifest with their hashes last, and
+then renamed; `latest` is moved to it, and only then are older ones removed. Nothing is ever pickled.
 """
 
 import json
-import os
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from exfuse.durable import Digest, reason, replace_file, staged_folder, write_file
 from exfuse.errors import CheckpointError, brief
+from exfuse.training.manifest import verify_checkpoint, write_manifest
 
 LATEST = "latest"
+_POINTER = re.compile(r"(step_\d{8,}) ([0-9a-f]{64})\n")
 
 
 @dataclass
@@ -27,14 +30,18 @@ class TrainingState:
     """Where a run stands, beside the tensors; the samples to come follow from the step and the seed.
 
     Attributes:
-        step: Optimizer steps taken.
+        step: Optimizer steps taken, skipped ones included.
         best_score: Best score on the validation split so far, 0 to 1; -1 before the first.
         best_step: The step it was measured at.
+        evaluated_step: The last step at which the network was scored; a run that was stopped while scoring repeats it.
+        skipped: How many steps in a row, the last one included, were left out because a number was not finite.
     """
 
     step: int = 0
     best_score: float = -1.0
     best_step: int = 0
+    evaluated_step: int = 0
+    skipped: int = 0
 
 
 def save_checkpoint(
@@ -56,33 +63,29 @@ def save_checkpoint(
         CheckpointError: If it cannot be written; the previous checkpoint is untouched.
     """
     target = folder / f"step_{state.step:08d}"
-    staged = folder / f".{target.name}.partial"
+    if (folder / LATEST).is_file() and _read_pointer(folder)[0] == target:
+        return target  # of this very step: a run is a function of its recipe
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(staged, ignore_errors=True)
-        staged.mkdir()
-        _save_tensors(staged / "model.safetensors", model.state_dict())
-        if average is not None:
-            _save_tensors(staged / "average.safetensors", average.state_dict())
-        for number, optimizer in enumerate(optimizers):
-            _save_tensors(staged / f"optimizer_{number}.safetensors", _optimizer_tensors(optimizer))
-        _write_text(staged / "state.json", json.dumps(asdict(state)))
-        shutil.rmtree(target, ignore_errors=True)
-        staged.rename(target)
-        _sync_folder(folder)
-        _point(folder / LATEST, target.name)
-        for old in (*folder.glob("step_*"), *folder.glob(".step_*.partial")):
+        with staged_folder(target) as staged:
+            files: dict[str, Digest] = {}
+            for name, tensors in _tensors_by_file(model, average, optimizers):
+                files[name] = write_file(staged / name, _serialize(tensors))
+            files["state.json"] = write_file(staged / "state.json", json.dumps(asdict(state)).encode())
+            digest = write_manifest(staged, files)
+        replace_file(folder / LATEST, f"{target.name} {digest}\n")
+        for old in (*folder.glob("step_*"), *folder.glob(".step_*")):
             if old != target:
                 shutil.rmtree(old)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{target}: the checkpoint could not be written ({brief(error)})") from error
+    except OSError as error:
+        raise CheckpointError(f"{target}: the checkpoint could not be written ({reason(error, folder)})") from error
     return target
 
 
 def load_checkpoint(
     folder: Path, model: nn.Module, average: nn.Module | None, optimizers: Sequence[Optimizer]
 ) -> TrainingState:
-    """Loads the latest checkpoint of a run into the given objects, changed in place.
+    """Loads the latest checkpoint of a run into the given objects, changed in place, after checking every byte of it.
 
     Args:
         folder: The `checkpoints` folder.
@@ -94,21 +97,75 @@ def load_checkpoint(
         Where the run stood.
 
     Raises:
-        CheckpointError: If there is no checkpoint, or it cannot be read, or belongs to another network.
+        CheckpointError: If there is no checkpoint, or it is damaged, or belongs to another network.
     """
+    source, digest = _read_pointer(folder)
+    verify_checkpoint(source, digest)
     try:
-        source = folder / (folder / LATEST).read_text(encoding="utf-8").strip()
         state = TrainingState(**json.loads((source / "state.json").read_text(encoding="utf-8")))
         model.load_state_dict(load_file(source / "model.safetensors"))
         if average is not None:
             average.load_state_dict(load_file(source / "average.safetensors"))
         for number, optimizer in enumerate(optimizers):
             _restore_optimizer(optimizer, load_file(source / f"optimizer_{number}.safetensors"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{folder}: nothing to resume from ({brief(error)})") from error
     except (OSError, SafetensorError, ValueError, TypeError, LookupError, RuntimeError) as error:
-        raise CheckpointError(f"{folder}: the checkpoint cannot be loaded ({brief(error)})") from error
+        raise CheckpointError(f"{source}: the checkpoint cannot be loaded ({brief(error)})") from error
     return state
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """Returns the checkpoint that a run goes on from, or None if it has none yet.
+
+    Args:
+        folder: The `checkpoints` folder.
+
+    Raises:
+        CheckpointError: If `latest` is damaged.
+    """
+    return _read_pointer(folder)[0] if (folder / LATEST).exists() else None
+
+
+def verify_latest(folder: Path) -> tuple[Path, dict[str, Digest]]:
+    """Checks the latest checkpoint of a `checkpoints` folder to the bit.
+
+    Returns:
+        The checkpoint and its files.
+
+    Raises:
+        CheckpointError: If there is none, or a file is missing or changed.
+    """
+    source, digest = _read_pointer(folder)
+    return source, verify_checkpoint(source, digest)
+
+
+def _read_pointer(folder: Path) -> tuple[Path, str]:
+    """Returns the latest checkpoint and its manifest's hash."""
+    path = folder / LATEST
+    try:
+        found = _POINTER.fullmatch(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: there is no checkpoint") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: not readable ({brief(error)})") from error
+    if found is None:
+        raise CheckpointError(f"{path}: changed since it was written; it does not name a checkpoint")
+    if not (folder / found[1]).is_dir():
+        raise CheckpointError(f"{path}: names {found[1]}, which is not there")
+    return folder / found[1], found[2]
+
+
+def _tensors_by_file(
+    model: nn.Module, average: nn.Module | None, optimizers: Sequence[Optimizer]
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    yield "model.safetensors", model.state_dict()
+    if average is not None:
+        yield "average.safetensors", average.state_dict()
+    for number, optimizer in enumerate(optimizers):
+        yield f"optimizer_{number}.safetensors", _optimizer_tensors(optimizer)
+
+
+def _serialize(tensors: dict[str, Tensor]) -> bytes:
+    return save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
 
 
 def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
@@ -131,31 +188,3 @@ def _restore_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None
             value = torch.empty_like(parameter).copy_(value)
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path)
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _write_text(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _point(pointer: Path, name: str) -> None:
-    staged = pointer.with_name(f".{pointer.name}.partial")
-    _write_text(staged, name)
-    staged.replace(pointer)
-    _sync_folder(pointer.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,7 +1,7 @@
 """Pre-training a backbone on classification, with semantic supervision (ExFuse, section 3.2) or without."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +31,7 @@ from exfuse.models.semantic_supervision import ClassifierOutput, FourBools, Sema
 from exfuse.training.config import ClassificationDataConfig, PretrainingConfig
 from exfuse.training.loop import Evaluation, run_training
 from exfuse.training.run import check_output, check_shares, start_run
+from exfuse.training.signals import stop_signals
 
 STAGES = ("res2", "res3", "res4", "res5")
 
@@ -56,7 +57,7 @@ def pretrain(config: PretrainingConfig, resume: bool, console: Console) -> list[
 
     Args:
         config: The recipe.
-        resume: Go on from the latest checkpoint in the run folder.
+        resume: Go on from the latest checkpoint in the run folder, if there is one.
         console: Where progress goes.
 
     Returns:
@@ -67,15 +68,15 @@ def pretrain(config: PretrainingConfig, resume: bool, console: Console) -> list[
         DataError: If the data is bad; headers before training starts, pixels when they are read.
         CheckpointError: If a checkpoint cannot be written or, resuming, read.
         TrainingError: If the loss is no longer finite.
-        Interrupted: After Ctrl-C, once a checkpoint is saved.
+        Interrupted: After Ctrl-C or SIGTERM, once the newest finished step is saved.
     """
-    with process_group() as ranks:
+    with stop_signals() as stop, process_group() as ranks:
         console = console if ranks.is_first else Console(quiet=True)
         check_output(config, resume)
         wait_for_all(ranks)  # nobody writes before all have looked
         check_shares(config, ranks)
         task, model = set_up(config, ranks, console)
-        run_training(start_run(config, model, len(task.train), ranks), task, resume, console)
+        run_training(start_run(config, model, len(task.train), ranks), task, resume, stop, console)
         content = json.loads((config.output / task.best_folder / CONFIG_FILE).read_text(encoding="utf-8"))
         return [HeadAccuracy(**row) for row in content["metrics"]["heads"]]
 
@@ -112,9 +113,9 @@ class ClassificationTask:
             total = total + weight * F.cross_entropy(logits, targets, label_smoothing=model.label_smoothing)
         return total
 
-    def evaluate(self, model: nn.Module, step: int) -> Evaluation:
+    def evaluate(self, model: nn.Module, step: int, between: Callable[[], None]) -> Evaluation:
         """Scores the network by the last stage's top-1 accuracy on the validation split."""
-        rows = count_correct(model, self.val, self.config, self.ranks)
+        rows = count_correct(model, self.val, self.config, self.ranks, between)
         final = rows[-1]
         values = {f"{row.head}_{kind}": getattr(row, kind) for row in rows for kind in ("top1", "top5")}
 
@@ -196,7 +197,13 @@ def _open_split(config: ClassificationDataConfig, split: str, console: Console) 
 
 
 @torch.inference_mode()
-def count_correct(model: nn.Module, val: ImageFolder, config: PretrainingConfig, ranks: Ranks) -> list[HeadAccuracy]:
+def count_correct(
+    model: nn.Module,
+    val: ImageFolder,
+    config: PretrainingConfig,
+    ranks: Ranks,
+    between: Callable[[], None] = lambda: None,
+) -> list[HeadAccuracy]:
     """Returns the accuracies of each head over a split, the auxiliary ones first, from exact counts.
 
     Args:
@@ -204,12 +211,17 @@ def count_correct(model: nn.Module, val: ImageFolder, config: PretrainingConfig,
         val: The split.
         config: Batch size, view and precision.
         ranks: Each process takes every n-th image.
+        between: Called before each batch, equally often by every process.
     """
     was_training = model.training
     model.eval()
     heads = [stage for stage, head in zip(STAGES, with_head(config), strict=True) if head] + ["final"]
     correct = torch.zeros(len(heads), 2, dtype=torch.int64)
-    for images, labels in _views(val, config, ranks):
+    for indices in _shares_of_batches(len(val), config.batch_size, ranks):
+        between()
+        if not indices:
+            continue
+        images, labels = _views(val, indices, config)
         pixels = normalize(images.to(ranks.device), config.data.image_mean, config.data.image_std)
         with torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             output = model(pixels.contiguous(memory_format=torch.channels_last))
@@ -221,10 +233,14 @@ def count_correct(model: nn.Module, val: ImageFolder, config: PretrainingConfig,
     return [HeadAccuracy(head, *row) for head, row in zip(heads, shares.tolist(), strict=True)]
 
 
-def _views(val: ImageFolder, config: PretrainingConfig, ranks: Ranks) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields batches of central views, uint8 `(N, 3, H, W)`, with their classes, int64 `(N,)`."""
-    share = range(ranks.rank, len(val), ranks.size)
-    for start in range(0, len(share), config.batch_size):
-        samples = [val[index] for index in share[start : start + config.batch_size]]
-        views = np.stack([central_view(s.image, config.data.resize, config.data.crop_size) for s in samples])
-        yield torch.from_numpy(views).permute(0, 3, 1, 2), torch.tensor([sample.label for sample in samples])
+def _shares_of_batches(images: int, batch_size: int, ranks: Ranks) -> Iterator[range]:
+    """Yields this process's share of each batch's images; as many shares for every process, the last may be empty."""
+    for start in range(0, images, batch_size * ranks.size):
+        yield range(start + ranks.rank, min(images, start + batch_size * ranks.size), ranks.size)
+
+
+def _views(val: ImageFolder, indices: range, config: PretrainingConfig) -> tuple[Tensor, Tensor]:
+    """Returns central views, uint8 `(N, 3, H, W)`, with their classes, int64 `(N,)`."""
+    samples = [val[index] for index in indices]
+    views = np.stack([central_view(s.image, config.data.resize, config.data.crop_size) for s in samples])
+    return torch.from_numpy(views).permute(0, 3, 1, 2), torch.tensor([sample.label for sample in samples])

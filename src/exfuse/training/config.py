@@ -136,6 +136,7 @@ class RunConfig(_Section):
 
     `batch_size` counts the samples of one optimizer step over all processes; `accumulation` cuts it into that many
     forward passes. `ema_decay` 0 is without. `evaluate_every` counts epochs, `checkpoint_every` and `log_every` steps.
+    A run ends at a loss or gradient that is not finite, or leaves such steps out, at most `max_skipped_steps` in a row.
     """
 
     command: ClassVar[str]
@@ -151,6 +152,7 @@ class RunConfig(_Section):
     evaluate_every: Annotated[int, Field(ge=1)]
     checkpoint_every: Annotated[int, Field(ge=1)]
     log_every: Annotated[int, Field(ge=1)]
+    max_skipped_steps: Annotated[int, Field(ge=0, le=10)]
     data: InputConfig
     optimizer: OptimizerConfig
 

@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +19,10 @@ from rich.progress import (
 )
 from torch.utils.tensorboard import SummaryWriter
 
+from exfuse.durable import reason, replace_file
+from exfuse.errors import CheckpointError
+from exfuse.training.checkpoint import TrainingState
+
 METRICS_FILE = "metrics.jsonl"
 
 
@@ -25,13 +31,14 @@ class RunLog:
 
     Args:
         folder: The run folder.
-        first_step: Records of later steps, left by a run that was cut off after its last checkpoint, are removed.
+        state: Where the run stands. Records of later steps and scores, left by a run that was cut off after its last
+            checkpoint, are removed.
         total_steps: Steps of the whole run.
         console: Where the progress bar goes.
         active: False on all processes but the first: nothing is written.
     """
 
-    def __init__(self, folder: Path, first_step: int, total_steps: int, console: Console, active: bool) -> None:
+    def __init__(self, folder: Path, state: TrainingState, total_steps: int, console: Console, active: bool) -> None:
         self._active = active
         self._total_steps = total_steps
         self._progress = Progress(
@@ -45,13 +52,14 @@ class RunLog:
             console=console,
             disable=not active,
         )
-        self._bar = self._progress.add_task("training", total=total_steps, completed=first_step, status="")
+        self._bar = self._progress.add_task("training", total=total_steps, completed=state.step, status="")
         if active:
             self._path = folder / METRICS_FILE
-            records = [record for record in read_records(folder) if record["step"] <= first_step]
-            text = "".join(json.dumps(record) + "\n" for record in records)
-            self._path.write_text(text, encoding="utf-8")
-            self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
+            kept_until = {"train": state.step, "val": state.evaluated_step}
+            records = [record for record in read_records(folder) if record["step"] <= kept_until[record["kind"]]]
+            with self._errors_named():
+                replace_file(self._path, "".join(json.dumps(record) + "\n" for record in records))
+                self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=state.step + 1)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -61,8 +69,12 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
-        if self._active:
-            self._tensorboard.close()
+        if self._active and kind is None:
+            with self._errors_named():
+                self._tensorboard.close()
+        elif self._active:
+            with suppress(OSError):  # the error that ends the run is the one to be seen
+                self._tensorboard.close()
 
     def advance(self, status: str) -> None:
         """Moves the bar by one step and shows the status beside it."""
@@ -84,14 +96,23 @@ class RunLog:
         if not self._active:
             return
         clean = {name: None if value != value else value for name, value in values.items()}
-        with self._path.open("a", encoding="utf-8") as file:
+        with self._errors_named(), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": kind, "step": step, **clean}) + "\n")
         if kind == "train" and not self._progress.console.is_terminal:
             # Where no bar is drawn, in a log file say, the records are the progress.
             shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
             self.say(f"step {step}/{self._total_steps}  {shown}")
-        for name, value in values.items():
-            self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+        with self._errors_named():
+            for name, value in values.items():
+                self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+
+    @contextmanager
+    def _errors_named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            why = reason(error, self._path.parent)
+            raise CheckpointError(f"{self._path.parent}: the run's records could not be written ({why})") from error
 
 
 class StepClock:

@@ -1,11 +1,12 @@
 """The training loop, from top to bottom; what is learnt is a `Task`."""
 
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
+from signal import SIGINT
 from typing import Any, Protocol
 
 import torch
@@ -13,23 +14,19 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from exfuse.data.stream import AugmentedDataset, Batch, SampleOrder, training_loader
+from exfuse.data.stream import AugmentedDataset, Batch, SampleOrder, step_seed, training_loader
 from exfuse.distributed import any_rank, copy_from_first, sum_over_ranks, wait_for_all
+from exfuse.durable import replace_file
 from exfuse.errors import TrainingError
 from exfuse.inference.preprocessing import normalize
-from exfuse.training.checkpoint import load_checkpoint, save_checkpoint
+from exfuse.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from exfuse.training.log import RunLog, StepClock
 from exfuse.training.optim import learning_rate_factor, set_learning_rate
 from exfuse.training.recipes import dump_config
 from exfuse.training.run import CONFIG_FILE, Run
+from exfuse.training.signals import Interrupted, StopRequested, StopSignals
 
-
-class Interrupted(Exception):  # noqa: N818 - not an error: the run was asked to stop and can go on
-    """The run stopped at the user's wish after saving a checkpoint."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__(f"stopped after step {step}")
-        self.step = step
+NONFINITE_FILE = "not_finite_{rank}.json"
 
 
 @dataclass(frozen=True)
@@ -62,101 +59,154 @@ class Task(Protocol):
     def loss(self, output: Any, targets: Tensor) -> Tensor:
         """Returns the scalar to minimise, given what the network gave for a batch and the batch's targets."""
 
-    def evaluate(self, model: nn.Module, step: int) -> Evaluation:
-        """Scores the network on the validation split, shared between the processes."""
+    def evaluate(self, model: nn.Module, step: int, between: Callable[[], None]) -> Evaluation:
+        """Scores the network on the validation split, shared between the processes.
+
+        All processes call `between` equally often, about once an image.
+        """
 
 
-def run_training(run: Run, task: Task, resume: bool, console: Console) -> None:
+def run_training(run: Run, task: Task, resume: bool, stop: StopSignals, console: Console) -> None:
     """Trains to the end, leaving config, records, checkpoints, and the best and the last network in the run folder.
 
     Args:
         run: At step 0.
         task: What is learnt.
-        resume: Go on from the latest checkpoint in the run folder.
+        resume: Go on from the latest checkpoint in the run folder, if there is one.
+        stop: Signals to stop.
         console: Where progress goes.
 
     Raises:
         CheckpointError: If a checkpoint cannot be written or, resuming, read.
-        TrainingError: If the loss is no longer finite.
-        Interrupted: After Ctrl-C, once a checkpoint is saved.
+        DataError: If a file can no longer be read, or a worker process died.
+        TrainingError: If a number is no longer finite.
+        Interrupted: After a signal, once the newest finished step is saved.
     """
     config = run.config
-    if resume:
+    if resume and latest_checkpoint(run.checkpoints) is not None:
         run.state = load_checkpoint(run.checkpoints, run.model, run.averaged, run.optimizers)
     elif run.ranks.is_first:
+        if resume:
+            console.print(f"no checkpoint in {config.output} yet: this begins at step 0", markup=False, soft_wrap=True)
         config.output.mkdir(parents=True, exist_ok=True)
-        (config.output / CONFIG_FILE).write_text(dump_config(config), encoding="utf-8")
-    last_step = run.steps_of_epochs[-1]
-    with (
-        RunLog(config.output, run.state.step, last_step, console, run.ranks.is_first) as log,
-        _stop_requests() as stop,
-    ):
-        _loop(run, task, log, stop)
+        replace_file(config.output / CONFIG_FILE, dump_config(config))
+    stop.begin(alone=run.ranks.size == 1)
+    with RunLog(config.output, run.state, run.steps_of_epochs[-1], console, run.ranks.is_first) as log:
+        try:
+            _loop(run, task, log, stop)
+        except StopRequested:
+            if run.state.step:
+                _save(run)
+            wait_for_all(run.ranks)  # the first process may still be writing
+            raise Interrupted(run.state.step, stop.received or SIGINT) from None
     wait_for_all(run.ranks)
 
 
-def _loop(run: Run, task: Task, log: RunLog, stop: "_Stop") -> None:
-    """Takes the remaining steps, evaluating after every n-th epoch."""
+def _loop(run: Run, task: Task, log: RunLog, stop: StopSignals) -> None:
+    """Takes the remaining steps, evaluating after every n-th epoch and saving every n-th step."""
     config, state = run.config, run.state
     last_step = run.steps_of_epochs[-1]
     evaluate_after = {*run.steps_of_epochs[config.evaluate_every - 1 :: config.evaluate_every], last_step}
+    batches = _batches(run, task, last_step)
     clock = StepClock()
-    for batch in _batches(run, task, last_step):
+    while True:
+        if state.step in evaluate_after and state.evaluated_step < state.step:
+            _evaluate_and_keep(run, task, log, stop)
+            clock = StepClock()
+        if state.step > 0 and (state.step % config.checkpoint_every == 0 or state.step == last_step):
+            _save(run)
+        if state.step == last_step:
+            return
+        _stop_together(run, stop)
+        with stop.interruptible():
+            batch = next(batches)
         loss = _take_step(run, task, batch)
         state.step += 1
         log.advance(f"loss {loss:.3f}  {clock.tick():.2f} s/step")
         if state.step % config.log_every == 0:
             rate = run.optimizers[0].param_groups[-1]["lr"]
             log.record("train", state.step, epoch=_epoch(run), loss=loss, lr=rate, seconds_per_step=clock.mean())
-        if state.step in evaluate_after:
-            _evaluate_and_keep(run, task, log, is_last=state.step == last_step)
-            clock = StepClock()
-        stopping = any_rank(stop.requested, run.ranks)
-        if stopping or state.step % config.checkpoint_every == 0 or state.step == last_step:
-            _save(run)
-        if stopping and state.step < last_step:
-            wait_for_all(run.ranks)  # the first process may still be writing
-            raise Interrupted(state.step)
+
+
+def _stop_together(run: Run, stop: StopSignals) -> None:
+    if any_rank(stop.received is not None, run.ranks):
+        raise StopRequested
 
 
 def _batches(run: Run, task: Task, last_step: int) -> Iterator[Batch]:
     config, ranks = run.config, run.ranks
     order = SampleOrder(run.samples, config.batch_size, run.state.step, last_step, config.seed, ranks.rank, ranks.size)
-    yield from training_loader(task.samples(), order, config.data.workers)
+    return iter(training_loader(task.samples(), order, config.data.workers))
 
 
 def _take_step(run: Run, task: Task, batch: Batch) -> float:
-    """Takes one optimizer step and returns the loss, the mean over the processes."""
+    """Takes one optimizer step and returns the loss, the mean over the processes.
+
+    A step whose loss or gradient is not finite is not taken: the run ends, or leaves it out where the recipe says so.
+    """
     config, state = run.config, run.state
     schedule = config.optimizer
     factor = learning_rate_factor(state.step, run.steps_of_epochs[-1], schedule.warmup_steps, schedule.schedule)
     set_learning_rate(run.optimizers, factor)
-    run.model.train()
-    total = torch.zeros((), device=run.ranks.device)
-    chunks = list(zip(batch.images.chunk(config.accumulation), batch.targets.chunk(config.accumulation), strict=True))
-    for index, (images, targets) in enumerate(chunks):
-        is_last = index == len(chunks) - 1
-        wait = (
-            run.network.no_sync() if isinstance(run.network, DistributedDataParallel) and not is_last else nullcontext()
-        )
+    # Whatever a layer draws (dropout, say) is a function of the step, as the samples are.
+    torch.manual_seed(step_seed(config.seed, state.step, run.ranks.rank))
+    buffers = [buffer.clone() for buffer in run.model.buffers()] if config.max_skipped_steps else []
+    value = _backward(run, task, batch)
+    gradients = [parameter.grad for parameter in run.model.parameters() if parameter.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    if math.isfinite(value) and math.isfinite(norm):
+        if config.optimizer.gradient_clip:
+            nn.utils.clip_grads_with_norm_(run.model.parameters(), config.optimizer.gradient_clip, norm)
+        for optimizer in run.optimizers:
+            optimizer.step()
+        if run.average is not None:
+            run.average.update(run.model, state.step)
+        state.skipped = 0
+    else:
+        _leave_out(run, batch, value, float(norm), buffers)
+    for optimizer in run.optimizers:
+        optimizer.zero_grad()
+    return value
+
+
+def _backward(run: Run, task: Task, batch: Batch) -> float:
+    """Computes the gradients of a batch, piece by piece, and returns its loss."""
+    count, ranks, network = run.config.accumulation, run.ranks, run.network
+    total = torch.zeros((), device=ranks.device)
+    pieces = zip(batch.images.chunk(count), batch.targets.chunk(count), strict=True)
+    for index, (images, targets) in enumerate(pieces):
+        is_last = index == count - 1
+        wait = network.no_sync() if isinstance(network, DistributedDataParallel) and not is_last else nullcontext()
         with wait:
-            loss = task.loss(_forward(run, images), targets.to(run.ranks.device, non_blocking=True)) / len(chunks)
+            loss = task.loss(_forward(run, images), targets.to(ranks.device, non_blocking=True)) / count
             loss.backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
-    value = float(sum_over_ranks(total, run.ranks)) / run.ranks.size
-    if value != value or value in (float("inf"), float("-inf")):
+    return float(sum_over_ranks(total, ranks)) / ranks.size
+
+
+def _leave_out(run: Run, batch: Batch, loss: float, norm: float, buffers: Sequence[Tensor]) -> None:
+    """Writes down a step that is not finite; raises, or puts back the batch-norm statistics it has changed."""
+    config, state = run.config, run.state
+    samples = [tuple(key) for key in batch.keys.tolist()]
+    record = {
+        "step": state.step,
+        "loss": str(loss),
+        "gradient_norm": str(norm),
+        "seed": config.seed,
+        "samples": samples,
+    }
+    path = config.output / NONFINITE_FILE.format(rank=run.ranks.rank)
+    replace_file(path, json.dumps(record) + "\n")
+    if state.skipped >= config.max_skipped_steps:
         raise TrainingError(
-            f"step {state.step}: the loss is {value}; the weights are those before this step. Samples (epoch, index): "
-            f"{batch.keys.tolist()}, seed {config.seed}. A smaller learning rate, warm-up or gradient_clip may help"
+            f"step {state.step}: the loss is {loss}, the gradient's norm {norm}; the weights are those before it. "
+            f"Its samples (epoch, index) and seed are in {path}. A smaller learning rate, a longer warm-up or "
+            "gradient_clip may help; max_skipped_steps leaves such steps out"
         )
-    if config.optimizer.gradient_clip:
-        nn.utils.clip_grad_norm_(run.model.parameters(), config.optimizer.gradient_clip)
-    for optimizer in run.optimizers:
-        optimizer.step()
-        optimizer.zero_grad()
-    if run.average is not None:
-        run.average.update(run.model, state.step)
-    return value
+    state.skipped += 1
+    with torch.no_grad():
+        for buffer, before in zip(run.model.buffers(), buffers, strict=True):
+            buffer.copy_(before)
 
 
 def _forward(run: Run, images: Tensor) -> Any:
@@ -168,21 +218,24 @@ def _forward(run: Run, images: Tensor) -> Any:
         return run.network(pixels)
 
 
-def _evaluate_and_keep(run: Run, task: Task, log: RunLog, is_last: bool) -> None:
+def _evaluate_and_keep(run: Run, task: Task, log: RunLog, stop: StopSignals) -> None:
     """Scores the network (its average, if kept) on the validation split; writes it if it is the best or the last."""
     config, state = run.config, run.state
     model = run.averaged or run.model
     copy_from_first(model, run.ranks)  # batch-norm statistics are each process's own
-    evaluation = task.evaluate(model, state.step)
+    with stop.interruptible():
+        evaluation = task.evaluate(model, state.step, lambda: _stop_together(run, stop))
     log.record("val", state.step, epoch=_epoch(run), **evaluation.values)
     is_best = state.best_step == 0 or evaluation.score > state.best_score
     if is_best:
         state.best_score, state.best_step = evaluation.score, state.step
     log.say(f"step {state.step}: val {evaluation.name} {evaluation.score:.4f}{' (best so far)' if is_best else ''}")
+    is_last = state.step == run.steps_of_epochs[-1]
     if run.ranks.is_first:
         for folder, wanted in ((task.best_folder, is_best), (f"{task.best_folder}_last", is_last)):
             if wanted:
                 evaluation.save(config.output / folder)
+    state.evaluated_step = state.step
 
 
 def _epoch(run: Run) -> float:
@@ -192,25 +245,3 @@ def _epoch(run: Run) -> float:
 def _save(run: Run) -> None:
     if run.ranks.is_first:
         save_checkpoint(run.checkpoints, run.model, run.averaged, run.optimizers, run.state)
-
-
-class _Stop:
-    requested = False
-
-
-@contextmanager
-def _stop_requests() -> Iterator[_Stop]:
-    """Lets the first Ctrl-C only set a flag, so that the step under way is finished; a second one stops at once."""
-    stop = _Stop()
-    previous = signal.getsignal(signal.SIGINT)
-
-    def note(number: int, frame: FrameType | None) -> None:
-        stop.requested = True
-        # Not the previous handler: a background job of a shell script starts with the signal ignored.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, previous)

@@ -51,18 +51,18 @@ class Run:
 def check_output(config: RunConfig, resume: bool) -> None:
     """Checks that the run folder is free for a new run, or holds the run to resume.
 
+    A run that has no checkpoint yet is not there: it begins anew, resumed or not.
+
     Raises:
         ConfigError: If it is not so, or the recorded configuration would train differently.
     """
-    if not resume:
-        if (config.output / "checkpoints" / LATEST).exists():
-            raise ConfigError(
-                f"{config.output} holds a run already: add --resume to go on with it, or output=ANOTHER_FOLDER"
-            )
+    if not (config.output / "checkpoints" / LATEST).exists():
         return
+    if not resume:
+        raise ConfigError(
+            f"{config.output} holds a run already: add --resume to go on with it, or output=ANOTHER_FOLDER"
+        )
     recorded = config.output / CONFIG_FILE
-    if not recorded.is_file():
-        raise ConfigError(f"{config.output}: there is no run to resume")
     changed = differing_keys(load_recorded(recorded, type(config)), config)
     if changed:
         raise ConfigError(f"{recorded}: the run to resume was started with another {', '.join(changed)}")

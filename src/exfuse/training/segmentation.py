@@ -1,5 +1,6 @@
 """Training a segmentation network."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +29,7 @@ from exfuse.training.config import DataConfig, LossConfig, TrainingConfig
 from exfuse.training.log import read_records
 from exfuse.training.loop import Evaluation, run_training
 from exfuse.training.run import check_output, check_shares, start_run
+from exfuse.training.signals import stop_signals
 
 CLASS_WEIGHTS = {"enet": enet_weights, "median_frequency": median_frequency_weights}
 
@@ -39,7 +41,7 @@ def train(config: TrainingConfig, resume: bool, console: Console) -> EvaluationR
 
     Args:
         config: The recipe.
-        resume: Go on from the latest checkpoint in the run folder.
+        resume: Go on from the latest checkpoint in the run folder, if there is one.
         console: Where progress and tables go.
 
     Returns:
@@ -50,16 +52,16 @@ def train(config: TrainingConfig, resume: bool, console: Console) -> EvaluationR
         DataError: If the data is bad; before training starts.
         CheckpointError: If a checkpoint cannot be written or, resuming, read.
         TrainingError: If the loss is no longer finite.
-        Interrupted: After Ctrl-C, once a checkpoint is saved.
+        Interrupted: After Ctrl-C or SIGTERM, once the newest finished step is saved.
     """
-    with process_group() as ranks:
+    with stop_signals() as stop, process_group() as ranks:
         console = console if ranks.is_first else Console(quiet=True)
         check_output(config, resume)
         wait_for_all(ranks)  # nobody writes before all have looked
         check_shares(config, ranks)
         task, model = set_up(config, ranks, console)
         run = start_run(config, model, len(task.train.dataset), ranks)
-        run_training(run, task, resume, console)
+        run_training(run, task, resume, stop, console)
         if ranks.is_first:
             write_run_report(config.output, task.val.dataset, read_records(config.output))
         wait_for_all(ranks)
@@ -106,10 +108,10 @@ class SegmentationTask:
         """Returns the weighted sum of the recipe's losses."""
         return self.criterion(output.logits, output.auxiliary_logits, targets.long())
 
-    def evaluate(self, model: nn.Module, step: int) -> Evaluation:
+    def evaluate(self, model: nn.Module, step: int, between: Callable[[], None]) -> Evaluation:
         """Scores the network by its mean IoU on the validation split."""
         predictor = Predictor(model, self.info, precision=self.config.precision, device=self.ranks.device)
-        scores = score_split(predictor, self.val.dataset, self.ranks, Console(quiet=True))
+        scores = score_split(predictor, self.val.dataset, self.ranks, Console(quiet=True), between=between)
         matrix, interval = scores.matrix, mean_iou_interval(scores.of_images)
         protocol = describe_protocol(predictor, self.val.dataset, self.val.scan.fingerprint)
         report = EvaluationReport(matrix, self.info.class_names, protocol | {"step": step}, interval)
