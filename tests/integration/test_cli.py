@@ -27,18 +27,9 @@ from exfuse.training.recipes import load_config, read_recipe_text, recipe_names,
 
 EXFUSE = Path(sys.executable).with_name("exfuse")
 COMMANDS = [
-    "ablate",
-    "compare",
-    "data",
-    "demo",
-    "evaluate",
-    "models",
-    "predict",
-    "pretrain",
-    "recipes",
-    "submit",
-    "train",
-]
+    "ablate", "checkpoint", "compare", "data", "demo", "doctor", "evaluate", "models", "predict", "pretrain", "recipes",
+    "submit", "train", "weights",
+]  # fmt: skip
 PROTOCOL = {
     "model", "data", "split", "images", "data_sha256", "ignore_index", "mean_iou", "counting", "absent_classes",
     "scales", "flip", "averaging", "resize", "padding", "precision", "device", "versions",

@@ -5,7 +5,22 @@ import sys
 import typer
 from rich.console import Console
 
-from exfuse.cli import ablate, compare, data, demo, evaluate, models, predict, pretrain, recipes, submit, train
+from exfuse.cli import (
+    ablate,
+    checkpoint,
+    compare,
+    data,
+    demo,
+    doctor,
+    evaluate,
+    models,
+    predict,
+    pretrain,
+    recipes,
+    submit,
+    train,
+    weights,
+)
 from exfuse.errors import ExFuseError
 from exfuse.training.signals import Interrupted
 
@@ -26,7 +41,10 @@ app.command("submit")(submit.submit_command)
 app.command("models")(models.models_command)
 app.command("recipes")(recipes.recipes_command)
 app.command("demo")(demo.demo_command)
+app.command("doctor")(doctor.doctor_command)
 app.add_typer(data.app, name="data")
+app.add_typer(checkpoint.app, name="checkpoint")
+app.add_typer(weights.app, name="weights")
 
 
 def main() -> None:

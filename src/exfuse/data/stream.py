@@ -7,8 +7,11 @@ or ranks changes nothing in it, and going on after an interruption needs one num
 
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from functools import wraps
 from pathlib import Path
+from types import FrameType
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import cv2
@@ -23,6 +26,7 @@ from exfuse.errors import DataError, brief
 
 # A batch that takes its workers longer than this will not come.
 WORKER_SECONDS = 120
+SAMPLES_NAMED = 20
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - not for files of ours
 
 
@@ -159,6 +163,8 @@ def training_loader(dataset: AugmentedDataset[Any], order: SampleOrder, workers:
         timeout=WORKER_SECONDS if workers else 0,
     )
     batches = iter(loader)
+    if workers and threading.current_thread() is threading.main_thread():
+        _raise_once()
     for keys in order:
         try:
             yield next(batches)
@@ -166,16 +172,51 @@ def training_loader(dataset: AugmentedDataset[Any], order: SampleOrder, workers:
             # From a worker the message comes with the worker's traceback before it.
             raise DataError(str(error).strip().rpartition("DataError: ")[2]) from error
         except RuntimeError as error:
-            samples = ", ".join(f"{key.sample} of epoch {key.epoch}" for key in keys)
-            raise DataError(f"a worker process failed while reading the samples {samples}: {_why(error)}") from error
+            raise worker_error(error, [keys]) from error
 
 
-def _why(error: RuntimeError) -> str:
+def _raise_once() -> None:
+    """Lets torch raise for the first dead worker only, and not again while that error is being dealt with."""
+    torchs = signal.getsignal(signal.SIGCHLD)
+    torchs = getattr(torchs, "__wrapped__", torchs)
+    if not callable(torchs):
+        return
+    raised = False
+
+    @wraps(torchs)
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal raised
+        if raised:
+            return
+        try:
+            torchs(number, frame)
+        except RuntimeError:
+            raised = True
+            raise
+
+    signal.signal(signal.SIGCHLD, handle)
+
+
+def is_worker_failure(error: RuntimeError) -> bool:
+    """Returns whether torch says that a worker process died or hangs."""
+    return "DataLoader" in str(error)
+
+
+def worker_error(error: RuntimeError, batches: Iterable[list[SampleKey]]) -> DataError:
+    """Returns what to say when a worker process failed.
+
+    Args:
+        error: What torch said.
+        batches: Those that it may have been reading.
+    """
+    keys = [f"{key.sample} of epoch {key.epoch}" for batch in batches for key in batch]
+    samples = ", ".join(keys[:SAMPLES_NAMED]) + (f" and {len(keys) - SAMPLES_NAMED} more" * (len(keys) > SAMPLES_NAMED))
     text = brief(error)
+    hint = "data.workers=0 reads in the training process itself"
     if "shared memory" in text or "Bus error" in text or "/torch_" in text:
         free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0
-        return f"{text} (shared memory is too small: {free:,} bytes free in {SHARED_MEMORY}; use fewer data.workers)"
-    return f"{text} (data.workers=0 reads in the training process itself)"
+        hint = f"shared memory is too small: {free:,} bytes free in {SHARED_MEMORY}; use fewer data.workers"
+    return DataError(f"a worker process failed while reading among the samples {samples}: {text} ({hint})")
 
 
 def _set_up_worker(worker: int) -> None:

@@ -14,7 +14,15 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from exfuse.data.stream import AugmentedDataset, Batch, SampleOrder, step_seed, training_loader
+from exfuse.data.stream import (
+    AugmentedDataset,
+    Batch,
+    SampleOrder,
+    is_worker_failure,
+    step_seed,
+    training_loader,
+    worker_error,
+)
 from exfuse.distributed import any_rank, copy_from_first, sum_over_ranks, wait_for_all
 from exfuse.durable import replace_file
 from exfuse.errors import TrainingError
@@ -99,6 +107,12 @@ def run_training(run: Run, task: Task, resume: bool, stop: StopSignals, console:
                 _save(run)
             wait_for_all(run.ranks)  # the first process may still be writing
             raise Interrupted(run.state.step, stop.received or SIGINT) from None
+        except RuntimeError as error:
+            # A worker's death is told by a signal, wherever the main thread is at that moment.
+            if not is_worker_failure(error):
+                raise
+            ahead = run.state.step + 2 * config.data.workers  # what the workers may have been reading
+            raise worker_error(error, _order(run, ahead)) from error
     wait_for_all(run.ranks)
 
 
@@ -134,9 +148,12 @@ def _stop_together(run: Run, stop: StopSignals) -> None:
 
 
 def _batches(run: Run, task: Task, last_step: int) -> Iterator[Batch]:
+    return iter(training_loader(task.samples(), _order(run, last_step), run.config.data.workers))
+
+
+def _order(run: Run, last_step: int) -> SampleOrder:
     config, ranks = run.config, run.ranks
-    order = SampleOrder(run.samples, config.batch_size, run.state.step, last_step, config.seed, ranks.rank, ranks.size)
-    return iter(training_loader(task.samples(), order, config.data.workers))
+    return SampleOrder(run.samples, config.batch_size, run.state.step, last_step, config.seed, ranks.rank, ranks.size)
 
 
 def _take_step(run: Run, task: Task, batch: Batch) -> float:

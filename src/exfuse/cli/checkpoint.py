@@ -1,0 +1,32 @@
+"""`exfuse checkpoint`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from exfuse.training.checkpoint import LATEST, verify_latest
+from exfuse.training.manifest import verify_checkpoint
+
+app = typer.Typer(help="Look after checkpoints.", no_args_is_help=True)
+
+
+@app.callback()
+def checkpoint() -> None:
+    """Look after checkpoints."""
+
+
+@app.command("verify")
+def verify_command(
+    path: Annotated[Path, typer.Argument(help="A run folder, its checkpoints folder, or one checkpoint.")],
+) -> None:
+    """Check that every byte of a checkpoint is as it was written."""
+    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    if (folder / LATEST).exists():
+        folder, files = verify_latest(folder)
+    else:
+        files = verify_checkpoint(folder)
+    size = sum(digest.size for digest in files.values())
+    text = f"{folder}: {len(files)} files, {size:,} bytes, all as written"
+    Console().print(text, markup=False, highlight=False, soft_wrap=True)

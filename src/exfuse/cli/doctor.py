@@ -1,0 +1,46 @@
+"""`exfuse doctor`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from exfuse.data.datasets import open_dataset
+from exfuse.data.doctor import examine
+
+SHOWN = 20
+
+
+def doctor_command(
+    data: Annotated[Path, typer.Argument(help="A data set: a folder or a dataset file.")],
+    splits: Annotated[str, typer.Option(help="Splits to look at, separated by commas.")] = "train,val",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where to write all findings as JSON.  [default: nowhere]")
+    ] = None,
+) -> None:
+    """Look for everything that is wrong with a data set before a night is spent on it.
+
+    Every file of the splits is read. The exit code is 1 if something would stop training.
+    """
+    console = Console()
+    datasets = [open_dataset(data, split.strip()) for split in splits.split(",")]
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("examining", total=sum(map(len, datasets)))
+        results = [examine(dataset, lambda: bar.advance(task)) for dataset in datasets]
+    for result in results:
+        table = Table("", "file", "finding", title=f"{result.split}: {result.images} images, {result.errors} errors")
+        for finding in result.findings[:SHOWN]:
+            table.add_row(finding.severity, Path(finding.file).name, finding.message)
+        if len(result.findings) > SHOWN:
+            table.add_row("", "", f"and {len(result.findings) - SHOWN} more; --output writes all of them")
+        console.print(table)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        content = json.dumps([result.to_json() for result in results], indent=2) + "\n"
+        output.write_text(content, encoding="utf-8")
+    if any(result.errors for result in results):
+        raise typer.Exit(1)

@@ -1,0 +1,144 @@
+"""Looking for everything that is wrong with a data set, not only for the first of it."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from exfuse.data.classes import Classes
+from exfuse.data.datasets import SegmentationDataset
+from exfuse.data.layouts import Entry
+from exfuse.data.samples import UInt8Array, read_image, read_mask
+from exfuse.data.scan import Int64Array
+from exfuse.errors import DataError
+
+RARE = 0.0005  # share of the labelled pixels under which a class is called rare
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong, or worth a look.
+
+    Attributes:
+        severity: "error": training would stop here; "warning": it would not, but should perhaps.
+        kind: A short name, for counting.
+        file: The file it is about; empty for the split as a whole.
+        message: What, where, how much.
+        pixels: How many pixels are concerned; 0 where that makes no sense.
+        first: Row and column of the first of them, or None.
+    """
+
+    severity: str
+    kind: str
+    file: str
+    message: str
+    pixels: int = 0
+    first: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What was found in a split.
+
+    Attributes:
+        split: Its name.
+        images: How many there are.
+        pixels: Labelled pixels of each class, over all masks that could be read.
+        ignored: Pixels that are no class.
+        findings: What is wrong, file by file.
+    """
+
+    split: str
+    images: int
+    pixels: dict[str, int]
+    ignored: int
+    findings: tuple[Finding, ...]
+
+    @property
+    def errors(self) -> int:
+        """Number of findings that would stop training."""
+        return sum(finding.severity == "error" for finding in self.findings)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns everything."""
+        return asdict(self)
+
+
+def examine(dataset: SegmentationDataset, progress: Callable[[], None] = lambda: None) -> Examination:
+    """Reads every file of a split and notes all that is wrong with it.
+
+    Args:
+        dataset: The split.
+        progress: Called after each image.
+    """
+    counts = np.zeros(256, dtype=np.int64)
+    findings: list[Finding] = []
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        for of_mask, of_entry in pool.map(lambda entry: _examine_entry(entry, dataset), dataset.entries):
+            counts += of_mask
+            findings.extend(of_entry)
+            progress()
+    classes = dataset.classes
+    labelled = dict(zip(classes.names, counts[: len(classes)].tolist(), strict=True))
+    findings.extend(_examine_counts(labelled, dataset.split))
+    return Examination(dataset.split, len(dataset), labelled, int(counts[classes.ignore_index]), tuple(findings))
+
+
+def _examine_entry(entry: Entry, dataset: SegmentationDataset) -> tuple[Int64Array, list[Finding]]:
+    findings: list[Finding] = []
+    size = None
+    try:
+        size = read_image(entry.image).shape[:2]
+        findings.extend(_examine_orientation(entry))
+    except DataError as error:
+        findings.append(Finding("error", "image", str(entry.image), str(error)))
+    try:
+        mask = read_mask(entry.mask)
+    except DataError as error:
+        findings.append(Finding("error", "mask", str(entry.mask), str(error)))
+        return np.zeros(256, dtype=np.int64), findings
+    if dataset.label_map is not None:
+        mask = dataset.label_map[mask]
+    if size is not None and size != mask.shape:
+        message = f"the mask is {mask.shape[1]} x {mask.shape[0]}, its image {size[1]} x {size[0]}"
+        if size == mask.shape[::-1]:
+            message += "; it seems to lack the rotation that the image's EXIF tag asks for"
+        findings.append(Finding("error", "size", str(entry.mask), message))
+    counts = np.bincount(mask.ravel(), minlength=256)
+    findings.extend(_examine_labels(entry, mask, counts, dataset.classes))
+    return counts, findings
+
+
+def _examine_orientation(entry: Entry) -> Iterator[Finding]:
+    with Image.open(entry.image) as image:
+        orientation = image.getexif().get(0x0112, 1)
+    if orientation != 1:
+        message = f"turned by its EXIF tag (orientation {orientation}); its mask must be upright already"
+        yield Finding("warning", "orientation", str(entry.image), message)
+
+
+def _examine_labels(entry: Entry, mask: UInt8Array, counts: Int64Array, classes: Classes) -> Iterator[Finding]:
+    for label in np.flatnonzero(counts).tolist():
+        if label < len(classes) or label == classes.ignore_index:
+            continue
+        row, column = (int(place[0]) for place in np.nonzero(mask == label))
+        message = (
+            f"{counts[label]} pixels have the label {label}, the first at row {row}, column {column}; "
+            f"classes are 0 to {len(classes) - 1}, {classes.ignore_index} is ignored"
+        )
+        yield Finding("error", "label", str(entry.mask), message, int(counts[label]), (row, column))
+    if counts[classes.ignore_index] == mask.size:
+        yield Finding("warning", "all ignored", str(entry.mask), "no pixel of it has a class", int(mask.size), (0, 0))
+
+
+def _examine_counts(labelled: dict[str, int], split: str) -> Iterator[Finding]:
+    total = sum(labelled.values())
+    for name, pixels in labelled.items():
+        if pixels == 0:
+            yield Finding("warning", "absent class", "", f"{split} has no pixel of the class {name!r}")
+        elif pixels < RARE * total:
+            share = 100 * pixels / total
+            yield Finding("warning", "rare class", "", f"{split}: {name!r} has {share:.4f} % of the pixels", pixels)

@@ -1,0 +1,99 @@
+"""Other people's weights, which come as pickles: read in a process of their own, with limits; nothing but tensors."""
+
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from exfuse.errors import CheckpointError, brief, did_you_mean
+from exfuse.models.backbones import BACKBONES
+
+TIME_LIMIT = 120  # seconds
+# What training scripts put before a backbone's own names.
+PREFIXES = ("module.", "model.", "backbone.", "encoder.")
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What became of a file's tensors.
+
+    Attributes:
+        taken: Names of those that the backbone has, all of its own.
+        left: Names of those that it does not have, such as a classifier's.
+    """
+
+    taken: tuple[str, ...]
+    left: tuple[str, ...]
+
+
+def import_weights(source: Path, backbone: str, output: Path) -> ImportReport:
+    """Reads a `.pth` file and writes what fits a backbone as safetensors, for `model.backbone_weights`.
+
+    The file is unpickled with `weights_only`, which builds tensors and plain containers and calls nothing else, in a
+    child process with limits on time and memory.
+
+    Args:
+        source: The file.
+        backbone: A name of `BACKBONES`.
+        output: The `.safetensors` file to write.
+
+    Raises:
+        CheckpointError: If the file holds anything else, is damaged, takes too much, or lacks a weight of the backbone.
+    """
+    if backbone not in BACKBONES:
+        raise CheckpointError(f"there is no backbone {backbone!r}; {did_you_mean(backbone, BACKBONES)}")
+    with torch.device("meta"):
+        own = BACKBONES[backbone]().state_dict()
+    state = {_own_name(name, own): value for name, value in _read_in_child(source).items()}
+    taken = {name: state[name] for name in own if name in state and state[name].shape == own[name].shape}
+    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
+    differing = [name for name in own if name in state and name not in taken]
+    for problem, names in (("lacks", missing), ("has other shapes for", differing)):
+        if names:
+            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            raise CheckpointError(f"{source}: does not fit {backbone}, it {problem} {shown}")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: value.contiguous() for name, value in taken.items()}, output)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{output}: could not be written ({brief(error)})") from error
+    return ImportReport(tuple(taken), tuple(name for name in state if name not in own))
+
+
+def _own_name(name: str, own: dict[str, Tensor]) -> str:
+    """Returns a name without what stands before the backbone's own, if it is one of those then."""
+    shortened = name
+    while shortened not in own:
+        prefix = next((prefix for prefix in PREFIXES if shortened.startswith(prefix)), None)
+        if prefix is None:
+            return name
+        shortened = shortened.removeprefix(prefix)
+    return shortened
+
+
+def _read_in_child(source: Path) -> dict[str, Tensor]:
+    if not source.is_file():
+        raise CheckpointError(f"{source}: no such file")
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "tensors.safetensors"
+        command = [sys.executable, "-m", "exfuse.models.unpickle", str(source), str(target)]
+        try:
+            done = subprocess.run(  # noqa: S603 - our own module
+                command, capture_output=True, text=True, timeout=TIME_LIMIT, check=False, stdin=subprocess.DEVNULL
+            )
+        except subprocess.TimeoutExpired as error:
+            raise CheckpointError(f"{source}: not read within {TIME_LIMIT} seconds") from error
+        if done.returncode != 0:
+            said = done.stderr.strip().splitlines()
+            why = said[-1] if said else f"its reader ended with code {done.returncode}"
+            raise CheckpointError(f"{source}: not a file of plain tensors ({brief(Exception(why))})")
+        try:
+            return load_file(target)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{source}: not a file of plain tensors ({brief(error)})") from error

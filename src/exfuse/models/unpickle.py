@@ -1,0 +1,60 @@
+"""A program: reads the tensors of a `.pth` file and writes them as safetensors; the only place that unpickles.
+
+It is started by `exfuse.models.foreign` for a file that nobody vouches for. `weights_only` builds tensors and plain
+containers and refuses to call anything else; the limits are for files that are merely meant to be heavy.
+"""
+
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+SECONDS = 60
+MEMORY_FACTOR, MEMORY_BASE = 4, 2**30  # bytes beyond what the process has when it begins: four times the file and this
+# Where training scripts keep the weights among other things.
+NESTED_UNDER = ("state_dict", "model_state_dict", "model", "net")
+
+
+def limit_resources(file_size: int) -> None:
+    """Lets this process take no more processor time, memory and disk than a file of that size can be worth."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    memory = pages * resource.getpagesize() + MEMORY_FACTOR * file_size + MEMORY_BASE
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    written = MEMORY_FACTOR * file_size + 2**20
+    resource.setrlimit(resource.RLIMIT_FSIZE, (written, written))
+
+
+def find_tensors(content: Any) -> dict[str, Tensor]:
+    """Returns the named tensors of what was unpickled, one level down if they are not at the top.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if isinstance(content, dict):
+        nested = (content[key] for key in NESTED_UNDER if isinstance(content.get(key), dict))
+        for candidate in (*nested, content):
+            tensors = {str(name): value for name, value in candidate.items() if isinstance(value, Tensor)}
+            if tensors:
+                return tensors
+    raise ValueError("it holds no named tensors")
+
+
+def main() -> None:
+    """Reads the file named first and writes the one named second; the last line of an error says what is wrong."""
+    source, target = Path(sys.argv[1]), Path(sys.argv[2])
+    torch.set_num_threads(1)
+    limit_resources(source.stat().st_size)
+    try:
+        tensors = find_tensors(torch.load(source, map_location="cpu", weights_only=True))
+        save_file({name: value.detach().clone().contiguous() for name, value in tensors.items()}, target)
+    except Exception as error:
+        sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+
+
+if __name__ == "__main__":
+    main()

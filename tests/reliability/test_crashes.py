@@ -1,0 +1,231 @@
+"""R1 to R6, R8, R11: nothing is lost to a kill, a full disk or a signal."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from faults import Operations, in_a_child, kill_myself
+from safetensors.torch import load_file
+
+from exfuse.errors import CheckpointError, ExFuseError
+from exfuse.models.builders import create_model
+from exfuse.models.folder import save_pretrained
+from exfuse.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+from exfuse.training.optim import ExponentialMovingAverage, build_optimizers
+
+HERE = Path(__file__).parent
+KILLED_RUN = HERE / "killed_run.py"
+
+
+class Training:
+    def __init__(self, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.model = create_model("exfuse_tiny", num_classes=3, decoder="stride4", decoder_width=8, gcn_kernel=3)
+        self.average = ExponentialMovingAverage(self.model, 0.9).model
+        self.optimizers = build_optimizers(self.model, "muon", 0.01, 1.0, 0.1, 0.9)
+        for parameter in self.model.parameters():
+            parameter.grad = torch.full_like(parameter, 0.01)
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def save(self, folder: Path, step: int) -> None:
+        save_checkpoint(folder, self.model, self.average, self.optimizers, TrainingState(step))
+
+    def load(self, folder: Path) -> int:
+        return load_checkpoint(folder, self.model, self.average, self.optimizers).step
+
+
+@pytest.fixture(scope="module")
+def trainings() -> tuple[Training, Training]:
+    return Training(1), Training(2)
+
+
+def count_operations(folder: Path, trainings: tuple[Training, Training]) -> int:
+    trainings[0].save(folder, 1)
+    with Operations(folder).installed() as operations:
+        trainings[1].save(folder, 2)
+    return operations.count
+
+
+def test_r2_after_a_kill_at_any_file_operation_of_a_save_a_checkpoint_loads(
+    trainings: tuple[Training, Training], tmp_path: Path
+) -> None:
+    total = count_operations(tmp_path / "counted", trainings)
+    assert total > 25
+    reader, steps = Training(3), []
+    weights = [training.model.state_dict() for training in trainings]
+    for place in range(1, total + 1):
+        folder = tmp_path / str(place)
+        trainings[0].save(folder, 1)
+
+        def save_and_die(folder: Path = folder, place: int = place) -> None:
+            with Operations(folder, place, kill_myself).installed():
+                trainings[1].save(folder, 2)
+
+        assert in_a_child(save_and_die) == -9
+        steps.append(reader.load(folder))
+        expected = weights[steps[-1] - 1]
+        assert all(torch.equal(value, expected[name]) for name, value in reader.model.state_dict().items())
+        trainings[1].save(folder, 3)  # what was left behind is in nobody's way, and is cleared
+        assert sorted(path.name for path in folder.iterdir()) == ["latest", "step_00000003"]
+    assert steps == sorted(steps)
+    assert set(steps) == {1, 2}
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EIO, errno.EDQUOT])
+def test_r5_an_error_at_any_file_operation_of_a_save_is_said_and_loses_nothing(
+    code: int, trainings: tuple[Training, Training], tmp_path: Path
+) -> None:
+    total = count_operations(tmp_path / "counted", trainings)
+    reader = Training(3)
+
+    def fail() -> None:
+        raise OSError(code, os.strerror(code))
+
+    refused = 0
+    for place in range(1, total + 1):
+        folder = tmp_path / str(place)
+        trainings[0].save(folder, 1)
+        started = time.monotonic()
+        said = ""
+        try:
+            with Operations(folder, place, fail).installed():
+                trainings[1].save(folder, 2)
+        except CheckpointError as error:
+            said = str(error)
+        assert time.monotonic() - started < 1
+        if said:
+            refused += 1
+            assert str(folder / "step_00000002") in said
+            assert os.strerror(code) in said
+            assert ("bytes are free in" in said) is (code in (errno.ENOSPC, errno.EDQUOT))
+        assert reader.load(folder) in (1, 2)
+    assert refused > 0.6 * total  # the others are the tidying up of what is not there
+
+
+def test_r5_a_disk_that_is_full_at_any_level_keeps_the_previous_checkpoint(
+    trainings: tuple[Training, Training], tmp_path: Path
+) -> None:
+    import resource
+
+    folder = tmp_path / "checkpoints"
+    trainings[0].save(folder, 1)
+    sizes = [path.stat().st_size for path in (folder / "step_00000001").iterdir()]
+    reader = Training(3)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for level in range(20):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (max(sizes) * level // 20, hard))
+        try:
+            with pytest.raises(CheckpointError, match="step_00000002"):
+                trainings[1].save(folder, 2)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert reader.load(folder) == 1
+
+
+def test_a_model_folder_is_the_old_or_the_new_one_after_a_kill_at_any_operation(tmp_path: Path) -> None:
+    old, new = (torch.nn.Linear(64, 64) for _ in range(2))
+    save_pretrained(tmp_path / "counted" / "model", old, {}, "old")
+    with Operations(tmp_path / "counted").installed() as operations:
+        save_pretrained(tmp_path / "counted" / "model", new, {}, "new")
+    for place in range(1, operations.count + 1):
+        folder = tmp_path / str(place) / "model"
+        save_pretrained(folder, old, {}, "old")
+
+        def save_and_die(folder: Path = folder, place: int = place) -> None:
+            with Operations(folder.parent, place, kill_myself).installed():
+                save_pretrained(folder, new, {}, "new")
+
+        assert in_a_child(save_and_die) == -9
+        whole = folder if folder.exists() else folder.with_name(".model.previous")
+        expected = {"old": old, "new": new}[(whole / "README.md").read_text()].state_dict()
+        assert torch.equal(load_file(whole / "model.safetensors")["weight"], expected["weight"])
+        save_pretrained(folder, new, {}, "new")
+        assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def run_with_kills(pack: Path, output: Path, kills: int, seed: int, precision: str) -> dict[str, object]:
+    command = [sys.executable, str(KILLED_RUN), *map(str, (pack, output, kills, seed, precision))]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=3000, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def state_of(run: Path) -> dict[str, object]:
+    """Returns every tensor of a finished run and its records, but for the seconds."""
+    tensors = {
+        f"{path.relative_to(run)} {name}": value
+        for path in sorted(run.rglob("*.safetensors"))
+        for name, value in load_file(path).items()
+    }
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    records = [{k: v for k, v in json.loads(line).items() if k != "seconds_per_step"} for line in lines]
+    return tensors | {"records": records}
+
+
+def assert_killed_run_is_the_whole_one(pack: Path, tmp_path: Path, kills: int, precision: str) -> dict[str, object]:
+    run_with_kills(pack, tmp_path / "whole", 0, 0, precision)
+    done = run_with_kills(pack, tmp_path / "killed", kills, 1, precision)
+    whole, killed = state_of(tmp_path / "whole"), state_of(tmp_path / "killed")
+    assert whole.keys() == killed.keys()
+    different = [
+        name for name, value in whole.items()
+        if (killed[name] != value if name == "records" else not torch.equal(killed[name], value))
+    ]  # fmt: skip
+    assert different == []
+    return done
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_r1_a_run_killed_five_times_is_that_of_an_unkilled_one(precision: str, pack: Path, tmp_path: Path) -> None:
+    done = assert_killed_run_is_the_whole_one(pack, tmp_path, 5, precision)
+    assert len(set(done["reached"])) > 2  # the kills came at different places
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_r1_a_run_killed_fifty_times_is_that_of_an_unkilled_one(precision: str, pack: Path, tmp_path: Path) -> None:
+    assert_killed_run_is_the_whole_one(pack, tmp_path, 50, precision)
+
+
+def test_r8_a_killed_worker_is_an_error_that_names_the_samples(pack: Path, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, signal, sys\n"
+        "from exfuse.data import stream\n"
+        "from exfuse.cli.app import main\n"
+        "read = stream.AugmentedDataset.__getitem__\n"
+        "def die(self, key):\n"
+        "    if key.epoch == 1:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return read(self, key)\n"
+        "stream.AugmentedDataset.__getitem__ = die\n"
+        "main()\n"
+    )
+    command = [
+        sys.executable, str(program), "train", "demo", f"data.root={pack}", f"output={tmp_path / 'run'}", "epochs=3",
+        "batch_size=4", "data.crop_size=[64, 64]", "data.workers=2", "model.decoder_width=8", "checkpoint_every=1",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 1, done.stderr
+    errors = " ".join(done.stderr.split())
+    assert "a worker process failed while reading among the samples" in errors
+    assert "of epoch 1" in errors
+    assert "killed by signal" in errors
+    assert "Traceback" not in errors
+    orphans = subprocess.run(["pgrep", "-f", str(program)], capture_output=True, text=True, check=False).stdout.split()
+    assert orphans == []
+
+
+def test_every_public_error_is_one_of_ours() -> None:
+    assert {error.__name__ for error in ExFuseError.__subclasses__()} == {
+        "ConfigError", "DataError", "CheckpointError", "ExportError", "TrainingError", "RequestError",
+    }  # fmt: skip
