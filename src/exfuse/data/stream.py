@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
+from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -27,6 +28,7 @@ from exfuse.errors import DataError, brief
 # A batch that takes its workers longer than this will not come.
 WORKER_SECONDS = 120
 SAMPLES_NAMED = 20
+AHEAD = 2  # batches that a worker may have been reading beside the one waited for
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - not for files of ours
 
 
@@ -165,14 +167,14 @@ def training_loader(dataset: AugmentedDataset[Any], order: SampleOrder, workers:
     batches = iter(loader)
     if workers and threading.current_thread() is threading.main_thread():
         _raise_once()
-    for keys in order:
+    for place in range(len(order)):
         try:
             yield next(batches)
         except DataError as error:
             # From a worker the message comes with the worker's traceback before it.
             raise DataError(str(error).strip().rpartition("DataError: ")[2]) from error
         except RuntimeError as error:
-            raise worker_error(error, [keys]) from error
+            raise worker_error(error, islice(order, place, place + AHEAD * workers + 1)) from error
 
 
 def _raise_once() -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from exfuse.data.stream import (
+    AHEAD,
     AugmentedDataset,
     Batch,
     SampleOrder,
@@ -111,7 +112,7 @@ def run_training(run: Run, task: Task, resume: bool, stop: StopSignals, console:
             # A worker's death is told by a signal, wherever the main thread is at that moment.
             if not is_worker_failure(error):
                 raise
-            ahead = run.state.step + 2 * config.data.workers  # what the workers may have been reading
+            ahead = run.state.step + AHEAD * config.data.workers + 1
             raise worker_error(error, _order(run, ahead)) from error
     wait_for_all(run.ranks)
 
