@@ -216,11 +216,12 @@ def test_r8_a_killed_worker_is_an_error_that_names_the_samples(pack: Path, tmp_p
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 1, done.stderr
-    errors = " ".join(done.stderr.split())
-    assert "a worker process failed while reading among the samples" in errors
-    assert "of epoch 1" in errors
-    assert "killed by signal" in errors
-    assert "Traceback" not in errors
+    # The other worker may still say, in its own words, that its peer is gone.
+    (said,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert "a worker process failed while reading among the samples" in said
+    assert "of epoch 1" in said
+    assert "data.workers=0 reads in the training process itself" in said
+    assert "exfuse/training" not in done.stderr
     orphans = subprocess.run(["pgrep", "-f", str(program)], capture_output=True, text=True, check=False).stdout.split()
     assert orphans == []
 

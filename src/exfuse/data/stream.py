@@ -173,7 +173,9 @@ def training_loader(dataset: AugmentedDataset[Any], order: SampleOrder, workers:
         except DataError as error:
             # From a worker the message comes with the worker's traceback before it.
             raise DataError(str(error).strip().rpartition("DataError: ")[2]) from error
-        except RuntimeError as error:
+        except (RuntimeError, OSError, EOFError) as error:
+            if not workers:
+                raise
             raise worker_error(error, islice(order, place, place + AHEAD * workers + 1)) from error
 
 
@@ -204,7 +206,7 @@ def is_worker_failure(error: RuntimeError) -> bool:
     return "DataLoader" in str(error)
 
 
-def worker_error(error: RuntimeError, batches: Iterable[list[SampleKey]]) -> DataError:
+def worker_error(error: Exception, batches: Iterable[list[SampleKey]]) -> DataError:
     """Returns what to say when a worker process failed.
 
     Args:
