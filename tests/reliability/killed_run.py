@@ -27,7 +27,7 @@ def run(data: Path, output: Path, kills: int, seed: int, precision: str) -> dict
     epochs = STEPS * 4 // 12 + (STEPS * 4 % 12 > 0)  # of twelve images in batches of four
     options = [*OVERRIDES, f"epochs={epochs}", f"precision={precision}", f"data.root={data}", f"output={output}"]
     config = load_config("demo", options)
-    rng = random.Random(seed)  # noqa: S311 - for times, not for secrets
+    rng = random.Random(seed)
     reached: list[str] = []
 
     def attempt() -> None:

@@ -1,0 +1,444 @@
+"""S1 to S8: files and settings that somebody damaged, or made to do harm."""
+
+import io
+import json
+import os
+import pickle
+import random
+import resource
+import struct
+import time
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from faults import mutate
+from PIL import Image
+from safetensors.torch import save_file
+
+from exfuse.data.datasets import open_dataset, read_dataset_file
+from exfuse.data.samples import check_image_header, read_image, read_mask
+from exfuse.errors import CheckpointError, ConfigError, DataError
+from exfuse.models import backbones
+from exfuse.models.backbone_weights import load_backbone_weights
+from exfuse.models.builders import create_model
+from exfuse.models.folder import CONFIG_FILE, WEIGHTS_FILE, save_pretrained
+from exfuse.models.foreign import import_weights
+from exfuse.models.pretrained import ModelInfo, load_pretrained
+from exfuse.training.checkpoint import LATEST, TrainingState, load_checkpoint, save_checkpoint
+from exfuse.training.manifest import verify_checkpoint
+from exfuse.training.optim import build_optimizers
+from exfuse.training.recipes import load_config, read_recipe_text
+
+INFO = ModelInfo(
+    name="exfuse_tiny",
+    parts={"decoder": "stride4", "decoder_width": 8, "gcn_kernel": 3},
+    class_names=("a", "b", "c"),
+    palette=((0, 0, 0), (1, 1, 1), (2, 2, 2)),
+    ignore_index=255,
+    image_mean=(0.5, 0.5, 0.5),
+    image_std=(0.25, 0.25, 0.25),
+)
+
+
+class Bomb:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return os.system, (f"touch {self.path}",)
+
+
+def memory() -> int:
+    """Returns the resident memory of this process in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def header(content: dict[str, Any], tail: bytes = b"", size: int | None = None) -> bytes:
+    text = json.dumps(content).encode()
+    return struct.pack("<Q", len(text) if size is None else size) + text + tail
+
+
+def tensor_entry(start: int, end: int, shape: list[int], dtype: str = "F32") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+def zip_bomb() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(200 * 2**20))
+    return buffer.getvalue()
+
+
+MALICIOUS_WEIGHTS: dict[str, Callable[[Path], bytes]] = {
+    "pickle": lambda mark: pickle.dumps(Bomb(mark)),
+    "torch zip": lambda mark: torch_file({"weight": Bomb(mark)}),
+    "header of 2^63 bytes": lambda mark: header({}, size=2**63),
+    "header longer than the file": lambda mark: header({}, size=10**6),
+    "overlapping offsets": lambda mark: header(
+        {"a": tensor_entry(0, 16, [4]), "b": tensor_entry(8, 24, [4])}, bytes(24)
+    ),
+    "offsets beyond the end": lambda mark: header({"a": tensor_entry(0, 2**40, [2**38])}, bytes(16)),
+    "huge shape": lambda mark: header({"a": tensor_entry(0, 16, [2**62, 4])}, bytes(16)),
+    "unknown type": lambda mark: header({"a": tensor_entry(0, 16, [4], "OBJ")}, bytes(16)),
+    "deep header": lambda mark: struct.pack("<Q", 200_000) + b"[" * 100_000 + b"]" * 100_000,
+    "zip bomb": lambda mark: zip_bomb(),
+    "numpy of objects": lambda mark: numpy_objects(mark),
+}
+
+
+def torch_file(content: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def numpy_objects(mark: Path) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([Bomb(mark)], dtype=object), allow_pickle=True)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path) -> Path:
+    save_pretrained(tmp_path / "model", INFO.build(), INFO.to_json(), "")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("kind", MALICIOUS_WEIGHTS)
+def test_s1_malicious_weights_run_nothing_and_are_refused(kind: str, model_folder: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "touched"
+    content = MALICIOUS_WEIGHTS[kind](mark)
+    (model_folder / WEIGHTS_FILE).write_bytes(content)
+    (tmp_path / "backbone.safetensors").write_bytes(content)
+    before, started = memory(), time.monotonic()
+    with pytest.raises(CheckpointError):
+        load_pretrained(model_folder)
+    with pytest.raises(CheckpointError):
+        load_backbone_weights(backbones.tiny(), tmp_path / "backbone.safetensors")
+    assert time.monotonic() - started < 1
+    assert memory() - before < 64 * 2**20
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("kind", MALICIOUS_WEIGHTS)
+def test_s1_malicious_checkpoints_run_nothing_and_are_refused_at_once(kind: str, tmp_path: Path) -> None:
+    model = create_model("exfuse_tiny", num_classes=2, decoder="stride4", decoder_width=8, gcn_kernel=3)
+    optimizers = build_optimizers(model, "sgd", 0.1, 1.0, 0.0, 0.9)
+    target = save_checkpoint(tmp_path / "run", model, None, optimizers, TrainingState(1))
+    mark = tmp_path / "touched"
+    for name in ("model.safetensors", "optimizer_0.safetensors", "state.json"):
+        content = (target / name).read_bytes()
+        (target / name).write_bytes(MALICIOUS_WEIGHTS[kind](mark))
+        started = time.monotonic()
+        with pytest.raises(CheckpointError, match=name):
+            load_checkpoint(tmp_path / "run", model, None, optimizers)
+        assert time.monotonic() - started < 1
+        (target / name).write_bytes(content)
+    assert not mark.exists()
+
+
+PICKLES: dict[str, Callable[[Path], bytes]] = {
+    "pickle that calls": lambda mark: torch_file({"weight": Bomb(mark)}),
+    "plain pickle": lambda mark: pickle.dumps({"weight": Bomb(mark)}),
+    "optimizer state that calls": lambda mark: torch_file({"state_dict": {"conv1.weight": Bomb(mark)}}),
+    "whole module": lambda mark: torch_file(torch.nn.Linear(2, 2)),
+    "no tensors": lambda mark: torch_file({"epoch": 3}),
+    "a list": lambda mark: torch_file([torch.zeros(2)]),
+    "zip bomb": lambda mark: zip_bomb(),
+    "empty": lambda mark: b"",
+    "text": lambda mark: b"hello",
+}
+
+
+@pytest.mark.parametrize("kind", PICKLES)
+def test_s1_foreign_weights_that_are_more_than_tensors_are_refused(kind: str, tmp_path: Path) -> None:
+    mark, source = tmp_path / "touched", tmp_path / "weights.pth"
+    source.write_bytes(PICKLES[kind](mark))
+    with pytest.raises(CheckpointError, match=r"weights\.pth: not a file of plain tensors"):
+        import_weights(source, "tiny", tmp_path / "out.safetensors")
+    assert not mark.exists()
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize("nested", [None, "state_dict", "model"])
+@pytest.mark.parametrize("prefix", ["", "module.", "module.backbone."])
+def test_foreign_weights_of_a_backbone_are_taken(nested: str | None, prefix: str, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    state = backbones.tiny().state_dict()
+    named = {prefix + name: value for name, value in state.items()} | {"fc.weight": torch.zeros(10, 128)}
+    source = tmp_path / "weights.pth"
+    torch.save(named if nested is None else {nested: named, "epoch": 90, "optimizer": {"lr": 0.1}}, source)
+    report = import_weights(source, "tiny", tmp_path / "out.safetensors")
+    assert set(report.taken) == set(state)
+    assert report.left == ("fc.weight",)
+    backbone = backbones.tiny()
+    load_backbone_weights(backbone, tmp_path / "out.safetensors")
+    assert all(torch.equal(value, state[name]) for name, value in backbone.state_dict().items())
+
+
+def test_foreign_weights_of_another_backbone_are_refused_by_name(tmp_path: Path) -> None:
+    source, output = tmp_path / "weights.pth", tmp_path / "out.safetensors"
+    with pytest.raises(CheckpointError, match=r"weights\.pth: no such file"):
+        import_weights(source, "tiny", output)
+    state = backbones.tiny().state_dict()
+    torch.save({name: value for name, value in state.items() if name != "bn1.bias"}, source)
+    with pytest.raises(CheckpointError, match=r"does not fit tiny, it lacks bn1\.bias"):
+        import_weights(source, "tiny", output)
+    torch.save(state | {"bn1.bias": torch.zeros(3)}, source)
+    with pytest.raises(CheckpointError, match=r"has other shapes for bn1\.bias"):
+        import_weights(source, "tiny", output)
+    with pytest.raises(CheckpointError, match="there is no backbone 'tinny'; did you mean 'tiny'"):
+        import_weights(source, "tinny", output)
+
+
+def test_s1_paths_and_tags_in_descriptions_lead_nowhere(model_folder: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "touched"
+    good = json.loads((model_folder / CONFIG_FILE).read_text())
+    for name in ("os.system", "exfuse.models.builders.create_model", "../../exfuse_tiny", "__import__('os')"):
+        changed = good | {"architecture": good["architecture"] | {"name": name}}
+        (model_folder / CONFIG_FILE).write_text(json.dumps(changed))
+        with pytest.raises(CheckpointError):
+            load_pretrained(model_folder)
+    tagged = f"root: !!python/object/apply:os.system ['touch {mark}']\n"
+    (tmp_path / "data.yaml").write_text(tagged)
+    with pytest.raises(ConfigError):
+        read_dataset_file(tmp_path / "data.yaml")
+    assert not mark.exists()
+
+
+def refused_or_read(action: Callable[[], object], allowed: type[Exception]) -> bool:
+    try:
+        action()
+    except allowed:
+        return True
+    return False
+
+
+def mutated_checkpoints(tmp_path: Path, count: int) -> None:
+    model = create_model("exfuse_tiny", num_classes=2, decoder="stride4", decoder_width=8, gcn_kernel=3)
+    optimizers = build_optimizers(model, "sgd", 0.1, 1.0, 0.0, 0.9)
+    target = save_checkpoint(tmp_path / "run", model, None, optimizers, TrainingState(1))
+    files = [*sorted(target.iterdir()), tmp_path / "run" / LATEST]
+    rng = random.Random(0)
+    for trial in range(count):
+        path = files[trial % len(files)]
+        content = path.read_bytes()
+        changed = mutate(content, rng)
+        path.write_bytes(changed)
+        refused = refused_or_read(lambda: load_checkpoint(tmp_path / "run", model, None, optimizers), CheckpointError)
+        assert refused is (changed != content)
+        path.write_bytes(content)
+    verify_checkpoint(target)
+
+
+def test_s2_mutated_checkpoints_are_refused(tmp_path: Path) -> None:
+    mutated_checkpoints(tmp_path, 2000)
+
+
+def test_s2_mutated_model_folders_are_refused_or_read(model_folder: Path) -> None:
+    rng = random.Random(1)
+    refused = 0
+    for trial in range(300):
+        path = model_folder / (WEIGHTS_FILE, CONFIG_FILE)[trial % 2]
+        content = path.read_bytes()
+        path.write_bytes(mutate(content, rng))
+        refused += refused_or_read(lambda: load_pretrained(model_folder), CheckpointError)
+        path.write_bytes(content)
+    assert refused > 100
+
+
+FORMATS = {
+    "jpg": {"format": "JPEG", "quality": 80},
+    "progressive.jpg": {"format": "JPEG", "progressive": True},
+    "png": {"format": "PNG"},
+    "palette.png": {"format": "PNG"},
+    "webp": {"format": "WEBP"},
+    "tif": {"format": "TIFF"},
+    "lzw.tif": {"format": "TIFF", "compression": "tiff_lzw"},
+    "bmp": {"format": "BMP"},
+}
+
+
+def mutated_images(tmp_path: Path, count: int) -> None:
+    rng = random.Random(0)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8))
+    originals = {}
+    for name, options in FORMATS.items():
+        buffer = io.BytesIO()
+        (picture.quantize(32) if "palette" in name else picture).save(buffer, **options)
+        originals[name] = buffer.getvalue()
+    refused = 0
+    for trial in range(count):
+        name = list(FORMATS)[trial % len(FORMATS)]
+        path = tmp_path / name
+        path.write_bytes(mutate(originals[name], rng))
+        started = time.monotonic()
+        for read in (read_image, read_mask):
+            try:
+                array = read(path)
+            except DataError as error:
+                refused += 1
+                said = str(error)
+            else:
+                said = name
+                assert array.dtype == np.uint8
+                assert array.ndim == (3 if read is read_image else 2)
+                assert array.size > 0
+            assert name in said
+        assert time.monotonic() - started < 2
+    assert refused > count / 4
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of odd metadata
+def test_s3_mutated_images_are_refused_or_read(tmp_path: Path) -> None:
+    mutated_images(tmp_path, 3000)
+
+
+@pytest.mark.nightly
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_s3_mutated_images_are_refused_or_read_at_length(tmp_path: Path) -> None:
+    mutated_images(tmp_path, 20_000)
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """Returns a PNG whose header promises that size, with little behind it."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        body = kind + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    start = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + start + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("size", [(100_000, 100_000), (8000, 8000), (16_385, 1), (1, 16_385), (2**31 - 1, 2**31 - 1)])
+def test_s4_bombs_are_refused_from_the_header(size: tuple[int, int], tmp_path: Path) -> None:
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png_of_size(*size))
+    read_refused(path)  # once, so that Pillow has loaded what it needs
+    before, started = memory(), time.monotonic()
+    read_refused(path)
+    assert time.monotonic() - started < 0.05
+    assert memory() - before < 20 * 2**20
+
+
+def read_refused(path: Path) -> None:
+    for read in (read_image, read_mask, check_image_header):
+        with pytest.raises(DataError, match=r"bomb\.png"):
+            read(path)
+
+
+ODD_VALUES = [None, True, False, float("nan"), float("inf"), -1, 0, 10**30, "", "x" * 1000, "null", "../.."]
+
+
+def random_value(rng: random.Random, depth: int = 0) -> Any:
+    options: list[Callable[[], Any]] = [
+        lambda: rng.choice(
+            [None, True, False, float("nan"), float("inf"), -1, 0, 10**30, "", "x" * 1000, "null", "../.."]
+        ),
+        lambda: rng.randint(-(10**6), 10**6),
+        lambda: rng.random() * 10 ** rng.randint(-30, 30),
+    ]
+    if depth < 4:
+        options.append(lambda: [random_value(rng, depth + 1) for _ in range(rng.randint(0, 4))])
+        options.append(
+            lambda: {str(random_value(rng, 4)): random_value(rng, depth + 1) for _ in range(rng.randint(0, 3))}
+        )
+    return rng.choice(options)()
+
+
+def paths_in(content: dict[str, Any], prefix: str = "") -> list[str]:
+    paths = []
+    for key, value in content.items():
+        paths.append(f"{prefix}{key}")
+        if isinstance(value, dict):
+            paths += paths_in(value, f"{prefix}{key}.")
+    return paths
+
+
+def test_s6_fuzzed_recipes_are_refused_by_their_key(tmp_path: Path) -> None:
+    rng, path = random.Random(0), tmp_path / "fuzzed.yaml"
+    original = read_recipe_text("demo")
+    keys = paths_in(yaml.safe_load(original))
+    refused = 0
+    for _ in range(500):
+        content = yaml.safe_load(original)
+        key = rng.choice(keys)
+        *sections, last = key.split(".")
+        inner = content
+        for section in sections:
+            inner = inner[section]
+        if rng.random() < 0.3:
+            last = last[: rng.randrange(len(last))] + rng.choice("abcxyz_ .")
+        inner[last] = random_value(rng)
+        path.write_text(yaml.safe_dump(content))
+        started = time.monotonic()
+        try:
+            load_config(str(path))
+        except ConfigError as error:
+            refused += 1
+            said = str(error)
+            assert str(path) in said
+            assert last[:20] in said or key in said or "task" in key or said.endswith("got NoneType")
+        assert time.monotonic() - started < 1
+    assert refused > 300
+
+
+LAUGHS = "a0: &a0 [x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)
+)  # nine to the eleventh x
+
+
+@pytest.mark.parametrize(
+    "content", [LAUGHS, "a: " + "[" * 5000, "a: " + "{b: " * 3000, "? " * 3000, "&a [*a]", "!!binary x"]
+)
+def test_s6_yaml_that_explodes_is_refused_at_once(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "bomb.yaml"
+    path.write_text(content)
+    before, started = memory(), time.monotonic()
+    with pytest.raises(ConfigError, match=r"bomb\.yaml"):
+        load_config(str(path))
+    with pytest.raises(ConfigError, match=r"bomb\.yaml"):
+        read_dataset_file(path)
+    assert time.monotonic() - started < 2
+    assert memory() - before < 200 * 2**20
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret", "/etc/hostname", "a/../../secret", "..", "images/../../secret", "x\x00y", "link"]
+)
+def test_s7_names_in_a_list_stay_within_the_folder(name: str, pack: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    for secret in (tmp_path / "secret.png", root / "secret.png"):
+        Image.new("L", (64, 64)).save(secret)
+    (root / "images" / "link.png").symlink_to(tmp_path / "secret.png")
+    (root / "masks" / "link.png").symlink_to(tmp_path / "secret.png")
+    (root / "classes.json").write_bytes((pack / "classes.json").read_bytes())
+    (root / "train.txt").write_text(name + "\n")
+    with pytest.raises(DataError, match="train"):
+        open_dataset(root, "train")
+
+
+@pytest.mark.parametrize("split", ["../train", "/etc/passwd", "a/../../b"])
+def test_s7_splits_stay_within_the_folder(split: str, pack: Path) -> None:
+    with pytest.raises(DataError):
+        open_dataset(pack, split)
+    with pytest.raises(DataError):
+        open_dataset(pack / "images", split)
+
+
+def test_a_safetensors_file_of_another_network_is_no_crash(model_folder: Path) -> None:
+    save_file({"a": torch.zeros(1)}, model_folder / WEIGHTS_FILE)
+    with pytest.raises(CheckpointError, match="the weights cannot be loaded"):
+        load_pretrained(model_folder)

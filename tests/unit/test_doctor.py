@@ -1,0 +1,135 @@
+"""S5: every kind of wrong mask is found and named, and none that is right."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from exfuse.data.datasets import open_dataset
+from exfuse.data.doctor import examine
+
+
+@pytest.fixture
+def data(pack: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(pack, tmp_path / "data"))
+
+
+def mask_of(data: Path, name: str) -> np.ndarray:
+    with Image.open(data / "masks" / f"{name}.png") as mask:
+        return np.array(mask)
+
+
+def with_label(data: Path, name: str) -> None:
+    mask = mask_of(data, name)
+    mask[5, 7:10] = 99
+    Image.fromarray(mask).save(data / "masks" / f"{name}.png")
+
+
+def as_rgb(data: Path, name: str) -> None:
+    Image.fromarray(mask_of(data, name)).convert("RGB").save(data / "masks" / f"{name}.png")
+
+
+def as_16_bit(data: Path, name: str) -> None:
+    Image.fromarray(mask_of(data, name).astype(np.uint16)).save(data / "masks" / f"{name}.png")
+
+
+def as_smaller(data: Path, name: str) -> None:
+    Image.fromarray(mask_of(data, name)[:-4]).save(data / "masks" / f"{name}.png")
+
+
+def truncated(data: Path, name: str) -> None:
+    path = data / "masks" / f"{name}.png"
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def rotated_by_exif(data: Path, name: str) -> None:
+    path = data / "images" / f"{name}.jpg"
+    with Image.open(path) as image:
+        exif = image.getexif()
+        exif[0x0112] = 6
+        pixels = image.copy()
+    pixels.save(path, exif=exif)
+
+
+def broken_image(data: Path, name: str) -> None:
+    (data / "images" / f"{name}.jpg").write_bytes(b"no image")
+
+
+def all_ignored(data: Path, name: str) -> None:
+    Image.fromarray(np.full_like(mask_of(data, name), 255)).save(data / "masks" / f"{name}.png")
+
+
+DAMAGES: dict[str, tuple[Callable[[Path, str], None], list[tuple[str, str, str]]]] = {
+    "label": (with_label, [("error", "label", "masks/train_0003.png")]),
+    "RGB": (as_rgb, [("error", "mask", "masks/train_0003.png")]),
+    "16 bit": (as_16_bit, [("error", "mask", "masks/train_0003.png")]),
+    "size": (as_smaller, [("error", "size", "masks/train_0003.png")]),
+    "truncated": (truncated, [("error", "mask", "masks/train_0003.png")]),
+    "EXIF": (
+        rotated_by_exif,
+        [("warning", "orientation", "images/train_0003.jpg"), ("error", "size", "masks/train_0003.png")],
+    ),
+    "broken image": (broken_image, [("error", "image", "images/train_0003.jpg")]),
+    "all ignored": (all_ignored, [("warning", "all ignored", "masks/train_0003.png")]),
+}
+
+
+def findings_of(data: Path) -> list[tuple[str, str, str]]:
+    result = examine(open_dataset(data, "train"))
+    return [(f.severity, f.kind, str(Path(f.file).relative_to(data))) for f in result.findings if f.file]
+
+
+def test_a_clean_set_has_nothing_wrong(data: Path) -> None:
+    seen: list[int] = []
+    result = examine(open_dataset(data, "train"), lambda: seen.append(1))
+    assert result.errors == 0
+    assert [finding for finding in result.findings if finding.file] == []
+    assert (result.images, len(seen)) == (12, 12)
+    masks = [mask_of(data, f"train_{index:04d}") for index in range(12)]
+    assert sum(result.pixels.values()) + result.ignored == sum(mask.size for mask in masks)
+    assert next(iter(result.pixels.values())) == sum(int((mask == 0).sum()) for mask in masks)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_each_damage_is_found_with_its_file(damage: str, data: Path) -> None:
+    spoil, expected = DAMAGES[damage]
+    spoil(data, "train_0003")
+    assert findings_of(data) == expected
+
+
+def test_all_damages_of_a_set_are_found_at_once(data: Path) -> None:
+    for index, (spoil, _) in enumerate(DAMAGES.values()):
+        spoil(data, f"train_{index:04d}")
+    kinds = [kind for _, kind, _ in findings_of(data)]
+    assert sorted(kinds) == sorted(kind for _, expected in DAMAGES.values() for _, kind, _ in expected)
+
+
+def test_a_wrong_label_comes_with_its_count_and_first_place(data: Path) -> None:
+    with_label(data, "train_0003")
+    (finding,) = (f for f in examine(open_dataset(data, "train")).findings if f.kind == "label")
+    assert (finding.pixels, finding.first) == (3, (5, 7))
+    assert "3 pixels have the label 99, the first at row 5, column 7" in finding.message
+
+
+def test_classes_that_hardly_occur_are_named(data: Path) -> None:
+    for path in (data / "masks").glob("train_*.png"):
+        with Image.open(path) as image:
+            mask = np.array(image)
+        mask[mask == 6] = 0
+        mask[mask == 5] = 0
+        mask[0, 0] = 5 if path.name == "train_0000.png" else mask[0, 0]
+        Image.fromarray(mask).save(path)
+    findings = [(f.kind, f.message) for f in examine(open_dataset(data, "train")).findings]
+    assert ("absent class", "train has no pixel of the class 'rod'") in findings
+    assert any(kind == "rare class" and "'ring'" in message for kind, message in findings)
+
+
+def test_the_json_holds_everything(data: Path) -> None:
+    with_label(data, "train_0003")
+    content = json.loads(json.dumps(examine(open_dataset(data, "train")).to_json()))
+    assert content["split"] == "train"
+    assert any(finding["first"] == [5, 7] for finding in content["findings"])
