@@ -1,0 +1,135 @@
+"""R6: SIGTERM in any phase of a run saves the newest finished step, exit code 143; a second signal leaves at once."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from exfuse.cli.app import main
+from exfuse.data.datasets import SegmentationDataset
+from exfuse.inference.predictor import Predictor
+from exfuse.training import checkpoint, segmentation
+from exfuse.training.checkpoint import latest_checkpoint
+
+OPTIONS = (
+    "epochs=2", "batch_size=4", "evaluate_every=1", "checkpoint_every=2", "log_every=1", "data.crop_size=[64, 64]",
+    "model.decoder_width=8", "model.gcn_kernel=3",
+)  # fmt: skip
+IMAGES = 12 + 4  # read once before training starts
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["exfuse", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+def signalling(function: Callable[..., Any], at_call: int) -> Callable[..., Any]:
+    """Returns the function with a SIGTERM at the beginning of one of its calls, counted from 0."""
+    calls = itertools.count()
+
+    def call_and_signal(*arguments: Any, **options: Any) -> Any:
+        if next(calls) == at_call:
+            signal.raise_signal(signal.SIGTERM)
+        return function(*arguments, **options)
+
+    return call_and_signal
+
+
+# Phase -> where the signal comes, at which call, and the newest finished step then.
+PHASES: dict[str, tuple[object, str, int, int]] = {
+    "start-up": (segmentation, "scan_dataset", 1, 0),
+    "data wait": (SegmentationDataset, "__getitem__", IMAGES + 9, 2),
+    "step": (torch.nn.utils, "get_total_norm", 3, 4),
+    "evaluation": (Predictor, "scores", 2, 3),
+    "save": (checkpoint, "write_file", 2, 2),
+}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_r6_a_signal_in_any_phase_keeps_the_newest_finished_step(
+    phase: str, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, name, at_call, step = PHASES[phase]
+    command = ("train", "demo", *OPTIONS, f"data.root={pack}", f"output={tmp_path / 'run'}")
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, signalling(getattr(place, name), at_call))
+        assert call(patch, *command) == 143
+    said = capsys.readouterr().err
+    latest = latest_checkpoint(tmp_path / "run" / "checkpoints")
+    if step == 0:
+        assert latest is None
+        assert "stopped before the first checkpoint" in said
+    else:
+        assert latest is not None
+        assert latest.name == f"step_{step:08d}"
+        assert f"stopped after step {step}; to go on, run the same command with --resume" in said
+    for output, resume in (("run", ("--resume",)), ("whole", ())):
+        monkeypatch.setattr(sys, "argv", ["exfuse", *map(str, command[:-1]), f"output={tmp_path / output}", *resume])
+        main_returns()
+    for path in (tmp_path / "whole").rglob("*.safetensors"):
+        other = load_file(tmp_path / "run" / path.relative_to(tmp_path / "whole"))
+        assert all(torch.equal(value, other[key]) for key, value in load_file(path).items())
+
+
+def main_returns() -> None:
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+def test_r6_a_second_signal_leaves_at_once(first: signal.Signals, pack: Path, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys, time\n"
+        "from exfuse.cli.app import main\n"
+        "from exfuse.training import checkpoint\n"
+        "def hang(path, content):\n"
+        f"    open({str(tmp_path / 'hanging')!r}, 'w').close()\n"
+        "    time.sleep(60)\n"
+        "checkpoint.write_file = hang\n"
+        "main()\n"
+    )
+    command = [sys.executable, program, "train", "demo", *OPTIONS, f"data.root={pack}", f"output={tmp_path / 'run'}"]
+    environment = {name: value for name, value in os.environ.items() if name != "LOCAL_RANK"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment) as process:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "hanging").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(first)
+        time.sleep(0.3)
+        assert process.poll() is None  # it waits for the save to end
+        process.send_signal(first)
+        started = time.monotonic()
+        assert process.wait(timeout=10) == 128 + first
+        assert time.monotonic() - started < 2
+        assert b"Traceback" not in (process.stderr.read() if process.stderr else b"")
+
+
+def test_records_have_neither_gaps_nor_doubles_after_stops(
+    pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("train", "demo", *OPTIONS, f"data.root={pack}", f"output={tmp_path / 'run'}", "--resume")
+    for at_call in (0, 1, 0):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.nn.utils, "get_total_norm", signalling(torch.nn.utils.get_total_norm, at_call))
+            assert call(patch, *command) == 143
+    monkeypatch.setattr(sys, "argv", ["exfuse", *map(str, command)])
+    main_returns()
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    records = [(record["kind"], record["step"]) for record in map(json.loads, lines)]
+    assert records == [*(("train", n) for n in (1, 2, 3)), ("val", 3), *(("train", n) for n in (4, 5, 6)), ("val", 6)]
