@@ -33,6 +33,7 @@ test-nightly: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/network.py
+	$(BIN)/python benchmarks/rearrangement.py
 
 clean:
 	rm -rf .venv build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage

@@ -1,0 +1,147 @@
+"""What every comparison shares: interleaved rounds, a check that the machine is quiet, memory, and the page.
+
+Each case runs once a round, in turn, so that a machine whose speed drifts slows all of them alike; ratios are taken
+round by round. The reference runs at the beginning and at the end of each round: if the two differ by more than
+`QUIET`, nothing is reported.
+"""
+
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+QUIET = 0.05
+RESULTS = Path(__file__).parent / "results"
+
+
+class NotQuietError(Exception):
+    """Something else is going on on the machine."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long a case took, and against the reference.
+
+    Attributes:
+        median_ms: Median of the rounds.
+        ratio: Median of the rounds' ratios to the reference.
+        ratio_min: The least of them.
+        ratio_max: The greatest.
+    """
+
+    median_ms: float
+    ratio: float
+    ratio_min: float
+    ratio_max: float
+
+    def ratio_text(self) -> str:
+        """Returns the ratio with its range."""
+        return f"{self.ratio:.2f} ({self.ratio_min:.2f} to {self.ratio_max:.2f})"
+
+
+def interleave(cases: Mapping[str, Callable[[], object]], reference: str, rounds: int) -> dict[str, Timing]:
+    """Times all cases, one call of each a round.
+
+    Args:
+        cases: Name -> what to run; each is run twice before the first round.
+        reference: The case to compare with.
+        rounds: How many.
+
+    Raises:
+        NotQuietError: If the reference differs from itself.
+    """
+    again = f"{reference}, again"
+    order = [*cases, again]
+    everything = {**cases, again: cases[reference]}
+    seconds: dict[str, list[float]] = {name: [] for name in order}
+    for _ in range(2):
+        for step in cases.values():
+            step()
+    for _ in range(rounds):
+        for name in order:
+            started = time.perf_counter()
+            everything[name]()
+            seconds[name].append(time.perf_counter() - started)
+    timings = {}
+    for name in order:
+        ratios = [a / b for a, b in zip(seconds[name], seconds[reference], strict=True)]
+        timings[name] = Timing(
+            1000 * statistics.median(seconds[name]), statistics.median(ratios), min(ratios), max(ratios)
+        )
+    itself = timings.pop(again).ratio
+    if abs(itself - 1) > QUIET:
+        raise NotQuietError(f"{reference} takes {itself:.3f} of its own time: the machine is not quiet, try again")
+    return timings
+
+
+def peak_memory(program: str, *arguments: object) -> float:
+    """Returns the peak resident memory in GiB of a process of its own, which prints it: see `report_memory`."""
+    code = [sys.executable, program, "--memory", *map(str, arguments)]
+    return float(subprocess.run(code, check=True, capture_output=True, text=True).stdout)
+
+
+def report_memory(step: Callable[[], object]) -> None:
+    """Runs a case twice and prints this process's peak memory in GiB."""
+    step()
+    step()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+
+
+def environment() -> dict[str, Any]:
+    """Returns what the numbers depend on."""
+    return {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "command": " ".join(["python", *sys.argv]),
+        "processor": processor_name(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def processor_name() -> str:
+    """Returns the processor's name as Linux gives it, and which of the fast bfloat16 units it has."""
+    flags: set[str] = set()
+    name = platform.processor()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            name = value.strip()
+        if key.strip() == "flags":
+            flags = set(value.split())
+    units = [unit for unit in ("avx512_bf16", "amx_bf16") if unit in flags]
+    return f"{name} ({', '.join(units) or 'no bfloat16 units'})"
+
+
+def write(name: str, title: str, notes: str, head: list[str], rows: list[list[str]], raw: object) -> None:
+    """Writes a dated Markdown page and JSON into `results/`, and prints the page."""
+    facts = environment()
+    lines = [
+        f"# {title}",
+        "",
+        f"`{facts['command']}`, {facts['date']}.",
+        f"{facts['processor']}, {facts['threads']} threads, torch {facts['torch']}.",
+        "",
+        notes,
+        "",
+        "| " + " | ".join(head) + " |",
+        "|" + "---|" * len(head),
+        *("| " + " | ".join(row) + " |" for row in rows),
+        "",
+    ]
+    page = "\n".join(lines)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    target = RESULTS / f"{facts['date']}-{name}"
+    target.with_suffix(".md").write_text(page)
+    target.with_suffix(".json").write_text(json.dumps({"environment": facts, "results": raw}, indent=1) + "\n")
+    print(page)
