@@ -13,6 +13,7 @@ from exfuse.inference.predictor import Prediction, Predictor
 from exfuse.metrics import ConfusionMatrix
 from exfuse.models.builders import MODELS, create_model
 from exfuse.models.exfuse import ExFuse, ExFuseOutput
+from exfuse.models.folding import fold
 
 __all__ = [
     "MODELS",
@@ -29,4 +30,5 @@ __all__ = [
     "RequestError",
     "TrainingError",
     "create_model",
+    "fold",
 ]

@@ -18,6 +18,7 @@ class BilinearDeconvolution(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
+        self.in_channels = in_channels
         self.deconv = nn.ConvTranspose2d(in_channels, out_channels, kernel_size=4, stride=2, padding=1)
         if out_channels % in_channels == 0:
             mixture = torch.eye(in_channels).repeat(1, out_channels // in_channels)

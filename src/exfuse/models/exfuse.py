@@ -157,9 +157,9 @@ class FullSizeHead(nn.Module):
 
     def __init__(self, width: int, num_classes: int, dap_window: int, plain_prediction: bool) -> None:
         super().__init__()
-        self.upsample2 = BilinearDeconvolution(width, width)
+        self.upsample2: nn.Module = BilinearDeconvolution(width, width)
         self.refine2 = BoundaryRefinement(width) if width == num_classes else nn.Identity()
-        self.upsample1 = BilinearDeconvolution(width, num_classes * dap_window**2)
+        self.upsample1: nn.Module = BilinearDeconvolution(width, num_classes * dap_window**2)
         self.refine1 = BoundaryRefinement(num_classes) if dap_window == 1 else nn.Identity()
         self.dap = _prediction(num_classes, dap_window, plain_prediction)
 

@@ -1,0 +1,142 @@
+"""The folded network against the one it was made from."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from exfuse.layers import BilinearDeconvolution, DenselyAdjacentPrediction
+from exfuse.models.backbones import BasicBlock, Bottleneck, ResNet
+from exfuse.models.builders import create_model
+from exfuse.models.exfuse import ExFuse
+from exfuse.models.folding import FoldedTail, fold
+from exfuse.models.semantic_supervision import SupervisedBackbone
+
+
+def unsettle(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Gives every weight, bias and statistic a random value, so that nothing is right by being zero or one."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for tensor in itertools.chain(model.parameters(), model.buffers()):
+            if tensor.is_floating_point():
+                noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.dtype)
+                tensor.add_(0.2 * (noise - 0.4) * tensor.abs().mean().clamp(min=0.1))
+    return model
+
+
+def tails() -> dict[str, tuple[nn.Module, int, int]]:
+    torch.manual_seed(0)
+    twice = (BilinearDeconvolution(6, 6), BilinearDeconvolution(6, 27))
+    return {
+        "two deconvolutions": (nn.Sequential(*twice, DenselyAdjacentPrediction(3, 3)), 6, 4),
+        "one deconvolution": (nn.Sequential(BilinearDeconvolution(5, 18), DenselyAdjacentPrediction(2, 3)), 5, 2),
+        "a 1 x 1 convolution": (nn.Sequential(nn.Conv2d(7, 18, 1), DenselyAdjacentPrediction(2, 3)), 7, 1),
+    }
+
+
+@pytest.mark.parametrize("size", [(3, 3), (3, 7), (5, 3), (8, 11)])
+@pytest.mark.parametrize("name", tails())
+def test_a_folded_tail_is_the_tail_to_rounding_border_and_bias_included(name: str, size: tuple[int, int]) -> None:
+    tail, channels, scale = tails()[name]
+    tail = unsettle(tail.double())
+    y = torch.randn(2, channels, *size, dtype=torch.float64)
+    folded = FoldedTail(tail, channels, scale)(y)
+    assert folded.shape[-2:] == (scale * size[0], scale * size[1])
+    torch.testing.assert_close(folded, tail(y), rtol=0, atol=1e-12)
+
+
+def test_a_fold_without_the_border_kernels_would_be_wrong() -> None:
+    tail, channels, scale = tails()["two deconvolutions"]
+    tail = unsettle(tail.double())
+    folded = FoldedTail(tail, channels, scale)
+    y = torch.randn(1, channels, 6, 6, dtype=torch.float64)
+    naive = nn.functional.pixel_shuffle(nn.functional.conv2d(y, folded.weight_2_2, folded.bias_2_2, padding=1), scale)
+    gap = (naive - tail(y)).abs()
+    assert gap[..., scale:-scale, scale:-scale].max() < 1e-12
+    assert gap[..., :scale, :].max() > 1e-3
+    assert gap[..., :, -scale:].max() > 1e-3
+
+
+SWITCHES = {
+    "paper": {"decoder": "full", "decoder_width": "wide"},
+    "narrow": {"decoder": "full", "decoder_width": "narrow"},
+    "number": {"decoder": "full", "decoder_width": 12},
+    "stride4": {"decoder": "stride4", "decoder_width": 12},
+    "stride4 wide": {"decoder": "stride4", "decoder_width": "wide"},
+    "window 5": {"decoder": "full", "dap_window": 5, "decoder_width": 8},
+    "plain prediction": {"decoder": "stride4", "plain_prediction": True, "decoder_width": 12},
+    "plain product": {"decoder": "stride4", "semantic_embedding_norm": False, "decoder_width": 12},
+    "supervised": {"decoder": "stride4", "supervised_features": True, "decoder_width": 12},
+    "baseline": {
+        "decoder": "full",
+        "dap_window": 1,
+        "semantic_embedding": False,
+        "channel_resolution_embedding": False,
+    },
+}
+
+
+@pytest.mark.parametrize("size", [(64, 96), (65, 47)])
+@pytest.mark.parametrize("switches", SWITCHES)
+def test_a_folded_network_is_the_network(switches: str, size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    model = create_model("exfuse_tiny", num_classes=3, gcn_kernel=5, **SWITCHES[switches])
+    model = unsettle(model).double().eval()
+    images = torch.randn(2, 3, *size, dtype=torch.float64)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.no_grad():
+        expected, folded = model(images).logits, fold(model)(images).logits
+    assert torch.allclose(folded, expected, rtol=0, atol=1e-9 * float(expected.abs().max()))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("switches", ["paper", "stride4"])
+def test_in_fp32_logits_agree_within_a_millionth_and_labels_where_they_are_clear(switches: str) -> None:
+    torch.manual_seed(0)
+    model = unsettle(create_model("exfuse_tiny", num_classes=5, **SWITCHES[switches])).eval()
+    images = torch.randn(2, 3, 96, 128)
+    with torch.no_grad():
+        expected, folded = model(images).logits, fold(model)(images).logits
+    scale = float(expected.abs().max())
+    assert float((folded - expected).abs().max()) <= 1e-6 * scale * 10
+    top = expected.topk(2, dim=1).values
+    clear = (top[:, 0] - top[:, 1]) > 1e-5 * scale
+    assert torch.equal(folded.argmax(1)[clear], expected.argmax(1)[clear])
+
+
+def batch_norms(model: nn.Module) -> int:
+    return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+@pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
+def test_no_batch_norm_is_left(block: type) -> None:
+    body = ResNet(block, (1, 2, 1, 1), widths=(8, 8, 16, 16), stem_channels=8)
+    model = ExFuse(SupervisedBackbone(body), 3, decoder="stride4", decoder_width=9)
+    assert batch_norms(model) > 10
+    assert batch_norms(fold(model)) == 0
+
+
+def test_the_folded_full_size_network_holds_no_wide_map_at_full_size() -> None:
+    model = fold(create_model("exfuse_tiny", num_classes=5, gcn_kernel=3))
+    seen: list[tuple[int, ...]] = []
+
+    def note(module: nn.Module, arguments: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            seen.append(tuple(output.shape))
+
+    for module in model.modules():
+        module.register_forward_hook(note)
+    with torch.no_grad():
+        model(torch.randn(1, 3, 128, 128))
+    assert max(channels for _, channels, height, _ in (s for s in seen if len(s) == 4) if height == 128) == 5
+
+
+def test_a_folded_network_can_be_saved_and_read(tmp_path: Path) -> None:
+    model = fold(create_model("exfuse_tiny", num_classes=3, gcn_kernel=3, decoder="stride4", decoder_width=8))
+    other = fold(create_model("exfuse_tiny", num_classes=3, gcn_kernel=3, decoder="stride4", decoder_width=8))
+    other.load_state_dict(model.state_dict())
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(other(images).logits, model(images).logits, rtol=0, atol=0)
