@@ -1,6 +1,7 @@
 """ablate, compare, submit, data prepare, and a training run that begins with a trained model."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from exfuse.evaluation.bootstrap import mean_iou
 from exfuse.evaluation.measures import MEASURES
 from exfuse.inference.predictor import Predictor
 
-ABLATION = (*TINY, "epochs=1", "model.name=gcn_tiny", "seeds=1")
+ABLATION = (*TINY, "epochs=1", "model.name=gcn_tiny", "model.decoder_width=wide", "seeds=1")
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +55,10 @@ def test_calibration_is_that_of_the_averaged_probabilities_too(models: tuple[Pat
     single = Predictor.from_pretrained(models[1])
     scores = single.scores(pixels)
     torch.testing.assert_close(single.confidence(scores), scores.softmax(dim=1).amax(dim=1))
-    flipped = type(single)(single.model, single.info, type(single.augmentation)((1.0,), flip=True))
-    averaged = flipped.scores(pixels)
-    torch.testing.assert_close(flipped.confidence(averaged), averaged.amax(dim=1))
+    for scales, flip in (((1.0,), True), ((0.75,), False)):
+        other = Predictor(single.model, single.info, type(single.augmentation)(scales, flip))
+        averaged = other.scores(pixels)
+        torch.testing.assert_close(other.confidence(averaged), averaged.amax(dim=1))
 
 
 def test_compare_pairs_two_models_on_the_same_images(models: tuple[Path, Path], pack: Path, tmp_path: Path) -> None:
@@ -121,6 +123,12 @@ def test_an_ablation_runs_every_cell_once(pack: Path, tmp_path: Path, monkeypatc
     other = call_exfuse(*command, "batch_size=2")
     assert other.code == 1
     assert "baseline_0: run with another batch_size" in other.errors
+
+    moved = Path(shutil.copytree(pack, tmp_path / "other"))
+    (moved / "val.txt").write_text("val_0000\nval_0001\n")
+    elsewhere = call_exfuse(*command, f"data.root={moved}")
+    assert elsewhere.code == 1
+    assert "measured on other data" in elsewhere.errors
 
     (cells[1] / "cell.json").unlink()  # as if it had been cut off after its last checkpoint
     resumed = call_exfuse(*command)

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -102,7 +103,9 @@ def crash() -> None:
 
 
 def assert_same_run(run: Path, expected: Path) -> None:
-    tensors, expected_tensors = tensors_in(run), tensors_in(expected)
+    # A checkpoint whose scoring was made up for has another name.
+    tensors = {name.replace("_scored/", "/"): value for name, value in tensors_in(run).items()}
+    expected_tensors = tensors_in(expected)
     assert tensors.keys() == expected_tensors.keys()
     assert [name for name in tensors if not torch.equal(tensors[name], expected_tensors[name])] == []
     assert read_metrics(run) == read_metrics(expected)
@@ -221,7 +224,10 @@ def test_the_best_model_is_kept_apart_from_the_last(
     best, last = tensors_in(run / "model"), tensors_in(run / "model_last")
     assert any(not torch.equal(best[name], last[name]) for name in best)
     state = json.loads((run / "checkpoints" / "step_00000009" / "state.json").read_text())
-    assert state == {"step": 9, "best_score": pytest.approx(0.6), "best_step": 6, "evaluated_step": 9, "skipped": 0}
+    assert state == {
+        "step": 9, "best_score": pytest.approx(0.6), "best_step": 6, "evaluated_step": 9, "skipped": 0,
+        "data_sha256": mock.ANY,
+    }  # fmt: skip
 
 
 def test_evaluations_follow_every_nth_epoch_and_the_last_one(pack: Path, tmp_path: Path) -> None:
@@ -386,6 +392,71 @@ def test_a_signal_while_waiting_for_data_loses_nothing(
     assert_same_run(config.output, finished)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "muon"])
+def test_without_an_average_the_network_trains_on_after_it_was_scored(
+    optimizer: str, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("ema_decay=0", f"optimizer.name={optimizer}", "optimizer.learning_rate=0.003")
+    networks, modes = keep_networks(monkeypatch), []
+    advance = RunLog.advance
+
+    def look(log: RunLog, status: str) -> None:
+        advance(log, status)
+        modes.append(networks[-1].training)
+
+    monkeypatch.setattr(RunLog, "advance", look)
+    train_quietly(tiny_config(pack, tmp_path / "whole", *options))
+    assert modes == [True] * STEPS
+    config = tiny_config(pack, tmp_path / "parts", *options)
+    with monkeypatch.context() as patch:
+        do_after_step(patch, 4, press_control_c)
+        with pytest.raises(Interrupted):
+            train_quietly(config)
+    train_quietly(config, resume=True)
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_a_run_does_not_go_on_with_other_data(finished: Path, own_pack: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    names = (own_pack / "train.txt").read_text().split()
+    (own_pack / "train.txt").write_text("\n".join(names[:-1]))
+    with pytest.raises(DataError, match=f"the data is not what {run} was trained on so far"):
+        train_quietly(tiny_config(own_pack, run), resume=True)
+
+
+def test_the_scoring_that_was_cut_off_is_in_the_checkpoint_once_done(
+    pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(pack, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        do_after_step(patch, STEPS, press_control_c)
+        with pytest.raises(Interrupted):
+            train_quietly(config)
+    train_quietly(config, resume=True)
+    checkpoint = latest_checkpoint(config.output / "checkpoints")
+    assert checkpoint.name == "step_00000006_scored"
+    assert json.loads((checkpoint / "state.json").read_text())["evaluated_step"] == STEPS
+    times = {path: path.stat().st_mtime_ns for path in (config.output / "model_last").iterdir()}
+    train_quietly(config, resume=True)
+    assert {path: path.stat().st_mtime_ns for path in (config.output / "model_last").iterdir()} == times
+
+
+def test_a_signal_while_the_report_is_written_is_not_lost(
+    finished: Path, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = segmentation.write_run_report
+
+    def write_and_stop(*arguments: Any) -> None:
+        press_control_c()
+        write(*arguments)
+
+    monkeypatch.setattr(segmentation, "write_run_report", write_and_stop)
+    with pytest.raises(Interrupted, match=f"stopped after step {STEPS}"):
+        train_quietly(tiny_config(pack, tmp_path / "run"))
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert_same_run(tmp_path / "run", finished)
+
+
 def test_a_signal_before_the_first_step_leaves_nothing_to_resume(
     pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -394,7 +465,7 @@ def test_a_signal_before_the_first_step_leaves_nothing_to_resume(
         raise AssertionError("not reached")
 
     monkeypatch.setattr(ModelInfo, "build", stop)
-    with pytest.raises(Interrupted, match="stopped before the first checkpoint") as stopped:
+    with pytest.raises(Interrupted, match="stopped before training went on") as stopped:
         train_quietly(tiny_config(pack, tmp_path / "run"))
     assert stopped.value.exit_code == 143
     assert not (tmp_path / "run").exists()
@@ -481,11 +552,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_weights_before_it(
         with pytest.raises(TrainingError) as stopped:
             train_quietly(config)
     keys = [list(key) for key in next(iter(SampleOrder(12, 4, 4, 5, seed=config.seed)))]
-    assert f"step 4: the loss is {value}" in str(stopped.value)
+    assert f"step 5: the loss is {value}" in str(stopped.value)
     written = config.output / "not_finite_0.json"
     assert str(written) in str(stopped.value)
     record = json.loads(written.read_text())
-    assert (record["step"], record["seed"], record["samples"]) == (4, 0, keys)
+    assert (record["step"], record["seed"], record["samples"]) == (5, 0, keys)
     network = networks[0]
     saved = tensors_in(config.output / "checkpoints" / "step_00000004")
     for name, parameter in network.named_parameters():
@@ -515,7 +586,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_step(
     with monkeypatch.context() as patch:
         networks = keep_networks(patch)
         spoil_gradients(patch, {2})
-        with pytest.raises(TrainingError, match=r"step 2: the loss is .*, the gradient's norm inf"):
+        with pytest.raises(TrainingError, match=r"step 3: the loss is .*, the gradient's norm inf"):
             train_quietly(config)
     saved = tensors_in(config.output / "checkpoints" / "step_00000002")
     for name, parameter in networks[0].named_parameters():
@@ -542,7 +613,7 @@ def test_steps_that_are_not_finite_are_left_out_if_asked_for(
         all(torch.equal(before[name], after[name]) for name in before) for before, after in itertools.pairwise(seen)
     ]
     assert same == [True, True, False, True, False]  # batch-norm statistics included
-    assert json.loads((config.output / "not_finite_0.json").read_text())["step"] == 4
+    assert json.loads((config.output / "not_finite_0.json").read_text())["step"] == 5
 
 
 def test_more_such_steps_in_a_row_than_asked_for_stop_the_run(
@@ -550,7 +621,7 @@ def test_more_such_steps_in_a_row_than_asked_for_stop_the_run(
 ) -> None:
     config = tiny_config(pack, tmp_path / "run", "max_skipped_steps=2")
     spoil_gradients(monkeypatch, {1, 2, 3})
-    with pytest.raises(TrainingError, match="step 3"):
+    with pytest.raises(TrainingError, match="step 4"):
         train_quietly(config)
 
 

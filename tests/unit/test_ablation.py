@@ -10,6 +10,7 @@ import pytest
 from exfuse.ablation.rows import PAPER, REFERENCE, cell_config, plan_rows
 from exfuse.ablation.run import Ablation, Cell
 from exfuse.ablation.table import comma_separated, markdown, table_lines, write_tables
+from exfuse.errors import ConfigError
 from exfuse.models.builders import create_model
 from exfuse.training.recipes import differing_keys, load_ablation_config
 
@@ -32,6 +33,7 @@ def test_rows_that_cannot_be_run_are_named_with_the_reason() -> None:
     names, left_out = names_of()
     assert set(left_out) == {"+ SS", "+ SS, second convolution", "all"}
     assert "pretrained.supervised" in left_out["all"]
+    assert "+ SS" in names_of("pretrained.supervised=ss")[1]  # against a reference from random weights
     assert "+ LR" in names  # from random weights, as the others
     assert "+ LR" in names_of("model.name=gcn_resnet18")[1]
     assert "no rearranged form of gcn_resnet18" in names_of("model.name=gcn_resnet18")[1]["+ LR"]
@@ -78,6 +80,17 @@ def test_every_cell_has_a_folder_of_its_own_and_rows_share_their_seeds() -> None
     assert cells["+ SEB", 0].output == Path("runs/paper/cells/seb_0")
     for cell in cells.values():
         create_model(cell.model.name, num_classes=2, **cell.model.parts() | {"decoder_width": 18})
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["model.dap_window=3", "model.backbone_weights=resnet34.safetensors", "model.decoder_width=48",
+     "model.supervised_features=true", "model.semantic_embedding=true"],
+)  # fmt: skip
+def test_what_the_rows_decide_cannot_be_set(override: str) -> None:
+    key = override.partition("=")[0]
+    with pytest.raises(ConfigError, match=f"{key} is decided by each row"):
+        load_ablation_config("paper", ["data.root=photos", override])
 
 
 def made_up_cell(seed: int, skill: float) -> Cell:

@@ -60,10 +60,10 @@ def test_boundary_iou_counts_regions_of_all_images_where_the_target_is_known() -
         image = random_image(seed)
         measure.update(image)
         distance = max(1, round(0.02 * (23**2 + 31**2) ** 0.5))
-        counted = image.target != IGNORE
+        labels = np.where(image.target == IGNORE, IGNORE, image.labels)
         for label in range(4):
-            of_true = slow_region(image.target == label, distance) & counted
-            of_predicted = slow_region(image.labels == label, distance) & counted
+            of_true = slow_region(image.target == label, distance)
+            of_predicted = slow_region(labels == label, distance)
             both[label] += (of_true & of_predicted).sum()
             true[label] += of_true.sum()
             predicted[label] += of_predicted.sum()
@@ -75,8 +75,8 @@ def test_boundary_iou_counts_regions_of_all_images_where_the_target_is_known() -
 def test_boundary_iou_is_one_for_the_truth_and_leaves_absent_classes_out() -> None:
     measure = BoundaryIoU(5, IGNORE)
     image = random_image(0)
-    truth = np.where(image.target == IGNORE, 0, image.target)
-    measure.update(scored(truth, truth))
+    truth = np.where(image.target == IGNORE, 3, image.target)  # whatever is said where nothing is known
+    measure.update(scored(truth, image.target))
     assert measure.result() == {"mean": 1.0, "classes": [1.0, 1.0, 1.0, 1.0, None]}
 
 
@@ -156,11 +156,11 @@ def test_object_sizes_count_misses_to_the_object_and_claims_to_the_prediction() 
     target, labels = np.zeros((200, 200)), np.zeros((200, 200))
     target[10:20, 10:20] = 1  # small, half of it found
     labels[10:20, 10:15] = 1
-    labels[50:150, 50:150] = 1  # a large claim, wrong but for an ignored strip
+    labels[50:150, 50:150] = 1  # a large claim, of which what is not ignored is medium
     target[50:60, 50:150] = IGNORE
     measure = ObjectSizeIoU(2, IGNORE)
     measure.update(scored(labels, target))
-    assert measure.counts[:, 1].tolist() == [[50, 50, 0], [0, 0, 0], [0, 0, 9000]]
+    assert measure.counts[:, 1].tolist() == [[50, 50, 0], [0, 0, 9000], [0, 0, 0]]
     background = 200 * 200 - 100 - 1000
     assert measure.counts[2, 0].tolist() == [background - 9000, 9000, 50]
     scores = measure.result()["mean_iou_by_size"]

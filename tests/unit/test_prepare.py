@@ -116,6 +116,10 @@ def test_steps_come_in_their_order_and_into_a_folder_of_their_own(voc: Path, sbd
     (tmp_path / "full" / "holiday.jpg").write_bytes(b"mine")
     with pytest.raises(DataError, match="not empty, and not a folder of exfuse data prepare"):
         prepare_voc(voc, tmp_path / "full", partial=True)
+    (tmp_path / "full" / "classes.json").write_text('{"classes": []}')  # somebody's own data set
+    with pytest.raises(DataError, match="not empty, and not a folder of exfuse data prepare"):
+        prepare_voc(voc, tmp_path / "full", partial=True)
+    assert (tmp_path / "full" / "classes.json").read_text() == '{"classes": []}'
 
 
 def test_coco_adds_the_images_that_show_enough_of_vocs_classes(coco: Path, prepared: Path) -> None:

@@ -1,6 +1,7 @@
 """Running the cells of an ablation, each once: a cell that is done is read, one that was cut off goes on."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from exfuse.ablation.rows import Row, cell_config, plan_rows
 from exfuse.data.datasets import SegmentationDataset, open_dataset
+from exfuse.data.scan import scan_dataset
 from exfuse.distributed import only_process
 from exfuse.durable import replace_file
 from exfuse.errors import ConfigError, DataError
@@ -21,11 +23,11 @@ from exfuse.models.pretrained import ModelInfo
 from exfuse.training.checkpoint import LATEST
 from exfuse.training.config import AblationConfig, TrainingConfig
 from exfuse.training.log import read_records
-from exfuse.training.recipes import differing_keys, load_config
+from exfuse.training.recipes import differing_keys, load_recorded
+from exfuse.training.run import CONFIG_FILE
 from exfuse.training.segmentation import train
 
 CELL_FILE = "cell.json"
-RECORDED_CONFIG = "config.yaml"
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Cell:
         of_images: int64 `(N, 3, K)` on the validation split; see `exfuse.evaluation.bootstrap`.
         parameters: Of the network.
         multiply_adds: Of one image of the crop's size.
-        seconds: Median of a training step.
+        seconds: Of a training step, the median of those recorded.
     """
 
     of_images: Int64Array
@@ -65,10 +67,11 @@ class Ablation:
     split: str
 
 
-def run_ablation(config: AblationConfig, console: Console) -> Ablation:
+def run_ablation(config: AblationConfig, console: Console) -> Iterator[Ablation]:
     """Runs every row with every seed; what is done already is not done again.
 
-    The seeds come first, so that a table of all rows is there as soon as possible.
+    Yields:
+        What there is after each seed of all rows.
 
     Raises:
         ConfigError: If the recipe cannot be run, or a cell's folder holds a run of another recipe.
@@ -81,26 +84,29 @@ def run_ablation(config: AblationConfig, console: Console) -> Ablation:
     if config.data.root is None:
         raise ConfigError("data.root is not set: add data.root=FOLDER (or a dataset file)")
     val = open_dataset(config.data.root, config.data.val_split)
+    fingerprint = scan_dataset(val).fingerprint
     plan = plan_rows(config)
     cells: dict[str, list[Cell]] = {row.name: [] for row in plan.rows}
     for seed in range(config.seeds):
         for row in plan.rows:
             console.print(f"{row.name}, seed {seed}", markup=False, highlight=False)
-            cells[row.name].append(_run_cell(config, row, seed, val, console))
-    split = f"{val.split}, {len(val)} images"
-    return Ablation({name: tuple(of_row) for name, of_row in cells.items()}, plan.left_out, split)
+            cells[row.name].append(_run_cell(config, row, seed, val, fingerprint, console))
+        split = f"{val.split}, {len(val)} images"
+        yield Ablation({name: tuple(of_row) for name, of_row in cells.items()}, plan.left_out, split)
 
 
-def _run_cell(config: AblationConfig, row: Row, seed: int, val: SegmentationDataset, console: Console) -> Cell:
+def _run_cell(
+    config: AblationConfig, row: Row, seed: int, val: SegmentationDataset, fingerprint: str, console: Console
+) -> Cell:
     cell = cell_config(config, row, seed, len(val.classes))
     done = cell.output / CELL_FILE
     if done.is_file():
-        changed = differing_keys(load_config(str(cell.output / RECORDED_CONFIG)), cell)
+        changed = differing_keys(load_recorded(cell.output / CONFIG_FILE, TrainingConfig), cell)
         if changed:
             raise ConfigError(
                 f"{cell.output}: run with another {', '.join(changed)}; choose another output, or remove that folder"
             )
-        return _read_cell(done)
+        return _read_cell(done, fingerprint)
     train(cell, resume=(cell.output / "checkpoints" / LATEST).is_file(), console=console)
     predictor = Predictor.from_pretrained(cell.output / "model_last", precision=cell.precision)
     ranks = only_process(config.command)
@@ -115,6 +121,7 @@ def _describe(cell: TrainingConfig, info: ModelInfo, of_images: Int64Array) -> d
     records = read_records(cell.output)
     seconds = [record["seconds_per_step"] for record in records if record["kind"] == "train"]
     return {
+        "data_sha256": info.metrics["protocol"]["data_sha256"],
         "of_images": of_images.tolist(),
         "parameters": count_parameters(model),
         "multiply_adds": count_multiply_adds(model, *cell.data.crop_size),
@@ -122,9 +129,12 @@ def _describe(cell: TrainingConfig, info: ModelInfo, of_images: Int64Array) -> d
     }
 
 
-def _read_cell(path: Path) -> Cell:
+def _read_cell(path: Path, fingerprint: str) -> Cell:
     try:
-        return _cell_of(json.loads(path.read_text(encoding="utf-8")))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["data_sha256"] != fingerprint:
+            raise DataError(f"{path}: measured on other data; choose another output, or remove the folder")
+        return _cell_of(content)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path}: not the record of a cell ({error}); remove it to run the cell again") from error
 

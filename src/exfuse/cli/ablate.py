@@ -25,8 +25,8 @@ def ablate_command(
     off.
     """
     config, console = load_ablation_config(recipe, overrides or []), Console()
-    ablation = run_ablation(config, console)
-    write_tables(ablation, config.output, shlex.join(["exfuse", "ablate", recipe, *(overrides or [])]))
+    for ablation in run_ablation(config, console):
+        write_tables(ablation, config.output, shlex.join(["exfuse", "ablate", recipe, *(overrides or [])]))
     table = Table(title=ablation.split)
     for column in ("row", "mIoU", "against the wide baseline"):
         table.add_column(column)

@@ -21,6 +21,7 @@ from exfuse.cli import (
     train,
     weights,
 )
+from exfuse.distributed import is_first_process
 from exfuse.errors import ExFuseError
 from exfuse.training.signals import Interrupted
 
@@ -58,6 +59,13 @@ def main() -> None:
     except ExFuseError as error:
         errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
+    except OSError as error:
+        errors.print(
+            f"error: {error.filename or ''}: {error.strerror or error}", style="red", markup=False, soft_wrap=True
+        )
+        sys.exit(1)
     except Interrupted as stop:
-        errors.print(f"{stop}; to go on, run the same command with --resume", highlight=False)
+        how = "" if sys.argv[1:2] in (["ablate"], ["demo"]) else " with --resume"
+        if is_first_process():
+            errors.print(f"{stop}; to go on, run the same command{how}", highlight=False)
         sys.exit(stop.exit_code)

@@ -62,7 +62,7 @@ def compare_command(
     for place, image in enumerate(result.images[:show]):
         target = output / f"{place:02d}_{Path(image.name).name}.jpg"
         side_by_side(dataset, places[image.name], predictors).save(target, quality=92)
-    console.print(f"counts by image and pictures  {output}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"scores by image and pictures  {output}", markup=False, highlight=False, soft_wrap=True)
 
 
 def side_by_side(dataset: SegmentationDataset, index: int, predictors: list[Predictor]) -> Image.Image:

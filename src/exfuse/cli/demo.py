@@ -24,7 +24,7 @@ def demo_command(
     data, run, predictions = output / "scenes", output / Path(recipe).stem, output / Path(recipe).stem / "predictions"
     console.print(f"drawing {sum(SCENES.values())} scenes into {data}", markup=False, highlight=False)
     write_scenes(data, SCENES)
-    report = train(load_config(recipe, [f"data.root={data}", f"output={run}"]), resume=False, console=console)
+    report = train(load_config(recipe, [f"data.root={data}", f"output={run}"]), resume=True, console=console)
     heldout = [str(path) for path in sorted((data / "images").glob("heldout_*.jpg"))]
     predict_command(str(run / "model"), heldout, predictions)
     console.print(scores_table(report))

@@ -54,7 +54,10 @@ class Comparison:
             "mean_iou": {"first": self.first, "second": self.second, "difference": self.second - self.first},
             "interval": self.interval.to_json(),
             "distinguishable": self.distinguishable,
-            "images": [{"name": i.name, "first": i.first, "second": i.second} for i in self.images],
+            "images": [
+                {"name": image.name, "first": _known(image.first), "second": _known(image.second)}
+                for image in self.images
+            ],
         }
 
 
@@ -72,3 +75,7 @@ def compare(names: tuple[str, ...], first: Int64Array, second: Int64Array) -> Co
     )
     of_first, of_second = (float(mean_iou(counts.sum(axis=0))) for counts in (first, second))
     return Comparison(of_first, of_second, difference_interval(first[None], second[None]), tuple(differences))
+
+
+def _known(value: float) -> float | None:
+    return None if value != value else value

@@ -54,7 +54,8 @@ class BoundaryIoU:
     """IoU of the classes' boundary regions (Cheng et al., "Boundary IoU", CVPR 2021).
 
     The boundary region of a class is the part of it within a distance of its contour, 2 % of the image's diagonal; the
-    image's own border counts as contour. Pixels whose target is ignored are not counted.
+    image's own border counts as contour. Pixels whose target is ignored belong to no class, to the prediction as to the
+    truth, so that both end where the ignored ones begin.
 
     Args:
         num_classes: K.
@@ -75,12 +76,12 @@ class BoundaryIoU:
         """Adds an image."""
         height, width = image.target.shape
         distance = max(1, round(self.distance_share * float(np.hypot(height, width))))
-        counted = image.target != self.ignore_index
-        for label in np.union1d(np.unique(image.target), np.unique(image.labels)).tolist():
+        labels = np.where(image.target == self.ignore_index, self.ignore_index, image.labels)
+        for label in np.union1d(np.unique(image.target), np.unique(labels)).tolist():
             if label == self.ignore_index:
                 continue
-            true = boundary_region(image.target == label, distance) & counted
-            predicted = boundary_region(image.labels == label, distance) & counted
+            true = boundary_region(image.target == label, distance)
+            predicted = boundary_region(labels == label, distance)
             self.counts[label] += torch.tensor([(true & predicted).sum(), true.sum(), predicted.sum()])
 
     def result(self) -> dict[str, Any]:
@@ -188,15 +189,15 @@ class ObjectSizeIoU:
 
     def update(self, image: ScoredImage) -> None:
         """Adds an image."""
-        counted = image.target != self.ignore_index
-        for label in np.union1d(np.unique(image.target), np.unique(image.labels)).tolist():
+        labels = np.where(image.target == self.ignore_index, self.ignore_index, image.labels)
+        for label in np.union1d(np.unique(image.target), np.unique(labels)).tolist():
             if label == self.ignore_index:
                 continue
-            true, predicted = image.target == label, image.labels == label
+            true, predicted = image.target == label, labels == label
             size_of_true, size_of_predicted = size_classes(true), size_classes(predicted)
             for size in range(len(SIZE_NAMES)):
                 of_size = true & (size_of_true == size)
-                claimed = predicted & (size_of_predicted == size) & ~true & counted
+                claimed = predicted & (size_of_predicted == size) & ~true
                 hits = int((of_size & predicted).sum())
                 self.counts[size, label] += torch.tensor([hits, int(of_size.sum()) - hits, int(claimed.sum())])
 

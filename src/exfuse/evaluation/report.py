@@ -62,9 +62,16 @@ def measures_table(report: EvaluationReport) -> Table:
     return table
 
 
-def model_card(info: ModelInfo, report: EvaluationReport) -> str:
-    """Returns a model card in Markdown: what it is, what it scored, how that was measured, how to use it."""
+def model_card(info: ModelInfo, report: EvaluationReport, chosen: bool) -> str:
+    """Returns a model card in Markdown: what it is, what it scored, how that was measured, how to use it.
+
+    Args:
+        info: What the network's weights mean.
+        report: Its scores.
+        chosen: Whether it is the best of a run on this very split.
+    """
     matrix, protocol = report.matrix, report.protocol
+    choice = "The best of a run on this split, so it leans to the high side." if chosen else "The last of a run."
     switches = ", ".join(f"{name}={value}" for name, value in info.parts.items()) or "as named"
     rows = [
         f"| {name} | {_percent(iou)} | {_percent(accuracy)} |"
@@ -89,8 +96,7 @@ def model_card(info: ModelInfo, report: EvaluationReport) -> str:
             "",
             f"## Scores on `{protocol['split']}`",
             "",
-            f"Mean IoU {_percent(matrix.mean_iou())}, pixel accuracy {_percent(matrix.pixel_accuracy())}. "
-            "Of the checkpoints of a run the best on this split is kept, so the score leans to the high side.",
+            f"Mean IoU {_percent(matrix.mean_iou())}, pixel accuracy {_percent(matrix.pixel_accuracy())}. {choice}",
             "",
             "| class | IoU | accuracy |",
             "|---|---|---|",

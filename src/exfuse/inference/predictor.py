@@ -128,7 +128,7 @@ class Predictor:
 
     def confidence(self, scores: Tensor) -> Tensor:
         """Returns the probability of each pixel's label, `(N, H, W)`, given what `scores` returned."""
-        if self.augmentation.passes > 1:
+        if self.augmentation != TestTimeAugmentation():
             return scores.amax(dim=1)
         # The softmax of the largest score, without the others' quotients.
         return torch.exp(scores.amax(dim=1) - scores.logsumexp(dim=1))

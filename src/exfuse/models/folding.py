@@ -19,6 +19,7 @@ CELLS = 5  # side of the grid on which a tail is probed; the middle cell is two 
 FIRST, MIDDLE, LAST = 0, CELLS // 2, CELLS - 1
 PLACES = (FIRST, MIDDLE, LAST)
 WINDOW = 3  # a larger one reaches two cells
+PROBED_AT_ONCE = 64  # channels, which bounds the memory
 
 
 def fold(model: ExFuse) -> ExFuse:
@@ -109,13 +110,18 @@ def _probe(tail: nn.Module, channels: int, scale: int, row: int, column: int) ->
     """Returns kernel and bias for the cell at a place of the grid; beyond the border the kernel is cut off."""
     rows, columns = (range(max(0, place - 1), min(CELLS, place + 2)) for place in (row, column))
     block = (..., slice(row * scale, (row + 1) * scale), slice(column * scale, (column + 1) * scale))
-    bias = tail(torch.zeros(1, channels, CELLS, CELLS, dtype=torch.float64))[block]
+    zeros = torch.zeros(1, channels, CELLS, CELLS, dtype=torch.float64, device=next(tail.parameters()).device)
+    bias = tail(zeros)[block]
     taps = []
     for r in rows:
         for c in columns:
-            impulses = torch.zeros(channels, channels, CELLS, CELLS, dtype=torch.float64)
-            impulses[:, :, r, c] = torch.eye(channels, dtype=torch.float64)
-            taps.append((tail(impulses)[block] - bias).flatten(1))  # (D, K * scale^2), ordered as pixel shuffle is
+            answers = []
+            for start in range(0, channels, PROBED_AT_ONCE):
+                few = list(range(start, min(channels, start + PROBED_AT_ONCE)))
+                impulses = zeros.repeat(len(few), 1, 1, 1)
+                impulses[list(range(len(few))), few, r, c] = 1
+                answers.append((tail(impulses)[block] - bias).flatten(1))
+            taps.append(torch.cat(answers))  # (D, K * scale^2), ordered as pixel shuffle is
     weight = torch.stack(taps, dim=-1).transpose(0, 1).reshape(-1, channels, len(rows), len(columns))
     return weight.contiguous(), bias.flatten()
 

@@ -22,7 +22,7 @@ from exfuse.errors import CheckpointError, brief
 from exfuse.training.manifest import verify_checkpoint, write_manifest
 
 LATEST = "latest"
-_POINTER = re.compile(r"(step_\d{8,}) ([0-9a-f]{64})\n")
+_POINTER = re.compile(r"(step_\d{8,}(?:_scored)?) ([0-9a-f]{64})\n")
 
 
 @dataclass
@@ -35,6 +35,7 @@ class TrainingState:
         best_step: The step it was measured at.
         evaluated_step: The last step at which the network was scored; a run that was stopped while scoring repeats it.
         skipped: How many steps in a row, the last one included, were left out because a number was not finite.
+        data_sha256: Of the data that the run is trained and scored on.
     """
 
     step: int = 0
@@ -42,6 +43,7 @@ class TrainingState:
     best_step: int = 0
     evaluated_step: int = 0
     skipped: int = 0
+    data_sha256: str = ""
 
 
 def save_checkpoint(
@@ -64,7 +66,9 @@ def save_checkpoint(
     """
     target = folder / f"step_{state.step:08d}"
     if (folder / LATEST).is_file() and _read_pointer(folder)[0] == target:
-        return target  # of this very step: a run is a function of its recipe
+        if json.loads((target / "state.json").read_text(encoding="utf-8")) == asdict(state):
+            return target
+        target = folder / f"{target.name}_scored"  # the step was saved when its scoring was cut off
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with staged_folder(target) as staged:

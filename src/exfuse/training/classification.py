@@ -1,5 +1,6 @@
 """Pre-training a backbone on classification, with semantic supervision (ExFuse, section 3.2) or without."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -91,6 +92,15 @@ class ClassificationTask:
     val: ImageFolder
     best_folder: str = "backbone"
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the files' names and sizes; reading all of them would take long."""
+        hashed = hashlib.sha256()
+        for split in (self.train, self.val):
+            for path, label in split.entries:
+                hashed.update(f"{path.relative_to(split.root)} {label} {path.stat().st_size}\n".encode())
+        return hashed.hexdigest()
+
     def samples(self) -> AugmentedDataset[ClassifiedImage]:
         """Returns the augmented training samples."""
         data = self.config.data
@@ -119,7 +129,7 @@ class ClassificationTask:
         final = rows[-1]
         values = {f"{row.head}_{kind}": getattr(row, kind) for row in rows for kind in ("top1", "top5")}
 
-        def save(folder: Path) -> None:
+        def save(folder: Path, chosen: bool) -> None:
             save_pretrained(folder, model, self._describe(rows, step), self._card(rows))
 
         return Evaluation(final.top1, "top-1", values, save)

@@ -208,3 +208,17 @@ class AblationConfig(SegmentationConfig):
     task: Literal["ablation"]
     seeds: Annotated[int, Field(ge=1)]
     pretrained: PretrainedConfig
+
+    @model_validator(mode="after")
+    def _rows_decide(self) -> "AblationConfig":
+        model = self.model
+        decided = {
+            "semantic_embedding": None, "channel_resolution_embedding": None, "auxiliary_prediction": None,
+            "dap_window": None, "backbone_weights": None, "weights": None, "plain_prediction": False,
+            "supervised_features": False, "decoder_width": "wide",
+        }  # fmt: skip
+        for key, value in decided.items():
+            if getattr(model, key) != value:
+                hint = "; use pretrained.plain" if key.endswith("weights") else ""
+                raise ValueError(f"model.{key} is decided by each row of the ablation; leave it {value}{hint}")
+        return self

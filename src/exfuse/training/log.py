@@ -1,6 +1,7 @@
 """What a run says while it runs: `metrics.jsonl`, TensorBoard and a progress bar."""
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -91,11 +92,11 @@ class RunLog:
         Args:
             kind: "train" or "val".
             step: Optimizer steps taken so far.
-            values: What was measured; nan is written as null.
+            values: What was measured; what is not finite is written as null.
         """
         if not self._active:
             return
-        clean = {name: None if value != value else value for name, value in values.items()}
+        clean = {name: value if math.isfinite(value) else None for name, value in values.items()}
         with self._errors_named(), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": kind, "step": step, **clean}) + "\n")
         if kind == "train" and not self._progress.console.is_terminal:

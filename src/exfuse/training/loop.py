@@ -25,8 +25,8 @@ from exfuse.data.stream import (
     worker_error,
 )
 from exfuse.distributed import any_rank, copy_from_first, sum_over_ranks, wait_for_all
-from exfuse.durable import replace_file
-from exfuse.errors import TrainingError
+from exfuse.durable import reason, replace_file
+from exfuse.errors import CheckpointError, DataError, TrainingError
 from exfuse.inference.preprocessing import normalize
 from exfuse.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from exfuse.training.log import RunLog, StepClock
@@ -46,13 +46,13 @@ class Evaluation:
         score: What the best network has most of, 0 to 1.
         name: What the score is called.
         values: What is written down of it, the score included.
-        save: Writes the network and its scores into a folder.
+        save: Writes the network and its scores into a folder; told whether it was chosen for its score.
     """
 
     score: float
     name: str
     values: dict[str, float]
-    save: Callable[[Path], None]
+    save: Callable[[Path, bool], None]
 
 
 class Task(Protocol):
@@ -61,6 +61,10 @@ class Task(Protocol):
     @property
     def best_folder(self) -> str:
         """Name of the folder, in that of the run, for the best network."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the data: a run goes on with that it began with."""
 
     def samples(self) -> AugmentedDataset[Any]:
         """Returns the augmented training samples."""
@@ -94,11 +98,17 @@ def run_training(run: Run, task: Task, resume: bool, stop: StopSignals, console:
     config = run.config
     if resume and latest_checkpoint(run.checkpoints) is not None:
         run.state = load_checkpoint(run.checkpoints, run.model, run.averaged, run.optimizers)
+        if run.state.data_sha256 != task.fingerprint:
+            raise DataError(f"the data is not what {config.output} was trained on so far; begin a new run")
     elif run.ranks.is_first:
         if resume:
             console.print(f"no checkpoint in {config.output} yet: this begins at step 0", markup=False, soft_wrap=True)
-        config.output.mkdir(parents=True, exist_ok=True)
-        replace_file(config.output / CONFIG_FILE, dump_config(config))
+        try:
+            config.output.mkdir(parents=True, exist_ok=True)
+            replace_file(config.output / CONFIG_FILE, dump_config(config))
+        except OSError as error:
+            raise CheckpointError(f"{config.output}: cannot be written to ({reason(error, config.output)})") from error
+    run.state.data_sha256 = task.fingerprint
     stop.begin(alone=run.ranks.size == 1)
     with RunLog(config.output, run.state, run.steps_of_epochs[-1], console, run.ranks.is_first) as log:
         try:
@@ -115,6 +125,7 @@ def run_training(run: Run, task: Task, resume: bool, stop: StopSignals, console:
             ahead = run.state.step + AHEAD * config.data.workers + 1
             raise worker_error(error, _order(run, ahead)) from error
     wait_for_all(run.ranks)
+    stop.saved_step = run.state.step
 
 
 def _loop(run: Run, task: Task, log: RunLog, stop: StopSignals) -> None:
@@ -168,6 +179,7 @@ def _take_step(run: Run, task: Task, batch: Batch) -> float:
     set_learning_rate(run.optimizers, factor)
     # Whatever a layer draws (dropout, say) is a function of the step, as the samples are.
     torch.manual_seed(step_seed(config.seed, state.step, run.ranks.rank))
+    run.model.train()  # scoring has put it, or its average, into eval
     buffers = [buffer.clone() for buffer in run.model.buffers()] if config.max_skipped_steps else []
     value = _backward(run, task, batch)
     gradients = [parameter.grad for parameter in run.model.parameters() if parameter.grad is not None]
@@ -207,7 +219,7 @@ def _leave_out(run: Run, batch: Batch, loss: float, norm: float, buffers: Sequen
     config, state = run.config, run.state
     samples = [tuple(key) for key in batch.keys.tolist()]
     record = {
-        "step": state.step,
+        "step": state.step + 1,
         "loss": str(loss),
         "gradient_norm": str(norm),
         "seed": config.seed,
@@ -217,9 +229,9 @@ def _leave_out(run: Run, batch: Batch, loss: float, norm: float, buffers: Sequen
     replace_file(path, json.dumps(record) + "\n")
     if state.skipped >= config.max_skipped_steps:
         raise TrainingError(
-            f"step {state.step}: the loss is {loss}, the gradient's norm {norm}; the weights are those before it. "
+            f"step {state.step + 1}: the loss is {loss}, the gradient's norm {norm}; the weights are those before it. "
             f"Its samples (epoch, index) and seed are in {path}. A smaller learning rate, a longer warm-up or "
-            "gradient_clip may help; max_skipped_steps leaves such steps out"
+            "gradient_clip may help a new run; --resume with max_skipped_steps=3 leaves such steps out"
         )
     state.skipped += 1
     with torch.no_grad():
@@ -252,7 +264,7 @@ def _evaluate_and_keep(run: Run, task: Task, log: RunLog, stop: StopSignals) -> 
     if run.ranks.is_first:
         for folder, wanted in ((task.best_folder, is_best), (f"{task.best_folder}_last", is_last)):
             if wanted:
-                evaluation.save(config.output / folder)
+                evaluation.save(config.output / folder, folder == task.best_folder)
     state.evaluated_step = state.step
 
 

@@ -88,6 +88,11 @@ class SegmentationTask:
     criterion: SegmentationLoss
     best_folder: str = "model"
 
+    @property
+    def fingerprint(self) -> str:
+        """Of both splits; see `scan_dataset`."""
+        return f"{self.train.scan.fingerprint} {self.val.scan.fingerprint}"
+
     def samples(self) -> AugmentedDataset[Sample]:
         """Returns the augmented training samples."""
         data = self.config.data
@@ -117,8 +122,8 @@ class SegmentationTask:
         report = EvaluationReport(matrix, self.info.class_names, protocol | {"step": step}, interval)
         measured = replace(self.info, metrics=report.to_json())
 
-        def save(folder: Path) -> None:
-            save_pretrained(folder, model, measured.to_json(), model_card(measured, report))
+        def save(folder: Path, chosen: bool) -> None:
+            save_pretrained(folder, model, measured.to_json(), model_card(measured, report, chosen))
 
         values = {
             "mean_iou": matrix.mean_iou(),

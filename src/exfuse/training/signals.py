@@ -21,12 +21,12 @@ class Interrupted(Exception):  # noqa: N818 - not an error: the run was asked to
     """The run stopped at the wish of a signal.
 
     Attributes:
-        step: The last step of the checkpoint to go on from; 0 if there is none.
+        step: The last step that was saved; 0 if none was since the command began.
         exit_code: 128 plus the signal's number.
     """
 
     def __init__(self, step: int, number: int) -> None:
-        super().__init__(f"stopped after step {step}" if step else "stopped before the first checkpoint")
+        super().__init__(f"stopped after step {step}" if step else "stopped before training went on")
         self.step = step
         self.exit_code = 128 + number
 
@@ -36,10 +36,12 @@ class StopSignals:
 
     Attributes:
         received: Number of the first signal; None before it.
+        saved_step: The step of the last checkpoint of a finished run.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.saved_step = 0
         self._received_at = 0.0
         self._alone = True
         self._interruptible = True  # until `begin`, when there is something to lose
@@ -95,6 +97,8 @@ def stop_signals() -> Iterator[StopSignals]:
         signal.signal(number, stop.note)
     try:
         yield stop
+        if stop.received is not None:  # it came when all was saved, and only pages were being written
+            raise Interrupted(stop.saved_step, stop.received)
     except StopRequested:
         raise Interrupted(0, stop.received or signal.SIGINT) from None
     finally:

@@ -11,7 +11,7 @@ from exfuse.data.classes import voc_classes
 from exfuse.data.prepare.tree import PreparedTree
 from exfuse.data.prepare.voc import Progress
 from exfuse.data.samples import UInt8Array
-from exfuse.errors import DataError
+from exfuse.errors import ConfigError, DataError
 
 # COCO's category names for VOC's classes, where they are called otherwise.
 COCO_NAMES = {
@@ -22,7 +22,7 @@ COCO_NAMES = {
     "sofa": "couch",
     "tvmonitor": "tv",
 }
-# An image is taken if its annotations of VOC's classes cover more than this many pixels together.
+# An image is taken if the areas of its annotations of VOC's classes add up to more than this many pixels.
 MIN_AREA = 1000
 
 
@@ -86,8 +86,10 @@ def draw_semantic_mask(
         height: Of the image.
         width: Of the image.
     """
-    from pycocotools import mask as coco_mask  # an extra: exfuse[data]
-
+    try:
+        from pycocotools import mask as coco_mask
+    except ImportError as error:
+        raise ConfigError("COCO's annotations need pycocotools: pip install 'exfuse[data]'") from error
     drawn = np.zeros((height, width), dtype=np.uint8)
     for annotation in annotations:
         shape = annotation["segmentation"]

@@ -34,16 +34,18 @@ class PreparedTree:
         Raises:
             DataError: If something lies there already that was not made by this.
         """
-        if self.root.exists() and not (self.root / "classes.json").is_file() and any(self.root.iterdir()):
-            raise DataError(f"{self.root}: not empty, and not a folder of exfuse data prepare; choose another")
-        for folder in ("images", "masks"):
-            (self.root / folder).mkdir(parents=True, exist_ok=True)
         rows = [
             {"id": index, "name": name, "color": list(color)}
             for index, (name, color) in enumerate(zip(classes.names, classes.palette, strict=True))
         ]
-        content = {"classes": rows, "ignore_index": classes.ignore_index}
-        (self.root / "classes.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        content = json.dumps({"classes": rows, "ignore_index": classes.ignore_index}, indent=1) + "\n"
+        described = self.root / "classes.json"
+        ours = described.is_file() and described.read_text(encoding="utf-8") == content
+        if self.root.exists() and not ours and any(self.root.iterdir()):
+            raise DataError(f"{self.root}: not empty, and not a folder of exfuse data prepare; choose another")
+        for folder in ("images", "masks"):
+            (self.root / folder).mkdir(parents=True, exist_ok=True)
+        described.write_text(content, encoding="utf-8")
 
     def add(self, name: str, image: Path, mask: UInt8Array, classes: Classes) -> None:
         """Adds a labelled image; the image file is linked, or copied where it cannot be.
@@ -91,15 +93,16 @@ class PreparedTree:
         both = sorted(set(train) & set(val))
         if both:
             raise DataError(f"{self.root}: {len(both)} val images are to be trained on: {', '.join(both[:5])}")
-        known = {self._digest(name): name for name in val}
-        copies = [(name, known[digest]) for name in train if (digest := self._digest(name)) in known]
+        files = {path.stem: path for path in (self.root / "images").iterdir()}
+
+        def digest(name: str) -> bytes:
+            return hashlib.sha256(files[name].read_bytes()).digest()
+
+        known = {digest(name): name for name in val}
+        copies = [(name, known[found]) for name in train if (found := digest(name)) in known]
         if copies:
             shown = ", ".join(f"{name} is {original}" for name, original in copies[:5])
             raise DataError(f"{self.root}: {len(copies)} training images are copies of val images: {shown}")
-
-    def _digest(self, name: str) -> bytes:
-        (path,) = (self.root / "images").glob(f"{name}.*")
-        return hashlib.sha256(path.read_bytes()).digest()
 
 
 def link_or_copy(source: Path, target: Path) -> None:

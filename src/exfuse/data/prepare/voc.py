@@ -10,7 +10,7 @@ from exfuse.data.classes import voc_classes
 from exfuse.data.datasets import open_dataset
 from exfuse.data.prepare.tree import PreparedTree, check_counts
 from exfuse.data.samples import Sample, UInt8Array, check_sample, read_image
-from exfuse.errors import DataError
+from exfuse.errors import ConfigError, DataError
 
 # Images with a segmentation, PASCAL VOC 2012 (Everingham et al., IJCV 2015); SBD (Hariharan et al., ICCV 2011); and
 # what is left of both once the val images are taken out.
@@ -96,8 +96,10 @@ def read_sbd_mask(path: Path) -> UInt8Array:
     Raises:
         DataError: If the file is missing or no such file.
     """
-    from scipy.io import loadmat  # an extra: exfuse[data]
-
+    try:
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise ConfigError("SBD's annotations need SciPy: pip install 'exfuse[data]'") from error
     try:
         with path.open("rb") as file:
             content: dict[str, Any] = loadmat(file, mat_dtype=True)
