@@ -1,9 +1,31 @@
-"""Turning a validation report into one sentence that names the key."""
+"""Reading YAML that people write, and turning a validation report into one sentence that names the key."""
 
+from typing import Any
+
+import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from exfuse.errors import did_you_mean
+
+MAX_DEPTH = 16  # levels of nesting; ours have three
+
+
+def load_yaml(text: str) -> Any:
+    """Reads a YAML document of plain values.
+
+    Raises:
+        ValueError: If it nests too deep, or repeats itself by aliases, with which a short text can be a huge document.
+        yaml.YAMLError: If it is no YAML.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("aliases are not allowed")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+    return yaml.safe_load(text)
 
 
 def describe(error: ValidationError, model: type[BaseModel]) -> str:

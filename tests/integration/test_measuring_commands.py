@@ -18,6 +18,7 @@ from exfuse.errors import ConfigError
 from exfuse.evaluation.bootstrap import mean_iou
 from exfuse.evaluation.measures import MEASURES
 from exfuse.inference.predictor import Predictor
+from exfuse.models import backbones
 
 ABLATION = (*TINY, "epochs=1", "model.name=gcn_tiny", "model.decoder_width=wide", "seeds=1")
 
@@ -201,3 +202,51 @@ def test_the_three_stages_run_from_the_archives_to_a_submission(
     assert outcome.code == 0, outcome.errors
     assert "1 masks, checked" in outcome.output
     assert archive.is_file()
+
+
+def test_the_doctor_says_what_is_wrong_and_exits_with_one(pack: Path, tmp_path: Path) -> None:
+    clean = call_exfuse("doctor", pack, "-o", tmp_path / "clean.json")
+    assert clean.code == 0, clean.errors
+    assert "train: 12 images, 0 errors" in clean.output
+    assert [split["split"] for split in json.loads((tmp_path / "clean.json").read_text())] == ["train", "val"]
+    data = Path(shutil.copytree(pack, tmp_path / "data"))
+    with Image.open(data / "masks" / "val_0001.png") as mask:
+        mask.convert("RGB").save(data / "masks" / "val_0001.png")
+    sick = call_exfuse("doctor", data, "--splits", "val")
+    assert sick.code == 1
+    assert "val: 4 images, 1 errors" in sick.output
+    assert "val_0001.png" in sick.output
+
+
+def test_checkpoint_verify_finds_a_changed_byte(pack: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train_quietly(tiny_config(pack, run, "epochs=1"))
+    whole = call_exfuse("checkpoint", "verify", run)
+    assert whole.code == 0, whole.errors
+    assert "all as written" in whole.output
+    (checkpoint,) = (run / "checkpoints").glob("step_*")
+    assert call_exfuse("checkpoint", "verify", checkpoint).code == 0
+    path = checkpoint / "average.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    damaged = call_exfuse("checkpoint", "verify", run)
+    assert damaged.code == 1
+    assert "average.safetensors: changed since it was written" in damaged.errors
+
+
+def test_weights_import_says_what_it_took(tmp_path: Path) -> None:
+    torch.save(backbones.tiny().state_dict() | {"fc.weight": torch.zeros(5, 128)}, tmp_path / "weights.pth")
+    output = tmp_path / "out.safetensors"
+    outcome = call_exfuse("weights", "import", tmp_path / "weights.pth", "--backbone", "tiny", "-o", output)
+    assert outcome.code == 0, outcome.errors
+    assert "tensors taken; left: fc.weight" in outcome.output
+    assert output.is_file()
+
+
+def test_a_place_that_cannot_be_written_to_is_one_line(pack: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    outcome = call_exfuse("train", "demo", *TINY, f"data.root={pack}", f"output={tmp_path / 'file' / 'run'}")
+    assert outcome.code == 1
+    assert "cannot be written to" in outcome.errors
+    assert "Traceback" not in outcome.errors

@@ -32,12 +32,15 @@ def doctor_command(
         task = bar.add_task("examining", total=sum(map(len, datasets)))
         results = [examine(dataset, lambda: bar.advance(task)) for dataset in datasets]
     for result in results:
-        table = Table("", "file", "finding", title=f"{result.split}: {result.images} images, {result.errors} errors")
+        summary = f"{result.split}: {result.images} images, {result.errors} errors"
+        console.print(summary, markup=False, highlight=False, soft_wrap=True)
+        table = Table("", "file", "finding")
         for finding in result.findings[:SHOWN]:
             table.add_row(finding.severity, Path(finding.file).name, finding.message)
         if len(result.findings) > SHOWN:
             table.add_row("", "", f"and {len(result.findings) - SHOWN} more; --output writes all of them")
-        console.print(table)
+        if result.findings:
+            console.print(table)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         content = json.dumps([result.to_json() for result in results], indent=2) + "\n"

@@ -13,7 +13,7 @@ from exfuse.data.classes import Classes, voc_palette
 from exfuse.data.layouts import Entry, Layout, find_classes, find_entries, own_label_map, recognise_layout
 from exfuse.data.samples import Sample, UInt8Array, check_sample, read_image, read_mask
 from exfuse.errors import ConfigError, DataError, brief, did_you_mean
-from exfuse.validation import describe
+from exfuse.validation import describe, load_yaml
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 
@@ -130,7 +130,7 @@ def read_dataset_file(path: Path) -> DatasetFile:
         ConfigError: If it cannot be read, or a key is unknown, missing or has a wrong value.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: not a readable YAML file ({brief(error)})") from error
     try:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from exfuse.errors import ConfigError, brief, did_you_mean
 from exfuse.training.config import AblationConfig, PretrainingConfig, RunConfig, TrainingConfig
-from exfuse.validation import describe
+from exfuse.validation import describe, load_yaml
 
 ConfigType = TypeVar("ConfigType", bound=RunConfig)
 
@@ -152,6 +152,6 @@ def _apply(content: dict[str, Any], override: str) -> None:
 
 def _parse_yaml(text: str, source: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return load_yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{source}: not readable as YAML ({brief(error)})") from error
