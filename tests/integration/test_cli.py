@@ -267,6 +267,8 @@ def test_the_demo_draws_trains_scores_and_predicts(tmp_path: Path, monkeypatch: 
     overlays = sorted(path.name for path in (run / "predictions" / "overlays").iterdir())
     assert overlays == ["heldout_0000.jpg", "heldout_0001.jpg"]
     assert "striped_disc" in outcome.output
+    again = call_exfuse("demo", "--recipe", "demo_gcn", "-o", tmp_path)  # a finished run is shown once more
+    assert again.code == 0, again.errors
 
 
 def test_control_c_exits_130_says_how_to_go_on_and_the_run_can_be_finished(pack: Path, tmp_path: Path) -> None:

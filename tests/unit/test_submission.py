@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from exfuse.data.classes import VOC_NAMES, voc_classes, voc_palette
+from exfuse.data.classes import VOC_NAMES, voc_palette
 from exfuse.errors import DataError
 from exfuse.evaluation.submission import check_voc_submission, voc_test_images, write_voc_submission
 from exfuse.inference.predictor import Predictor
@@ -135,7 +135,3 @@ def test_a_file_that_is_no_archive_is_refused(voc: Path, tmp_path: Path) -> None
     (tmp_path / "results.tgz").write_bytes(b"hello")
     with pytest.raises(DataError, match=r"results\.tgz: not a readable archive"):
         check_voc_submission(tmp_path / "results.tgz", voc_test_images(voc, "test"), "test")
-
-
-def test_vocs_classes_are_twenty_one() -> None:
-    assert len(voc_classes()) == 21

@@ -9,15 +9,13 @@ from rich.table import Table
 
 from exfuse.ablation.run import run_ablation
 from exfuse.ablation.table import table_lines, write_tables
+from exfuse.cli.options import Overrides
 from exfuse.training.recipes import load_ablation_config
 
 
 def ablate_command(
     recipe: Annotated[str, typer.Argument(help="paper, or a YAML file made from `exfuse recipes paper`.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(help="Changes to the recipe: key=value, such as data.root=photos seeds=3 epochs=20."),
-    ] = None,
+    overrides: Overrides = None,
 ) -> None:
     """Run the paper's ablation on any data set: each part alone against a baseline of the same width, with error bars.
 

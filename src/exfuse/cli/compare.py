@@ -10,25 +10,25 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from exfuse.cli.options import parse_scales
+from exfuse.cli.options import Flip, Model, NetworkPrecision, Scales, parse_scales
 from exfuse.data.datasets import SegmentationDataset, open_dataset
 from exfuse.data.scan import scan_dataset
 from exfuse.distributed import only_process
 from exfuse.evaluation.compare import compare
 from exfuse.evaluation.evaluate import describe_protocol, score_split
 from exfuse.inference.drawing import colorize
-from exfuse.inference.predictor import Precision, Predictor
+from exfuse.inference.predictor import Predictor
 from exfuse.inference.scoring import TestTimeAugmentation
 
 
 def compare_command(
-    first: Annotated[str, typer.Argument(help="A model folder, or a model of the hub.")],
-    second: Annotated[str, typer.Argument(help="The model to compare with it.")],
+    first: Model,
+    second: Model,
     data: Annotated[Path, typer.Argument(help="A data set: a folder or a dataset file.")],
     split: Annotated[str, typer.Option(help="Which split to score.")] = "val",
-    scales: Annotated[str, typer.Option(help="Scales to average, separated by commas: 0.75,1,1.25.")] = "1",
-    flip: Annotated[bool, typer.Option("--flip", help="Average with the mirror image, too.")] = False,
-    precision: Annotated[Precision, typer.Option(help="Precision of the networks.")] = "fp32",
+    scales: Scales = "1",
+    flip: Flip = False,
+    precision: NetworkPrecision = "fp32",
     show: Annotated[int, typer.Option(min=0, help="How many of the images that differ most to list and draw.")] = 8,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the JSON and the pictures.")] = Path(
         "comparison"

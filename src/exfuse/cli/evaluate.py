@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from exfuse.cli.options import parse_measures, parse_scales
+from exfuse.cli.options import Flip, Model, NetworkPrecision, Scales, parse_measures, parse_scales
 from exfuse.data.datasets import open_dataset
 from exfuse.data.scan import scan_dataset
 from exfuse.distributed import process_group
@@ -15,20 +15,20 @@ from exfuse.evaluation.bootstrap import mean_iou_interval
 from exfuse.evaluation.evaluate import EvaluationReport, check_classes, describe_protocol, score_split
 from exfuse.evaluation.measures import MEASURES
 from exfuse.evaluation.report import measures_table, scores_table
-from exfuse.inference.predictor import Precision, Predictor
+from exfuse.inference.predictor import Predictor
 from exfuse.inference.scoring import TestTimeAugmentation
 
 
 def evaluate_command(
-    model: Annotated[str, typer.Argument(help="A model folder, such as runs/x/model, or a model of the hub.")],
+    model: Model,
     data: Annotated[Path, typer.Argument(help="A data set: a folder or a dataset file.")],
     split: Annotated[str, typer.Option(help="Which split to score.")] = "val",
-    scales: Annotated[str, typer.Option(help="Scales to average, separated by commas: 0.75,1,1.25.")] = "1",
-    flip: Annotated[bool, typer.Option("--flip", help="Average with the mirror image, too.")] = False,
+    scales: Scales = "1",
+    flip: Flip = False,
     measures: Annotated[
         str, typer.Option(help=f"More to measure, separated by commas, or all: {', '.join(MEASURES)}.")
     ] = "",
-    precision: Annotated[Precision, typer.Option(help="Precision of the network.")] = "fp32",
+    precision: NetworkPrecision = "fp32",
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Where to write the JSON.  [default: evaluation_SPLIT.json]"),

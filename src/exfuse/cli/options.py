@@ -1,7 +1,25 @@
-"""Values that more than one command reads from its options."""
+"""What more than one command takes, and values that are read from text."""
+
+from typing import Annotated
+
+import typer
 
 from exfuse.errors import ConfigError, did_you_mean
 from exfuse.evaluation.measures import MEASURES
+from exfuse.inference.predictor import Precision
+
+Recipe = Annotated[str, typer.Argument(help="A name from `exfuse recipes`, or a YAML file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Changes to the recipe: key=value, such as data.root=photos epochs=20."),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on from the run folder's latest checkpoint, if there is one.")
+]
+Model = Annotated[str, typer.Argument(help="A model folder, such as runs/x/model, or a model of the hub.")]
+Scales = Annotated[str, typer.Option(help="Scales to average, separated by commas: 0.75,1,1.25.")]
+Flip = Annotated[bool, typer.Option("--flip", help="Average with the mirror image, too.")]
+NetworkPrecision = Annotated[Precision, typer.Option("--precision", help="Precision of the network.")]
 
 
 def parse_scales(text: str) -> tuple[float, ...]:

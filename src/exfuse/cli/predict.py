@@ -9,20 +9,20 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from exfuse.cli.options import parse_scales
+from exfuse.cli.options import Flip, Model, NetworkPrecision, Scales, parse_scales
 from exfuse.data.samples import IMAGE_SUFFIXES
 from exfuse.errors import DataError
-from exfuse.inference.predictor import Precision, Predictor
+from exfuse.inference.predictor import Predictor
 from exfuse.inference.scoring import TestTimeAugmentation
 
 
 def predict_command(
-    model: Annotated[str, typer.Argument(help="A model folder, such as runs/x/model, or a model of the hub.")],
+    model: Model,
     paths: Annotated[list[str], typer.Argument(help="Images, folders of images, or globs.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for masks, overlays and fractions.json.")],
-    scales: Annotated[str, typer.Option(help="Scales to average, separated by commas: 0.75,1,1.25.")] = "1",
-    flip: Annotated[bool, typer.Option("--flip", help="Average with the mirror image, too.")] = False,
-    precision: Annotated[Precision, typer.Option(help="Precision of the network.")] = "fp32",
+    scales: Scales = "1",
+    flip: Flip = False,
+    precision: NetworkPrecision = "fp32",
 ) -> None:
     """Segment images: palette PNG masks, overlays with a legend, and each class's share as JSON.
 

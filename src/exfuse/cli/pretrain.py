@@ -1,23 +1,18 @@
 """`exfuse pretrain`."""
 
-from typing import Annotated
-
-import typer
 from rich.console import Console
 from rich.table import Table
 
+from exfuse.cli.options import Overrides, Recipe, Resume
 from exfuse.distributed import is_first_process
 from exfuse.training.classification import pretrain
 from exfuse.training.recipes import load_pretraining_config
 
 
 def pretrain_command(
-    recipe: Annotated[str, typer.Argument(help="A name from `exfuse recipes`, or a YAML file.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(help="Changes to the recipe: key=value, such as data.root=photos epochs=20."),
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's latest checkpoint.")] = False,
+    recipe: Recipe,
+    overrides: Overrides = None,
+    resume: Resume = False,
 ) -> None:
     """Pre-train a backbone on classification, one folder a class, with semantic supervision or without.
 

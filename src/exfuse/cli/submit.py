@@ -8,9 +8,9 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from exfuse.cli.options import parse_scales
+from exfuse.cli.options import Flip, Model, NetworkPrecision, Scales, parse_scales
 from exfuse.evaluation.submission import voc_test_images, write_voc_submission
-from exfuse.inference.predictor import Precision, Predictor
+from exfuse.inference.predictor import Predictor
 from exfuse.inference.scoring import TestTimeAugmentation
 
 
@@ -22,12 +22,12 @@ class Server(StrEnum):
 
 def submit_command(
     server: Annotated[Server, typer.Argument(help="Whose archive to make.")],
-    model: Annotated[str, typer.Argument(help="A model folder, or a model of the hub.")],
+    model: Model,
     data: Annotated[Path, typer.Argument(help="The folder VOC2012 with the test images.")],
     split: Annotated[str, typer.Option(help="Which split to predict.")] = "test",
-    scales: Annotated[str, typer.Option(help="Scales to average, separated by commas: 0.75,1,1.25.")] = "1",
-    flip: Annotated[bool, typer.Option("--flip", help="Average with the mirror image, too.")] = False,
-    precision: Annotated[Precision, typer.Option(help="Precision of the network.")] = "fp32",
+    scales: Scales = "1",
+    flip: Flip = False,
+    precision: NetworkPrecision = "fp32",
     output: Annotated[Path, typer.Option("--output", "-o", help="The archive to write.")] = Path("results.tgz"),
 ) -> None:
     """Predict a test set and write the archive that its evaluation server takes, read back and checked."""

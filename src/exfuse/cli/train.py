@@ -1,10 +1,8 @@
 """`exfuse train`."""
 
-from typing import Annotated
-
-import typer
 from rich.console import Console
 
+from exfuse.cli.options import Overrides, Recipe, Resume
 from exfuse.distributed import is_first_process
 from exfuse.evaluation.report import scores_table
 from exfuse.training.recipes import load_config
@@ -12,12 +10,9 @@ from exfuse.training.segmentation import train
 
 
 def train_command(
-    recipe: Annotated[str, typer.Argument(help="A name from `exfuse recipes`, or a YAML file.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(help="Changes to the recipe: key=value, such as data.root=photos epochs=20."),
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's latest checkpoint.")] = False,
+    recipe: Recipe,
+    overrides: Overrides = None,
+    resume: Resume = False,
 ) -> None:
     """Train a network on labelled images.
 

@@ -6,12 +6,12 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from exfuse.errors import CheckpointError, brief, did_you_mean
+from exfuse.models.backbone_weights import load_backbone_state
 from exfuse.models.backbones import BACKBONES
 
 TIME_LIMIT = 120  # seconds
@@ -48,19 +48,14 @@ def import_weights(source: Path, backbone: str, output: Path) -> ImportReport:
     """
     if backbone not in BACKBONES:
         raise CheckpointError(f"there is no backbone {backbone!r}; {did_you_mean(backbone, BACKBONES)}")
-    with torch.device("meta"):
-        own = BACKBONES[backbone]().state_dict()
+    network = BACKBONES[backbone]()
+    own = network.state_dict()
     state = {_own_name(name, own): value for name, value in _read_in_child(source).items()}
-    taken = {name: state[name] for name in own if name in state and state[name].shape == own[name].shape}
-    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
-    differing = [name for name in own if name in state and name not in taken]
-    for problem, names in (("lacks", missing), ("has other shapes for", differing)):
-        if names:
-            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-            raise CheckpointError(f"{source}: does not fit {backbone}, it {problem} {shown}")
+    taken = {name: value for name, value in state.items() if name in own}
+    load_backbone_state(network, taken, source=str(source))
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.contiguous() for name, value in taken.items()}, output)
+        save_file(network.state_dict(), output)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{output}: could not be written ({brief(error)})") from error
     return ImportReport(tuple(taken), tuple(name for name in state if name not in own))

@@ -22,7 +22,7 @@ from exfuse.data.image_folder import (
     open_image_folder,
 )
 from exfuse.data.stream import AugmentedDataset
-from exfuse.distributed import Ranks, process_group, sum_over_ranks, wait_for_all
+from exfuse.distributed import Ranks, sum_over_ranks
 from exfuse.errors import ConfigError, DataError, did_you_mean
 from exfuse.inference.preprocessing import normalize
 from exfuse.models.backbone_weights import CLASSIFIER_TYPE
@@ -31,8 +31,7 @@ from exfuse.models.folder import CONFIG_FILE, save_pretrained
 from exfuse.models.semantic_supervision import ClassifierOutput, FourBools, SemanticSupervisionClassifier
 from exfuse.training.config import ClassificationDataConfig, PretrainingConfig
 from exfuse.training.loop import Evaluation, run_training
-from exfuse.training.run import check_output, check_shares, start_run
-from exfuse.training.signals import stop_signals
+from exfuse.training.run import begun, start_run
 
 STAGES = ("res2", "res3", "res4", "res5")
 
@@ -71,13 +70,9 @@ def pretrain(config: PretrainingConfig, resume: bool, console: Console) -> list[
         TrainingError: If the loss is no longer finite.
         Interrupted: After Ctrl-C or SIGTERM, once the newest finished step is saved.
     """
-    with stop_signals() as stop, process_group() as ranks:
-        console = console if ranks.is_first else Console(quiet=True)
-        check_output(config, resume)
-        wait_for_all(ranks)  # nobody writes before all have looked
-        check_shares(config, ranks)
-        task, model = set_up(config, ranks, console)
-        run_training(start_run(config, model, len(task.train), ranks), task, resume, stop, console)
+    with begun(config, resume, console) as (ranks, stop, output):
+        task, model = set_up(config, ranks, output)
+        run_training(start_run(config, model, len(task.train), ranks), task, resume, stop, output)
         content = json.loads((config.output / task.best_folder / CONFIG_FILE).read_text(encoding="utf-8"))
         return [HeadAccuracy(**row) for row in content["metrics"]["heads"]]
 

@@ -1,19 +1,23 @@
 """What a training run stands on: the network, its optimizers and average, where it stands; and its folder."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from rich.console import Console
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from exfuse.distributed import Ranks
+from exfuse.distributed import Ranks, process_group, wait_for_all
 from exfuse.errors import ConfigError
 from exfuse.training.checkpoint import LATEST, TrainingState
 from exfuse.training.config import RunConfig
 from exfuse.training.optim import ExponentialMovingAverage, build_optimizers
 from exfuse.training.recipes import differing_keys, load_recorded
+from exfuse.training.signals import StopSignals, stop_signals
 
 CONFIG_FILE = "config.yaml"
 
@@ -46,6 +50,24 @@ class Run:
     def averaged(self) -> nn.Module | None:
         """The moving average as a network, if the run keeps one."""
         return self.average.model if self.average else None
+
+
+@contextmanager
+def begun(config: RunConfig, resume: bool, console: Console) -> Iterator[tuple[Ranks, StopSignals, Console]]:
+    """Joins the other processes, listens to signals and checks the recipe against them and the run folder.
+
+    Yields:
+        This process's place, the signals, and where it may print.
+
+    Raises:
+        ConfigError: If the folder is not free, holds another run, or a batch cannot be shared.
+        Interrupted: After a signal that the block did not deal with itself.
+    """
+    with stop_signals() as stop, process_group() as ranks:
+        check_output(config, resume)
+        wait_for_all(ranks)  # nobody writes before all have looked
+        check_shares(config, ranks)
+        yield ranks, stop, console if ranks.is_first else Console(quiet=True)
 
 
 def check_output(config: RunConfig, resume: bool) -> None:

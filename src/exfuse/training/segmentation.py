@@ -14,7 +14,7 @@ from exfuse.data.datasets import SegmentationDataset, open_dataset
 from exfuse.data.samples import Sample
 from exfuse.data.scan import DatasetScan, scan_dataset
 from exfuse.data.stream import AugmentedDataset
-from exfuse.distributed import Ranks, process_group, wait_for_all
+from exfuse.distributed import Ranks, wait_for_all
 from exfuse.errors import ConfigError
 from exfuse.evaluation.bootstrap import mean_iou_interval
 from exfuse.evaluation.evaluate import EvaluationReport, describe_protocol, score_split
@@ -28,8 +28,7 @@ from exfuse.models.pretrained import ModelInfo, load_pretrained
 from exfuse.training.config import DataConfig, LossConfig, TrainingConfig
 from exfuse.training.log import read_records
 from exfuse.training.loop import Evaluation, run_training
-from exfuse.training.run import check_output, check_shares, start_run
-from exfuse.training.signals import stop_signals
+from exfuse.training.run import begun, start_run
 
 CLASS_WEIGHTS = {"enet": enet_weights, "median_frequency": median_frequency_weights}
 
@@ -54,14 +53,10 @@ def train(config: TrainingConfig, resume: bool, console: Console) -> EvaluationR
         TrainingError: If the loss is no longer finite.
         Interrupted: After Ctrl-C or SIGTERM, once the newest finished step is saved.
     """
-    with stop_signals() as stop, process_group() as ranks:
-        console = console if ranks.is_first else Console(quiet=True)
-        check_output(config, resume)
-        wait_for_all(ranks)  # nobody writes before all have looked
-        check_shares(config, ranks)
-        task, model = set_up(config, ranks, console)
+    with begun(config, resume, console) as (ranks, stop, output):
+        task, model = set_up(config, ranks, output)
         run = start_run(config, model, len(task.train.dataset), ranks)
-        run_training(run, task, resume, stop, console)
+        run_training(run, task, resume, stop, output)
         if ranks.is_first:
             write_run_report(config.output, task.val.dataset, read_records(config.output))
         wait_for_all(ranks)
