@@ -1,34 +1,27 @@
 """ExFuse semantic segmentation: train on your own images, measure honestly, ship."""
 
-from exfuse.errors import (
-    CheckpointError,
-    ConfigError,
-    DataError,
-    ExFuseError,
-    ExportError,
-    RequestError,
-    TrainingError,
-)
-from exfuse.inference.predictor import Prediction, Predictor
-from exfuse.metrics import ConfusionMatrix
-from exfuse.models.builders import MODELS, create_model
-from exfuse.models.exfuse import ExFuse, ExFuseOutput
-from exfuse.models.folding import fold
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "MODELS",
-    "CheckpointError",
-    "ConfigError",
-    "ConfusionMatrix",
-    "DataError",
-    "ExFuse",
-    "ExFuseError",
-    "ExFuseOutput",
-    "ExportError",
-    "Prediction",
-    "Predictor",
-    "RequestError",
-    "TrainingError",
-    "create_model",
-    "fold",
-]
+from exfuse.errors import CheckpointError, ConfigError, DataError, ExFuseError, ExportError, RequestError, TrainingError
+from exfuse.inference.predictor import Prediction, Predictor
+
+if TYPE_CHECKING:
+    from exfuse.metrics import ConfusionMatrix
+    from exfuse.models.builders import MODELS, create_model
+    from exfuse.models.exfuse import ExFuse, ExFuseOutput
+    from exfuse.models.folding import fold
+
+__all__ = ["MODELS", "CheckpointError", "ConfigError", "ConfusionMatrix", "DataError", "ExFuse", "ExFuseError"]
+__all__ += ["ExFuseOutput", "ExportError", "Prediction", "Predictor", "RequestError", "TrainingError"]
+__all__ += ["create_model", "fold"]
+
+# Imported when first asked for: they bring torch, which a predictor on an exported model does without.
+_TORCH = {"MODELS": "models.builders", "create_model": "models.builders", "fold": "models.folding"}
+_TORCH |= {"ConfusionMatrix": "metrics", "ExFuse": "models.exfuse", "ExFuseOutput": "models.exfuse"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _TORCH:
+        raise AttributeError(f"module 'exfuse' has no attribute {name!r}")
+    return getattr(import_module(f"exfuse.{_TORCH[name]}"), name)

@@ -169,3 +169,8 @@ def median_frequency_weights(scan: DatasetScan) -> Tensor:
     if occurs.any():
         weights[occurs] = np.median(frequency) / frequency
     return torch.tensor(weights, dtype=torch.float32)
+
+
+def root_median_frequency_weights(scan: DatasetScan) -> Tensor:
+    """The square roots of `median_frequency_weights`: half way, in logarithms, between those and no weights."""
+    return median_frequency_weights(scan).sqrt()

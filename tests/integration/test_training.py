@@ -37,7 +37,7 @@ from exfuse.metrics import ConfusionMatrix
 from exfuse.models import backbones
 from exfuse.models.builders import create_model
 from exfuse.models.exfuse import ExFuse
-from exfuse.models.pretrained import ModelInfo
+from exfuse.models.info import ModelInfo
 from exfuse.training import loop, segmentation
 from exfuse.training.checkpoint import latest_checkpoint
 from exfuse.training.log import RunLog
@@ -830,7 +830,7 @@ def ignore_everything_in(mask: Path) -> None:
     Image.fromarray(labels).save(mask)
 
 
-@pytest.mark.parametrize("weights", ["none", "enet", "median_frequency"])
+@pytest.mark.parametrize("weights", ["none", "enet", "median_frequency", "root_median_frequency"])
 def test_an_image_without_a_labelled_pixel_alone_in_its_batch_breaks_nothing(
     weights: str, own_pack: Path, tmp_path: Path
 ) -> None:

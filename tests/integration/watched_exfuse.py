@@ -18,7 +18,7 @@ from typing import Any
 from exfuse.cli.app import main
 from exfuse.data.stream import Batch
 from exfuse.models.exfuse import ExFuse
-from exfuse.models.pretrained import ModelInfo
+from exfuse.models.info import ModelInfo
 from exfuse.training import loop
 
 Seen = list[list[tuple[int, int, str]]]

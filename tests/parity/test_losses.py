@@ -14,6 +14,7 @@ from exfuse.losses import (
     enet_weights,
     lovasz_softmax,
     median_frequency_weights,
+    root_median_frequency_weights,
     ohem_cross_entropy,
 )
 
@@ -289,7 +290,13 @@ def test_median_frequency_weights_worked_out_by_hand():
     assert weights.tolist() == pytest.approx([0.5, 1.0, 1.2, 0.0], rel=1e-6)
 
 
-@pytest.mark.parametrize("rule", [enet_weights, median_frequency_weights])
+def test_root_median_frequency_weights_worked_out_by_hand():
+    weights = root_median_frequency_weights(scan_of([60, 30, 10, 0], [100, 100, 40, 0]))
+    assert weights.dtype == torch.float32
+    assert weights.tolist() == pytest.approx([0.707107, 1.0, 1.095445, 0.0], rel=1e-6)
+
+
+@pytest.mark.parametrize("rule", [enet_weights, median_frequency_weights, root_median_frequency_weights])
 def test_weights_of_a_split_without_labels_are_finite(rule: Callable[[DatasetScan], Tensor]):
     weights = rule(scan_of([0, 0, 0], [0, 0, 0]))
     assert weights.shape == (3,)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from exfuse.errors import CheckpointError, ExFuseError
 from exfuse.models.builders import create_model
-from exfuse.models.folder import save_pretrained
+from exfuse.models.pretrained import save_pretrained
 from exfuse.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from exfuse.training.optim import ExponentialMovingAverage, build_optimizers
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from exfuse.errors import CheckpointError
 from exfuse.models import backbones
 from exfuse.models.backbone_weights import CLASSIFIER_TYPE, load_backbone_weights
-from exfuse.models.folder import CONFIG_FILE, WEIGHTS_FILE, save_pretrained
+from exfuse.models.folder import CONFIG_FILE, WEIGHTS_FILE
+from exfuse.models.pretrained import save_pretrained
 from exfuse.models.semantic_supervision import FourBools, SemanticSupervisionClassifier, SupervisedBackbone
 
 

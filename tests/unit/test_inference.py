@@ -14,8 +14,10 @@ from exfuse.inference import scoring
 from exfuse.inference.drawing import blend, colorize, with_legend
 from exfuse.inference.predictor import Prediction, Predictor
 from exfuse.inference.scoring import class_scores, most_likely
-from exfuse.models.folder import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, save_pretrained
-from exfuse.models.pretrained import ModelInfo, load_pretrained
+from exfuse.models.folder import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
+from exfuse.models.pretrained import save_pretrained
+from exfuse.models.info import ModelInfo
+from exfuse.models.pretrained import load_pretrained
 
 INFO = ModelInfo(
     name="exfuse_tiny",

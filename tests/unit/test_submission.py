@@ -12,7 +12,7 @@ from exfuse.data.classes import VOC_NAMES, voc_palette
 from exfuse.errors import DataError
 from exfuse.evaluation.submission import check_voc_submission, voc_test_images, write_voc_submission
 from exfuse.inference.predictor import Predictor
-from exfuse.models.pretrained import ModelInfo
+from exfuse.models.info import ModelInfo
 
 FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
 SIZES = {"2008_01": (40, 50), "2010_02": (33, 64), "2012_03": (64, 32)}  # height, width

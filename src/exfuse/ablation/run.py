@@ -19,7 +19,7 @@ from exfuse.evaluation.bootstrap import Int64Array, mean_iou
 from exfuse.evaluation.evaluate import score_split
 from exfuse.inference.predictor import Predictor
 from exfuse.models.builders import count_multiply_adds, count_parameters
-from exfuse.models.pretrained import ModelInfo
+from exfuse.models.info import ModelInfo
 from exfuse.training.checkpoint import LATEST
 from exfuse.training.config import AblationConfig, TrainingConfig
 from exfuse.training.log import read_records
@@ -108,7 +108,7 @@ def _run_cell(
             )
         return _read_cell(done, fingerprint)
     train(cell, resume=(cell.output / "checkpoints" / LATEST).is_file(), console=console)
-    predictor = Predictor.from_pretrained(cell.output / "model_last", precision=cell.precision)
+    predictor = Predictor.from_pretrained(cell.output / "model_last", "torch", cell.precision)
     ranks = only_process(config.command)
     of_images = score_split(predictor, val, ranks, Console(quiet=True)).of_images
     content = _describe(cell, predictor.info, of_images)

@@ -10,15 +10,15 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from exfuse.cli.options import Flip, Model, NetworkPrecision, Scales, parse_scales
+from exfuse.cli.options import Flip, Model, NetworkEngine, NetworkPrecision, Scales, parse_scales
 from exfuse.data.datasets import SegmentationDataset, open_dataset
 from exfuse.data.scan import scan_dataset
 from exfuse.distributed import only_process
 from exfuse.evaluation.compare import compare
 from exfuse.evaluation.evaluate import describe_protocol, score_split
+from exfuse.inference.augmentation import TestTimeAugmentation
 from exfuse.inference.drawing import colorize
 from exfuse.inference.predictor import Predictor
-from exfuse.inference.scoring import TestTimeAugmentation
 
 
 def compare_command(
@@ -28,7 +28,8 @@ def compare_command(
     split: Annotated[str, typer.Option(help="Which split to score.")] = "val",
     scales: Scales = "1",
     flip: Flip = False,
-    precision: NetworkPrecision = "fp32",
+    engine: NetworkEngine = "torch",
+    precision: NetworkPrecision = None,
     show: Annotated[int, typer.Option(min=0, help="How many of the images that differ most to list and draw.")] = 8,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the JSON and the pictures.")] = Path(
         "comparison"
@@ -38,9 +39,7 @@ def compare_command(
     console, ranks = Console(), only_process("exfuse compare")
     augmentation = TestTimeAugmentation(parse_scales(scales), flip)
     dataset = open_dataset(data, split)
-    predictors = [
-        Predictor.from_pretrained(model, augmentation=augmentation, precision=precision) for model in (first, second)
-    ]
+    predictors = [Predictor.from_pretrained(model, engine, precision, augmentation) for model in (first, second)]
     fingerprint = scan_dataset(dataset).fingerprint
     counts = [score_split(predictor, dataset, ranks, console).of_images for predictor in predictors]
     result = compare(tuple(entry.name for entry in dataset.entries), counts[0], counts[1])

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from exfuse.cli.options import Flip, Model, NetworkPrecision, Scales, parse_measures, parse_scales
+from exfuse.cli.options import Flip, Model, NetworkEngine, NetworkPrecision, Scales, parse_measures, parse_scales
 from exfuse.data.datasets import open_dataset
 from exfuse.data.scan import scan_dataset
 from exfuse.distributed import process_group
@@ -15,8 +15,8 @@ from exfuse.evaluation.bootstrap import mean_iou_interval
 from exfuse.evaluation.evaluate import EvaluationReport, check_classes, describe_protocol, score_split
 from exfuse.evaluation.measures import MEASURES
 from exfuse.evaluation.report import measures_table, scores_table
+from exfuse.inference.augmentation import TestTimeAugmentation
 from exfuse.inference.predictor import Predictor
-from exfuse.inference.scoring import TestTimeAugmentation
 
 
 def evaluate_command(
@@ -28,7 +28,8 @@ def evaluate_command(
     measures: Annotated[
         str, typer.Option(help=f"More to measure, separated by commas, or all: {', '.join(MEASURES)}.")
     ] = "",
-    precision: NetworkPrecision = "fp32",
+    engine: NetworkEngine = "torch",
+    precision: NetworkPrecision = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Where to write the JSON.  [default: evaluation_SPLIT.json]"),
@@ -39,7 +40,7 @@ def evaluate_command(
     with process_group() as ranks:
         console = Console(quiet=not ranks.is_first)
         predictor = Predictor.from_pretrained(
-            model, augmentation=TestTimeAugmentation(parse_scales(scales), flip), precision=precision
+            model, engine, precision, TestTimeAugmentation(parse_scales(scales), flip)
         )
         dataset = open_dataset(data, split)
         check_classes(predictor, dataset)

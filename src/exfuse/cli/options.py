@@ -6,7 +6,8 @@ import typer
 
 from exfuse.errors import ConfigError, did_you_mean
 from exfuse.evaluation.measures import MEASURES
-from exfuse.inference.predictor import Precision
+from exfuse.inference.engines.base import Precision
+from exfuse.inference.opening import EngineName
 
 Recipe = Annotated[str, typer.Argument(help="A name from `exfuse recipes`, or a YAML file.")]
 Overrides = Annotated[
@@ -19,7 +20,13 @@ Resume = Annotated[
 Model = Annotated[str, typer.Argument(help="A model folder, such as runs/x/model, or a model of the hub.")]
 Scales = Annotated[str, typer.Option(help="Scales to average, separated by commas: 0.75,1,1.25.")]
 Flip = Annotated[bool, typer.Option("--flip", help="Average with the mirror image, too.")]
-NetworkPrecision = Annotated[Precision, typer.Option("--precision", help="Precision of the network.")]
+NetworkPrecision = Annotated[
+    Precision | None, typer.Option("--precision", help="Precision of the network.  [default: the engine's own]")
+]
+NetworkEngine = Annotated[
+    EngineName,
+    typer.Option("--engine", help="What computes the network; auto takes the fastest that is installed."),
+]
 
 
 def parse_scales(text: str) -> tuple[float, ...]:

@@ -9,11 +9,11 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from exfuse.cli.options import Flip, Model, NetworkPrecision, Scales, parse_scales
+from exfuse.cli.options import Flip, Model, NetworkEngine, NetworkPrecision, Scales, parse_scales
 from exfuse.data.samples import IMAGE_SUFFIXES
 from exfuse.errors import DataError
+from exfuse.inference.augmentation import TestTimeAugmentation
 from exfuse.inference.predictor import Predictor
-from exfuse.inference.scoring import TestTimeAugmentation
 
 
 def predict_command(
@@ -22,7 +22,8 @@ def predict_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for masks, overlays and fractions.json.")],
     scales: Scales = "1",
     flip: Flip = False,
-    precision: NetworkPrecision = "fp32",
+    engine: NetworkEngine = "auto",
+    precision: NetworkPrecision = None,
 ) -> None:
     """Segment images: palette PNG masks, overlays with a legend, and each class's share as JSON.
 
@@ -30,9 +31,7 @@ def predict_command(
     """
     console, errors = Console(), Console(stderr=True)
     images = find_images(paths)
-    predictor = Predictor.from_pretrained(
-        model, augmentation=TestTimeAugmentation(parse_scales(scales), flip), precision=precision
-    )
+    predictor = Predictor.from_pretrained(model, engine, precision, TestTimeAugmentation(parse_scales(scales), flip))
     for folder in ("masks", "overlays"):
         (output / folder).mkdir(parents=True, exist_ok=True)
     rows, broken = [], 0
@@ -49,9 +48,10 @@ def predict_command(
         prediction.mask().save(mask)
         prediction.overlay().save(overlay, quality=92)
         rows.append({"image": str(path), "mask": str(mask), "fractions": prediction.class_fractions()})
-    summary = output / "fractions.json"
-    summary.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-    console.print(f"{len(rows)} images segmented, {broken} skipped: {output}", markup=False, highlight=False)
+    (output / "fractions.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    how = f"engine {predictor.engine.name}, {predictor.engine.precision}"
+    summary = f"{len(rows)} images segmented, {broken} skipped: {output} ({how})"
+    console.print(summary, markup=False, highlight=False)
     if broken:
         raise typer.Exit(1)
 

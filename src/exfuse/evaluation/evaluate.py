@@ -17,8 +17,6 @@ from exfuse.errors import DataError
 from exfuse.evaluation.bootstrap import Int64Array, Interval, image_counts
 from exfuse.evaluation.measures import Measure, ScoredImage, make_measures
 from exfuse.inference.predictor import Predictor
-from exfuse.inference.preprocessing import image_to_tensor
-from exfuse.inference.scoring import most_likely
 from exfuse.metrics import ConfusionMatrix
 
 ABSENT_RULE = "classes without a labelled pixel in the split are left out of the means"
@@ -74,15 +72,13 @@ def score_split(
         if index >= len(dataset):
             continue
         sample = dataset[index]
-        scores = predictor.scores(image_to_tensor(sample.image))
-        labels = most_likely(scores)[0].cpu()
+        prediction = predictor(sample.image, confidence=bool(further))
         image = ConfusionMatrix(num_classes, ignore_index)
-        image.update(labels, sample.mask)
+        image.update(prediction.labels, sample.mask)
         matrix.counts += image.counts
         of_images[index] = torch.from_numpy(image_counts(image.counts.numpy()))
-        if further:
-            confidence = predictor.confidence(scores)[0].cpu().numpy()
-            scored = ScoredImage(confidence, labels.numpy(), sample.mask)
+        if prediction.confidence is not None:
+            scored = ScoredImage(prediction.confidence, prediction.labels, sample.mask)
             for measure in further.values():
                 measure.update(scored)
     matrix.counts = sum_over_ranks(matrix.counts, ranks)
@@ -172,6 +168,8 @@ def describe_protocol(predictor: Predictor, dataset: SegmentationDataset, finger
         dataset: The split.
         fingerprint: Of the split; see `scan_dataset`.
     """
+    engine = predictor.engine
+    augmentation = engine.augmentation
     return {
         "data": str(dataset.root),
         "split": dataset.split,
@@ -181,13 +179,14 @@ def describe_protocol(predictor: Predictor, dataset: SegmentationDataset, finger
         "mean_iou": DEFINITION,
         "counting": "exact 64-bit integers, at the images' own size",
         "absent_classes": ABSENT_RULE,
-        "scales": list(predictor.augmentation.scales),
-        "flip": predictor.augmentation.flip,
-        "averaging": "softmax probabilities" if predictor.augmentation.passes > 1 else "none",
-        "resize": "none" if predictor.augmentation.scales == (1.0,) else "bilinear, antialiased where it shrinks",
+        "scales": list(augmentation.scales),
+        "flip": augmentation.flip,
+        "averaging": "softmax probabilities" if augmentation.passes > 1 else "none",
+        "resize": "none" if augmentation.scales == (1.0,) else "bilinear, antialiased where it shrinks",
         "padding": "mean colour at the bottom and the right to a multiple of 32, cut off again",
-        "precision": predictor.precision,
-        "device": str(predictor.device),
+        "engine": engine.name,
+        "precision": engine.precision,
+        "device": engine.device,
         "versions": {name: version(name) for name in ("exfuse", "torch", "numpy", "pillow")}
         | {"python": platform.python_version()},
     }

@@ -18,7 +18,7 @@ from exfuse.evaluation.bootstrap import LEVEL
 from exfuse.evaluation.evaluate import EvaluationReport
 from exfuse.inference.drawing import colorize
 from exfuse.inference.predictor import Predictor
-from exfuse.models.pretrained import ModelInfo
+from exfuse.models.info import ModelInfo
 
 EXAMPLES = 6
 
@@ -120,7 +120,7 @@ def write_run_report(folder: Path, dataset: SegmentationDataset, records: Sequen
         dataset: The validation split, for the examples.
         records: What the run recorded; see `RunLog`.
     """
-    predictor = Predictor.from_pretrained(folder / "model")
+    predictor = Predictor.from_pretrained(folder / "model", engine="torch")
     report = EvaluationReport.from_json(predictor.info.metrics)
     interval = report.interval
     between = f" ({_percent(interval.low)} to {_percent(interval.high)} at {100 * LEVEL:g} %)" if interval else ""

@@ -1,22 +1,19 @@
-"""From an image file to a label map."""
+"""From an image file to a label map. Knows no torch: an exported model is used without it."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
-from torch import Tensor, nn
 
 from exfuse.data.samples import UInt8Array, read_image
-from exfuse.errors import ConfigError, DataError
+from exfuse.errors import DataError
+from exfuse.inference.augmentation import PLAIN, TestTimeAugmentation
 from exfuse.inference.drawing import blend, with_legend
-from exfuse.inference.preprocessing import image_to_tensor, normalize
-from exfuse.inference.scoring import TestTimeAugmentation, class_scores, most_likely
-from exfuse.models.pretrained import ModelInfo, load_pretrained
-
-Precision = Literal["fp32", "bf16"]
+from exfuse.inference.engines.base import Engine, Float32Array, Precision
+from exfuse.inference.opening import EngineName, open_engine
+from exfuse.models.info import ModelInfo
 
 
 @dataclass(frozen=True)
@@ -27,11 +24,13 @@ class Prediction:
         image: The image it saw, RGB uint8 `(H, W, 3)`.
         labels: Class of each pixel, uint8 `(H, W)`.
         info: What the labels mean.
+        confidence: The probability of each pixel's label, float32 `(H, W)`; None unless it was asked for.
     """
 
     image: UInt8Array
     labels: UInt8Array
     info: ModelInfo
+    confidence: Float32Array | None = None
 
     def mask(self) -> Image.Image:
         """Returns the labels as an 8-bit palette image: the values are the classes, the colours the palette."""
@@ -61,81 +60,71 @@ class Predictor:
     """Segments images with a trained network.
 
     Args:
-        model: An `ExFuse`; moved to `device`.
-        info: What its weights mean.
-        augmentation: Scales and flips to average; one plain pass by default.
-        precision: "fp32", or "bf16" for autocast (the scores stay float32).
-        device: Where to compute; by default a GPU if there is one.
+        engine: What computes it.
+        info: What its labels mean.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        info: ModelInfo,
-        augmentation: TestTimeAugmentation | None = None,
-        precision: Precision = "fp32",
-        device: torch.device | None = None,
-    ) -> None:
-        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = model.eval().to(self.device)
+    def __init__(self, engine: Engine, info: ModelInfo) -> None:
+        self.engine = engine
         self.info = info
-        self.augmentation = augmentation or TestTimeAugmentation()
-        self.precision = precision
 
     @classmethod
     def from_pretrained(
         cls,
         source: str | Path,
-        engine: Literal["auto", "torch"] = "auto",
-        augmentation: TestTimeAugmentation | None = None,
-        precision: Precision = "fp32",
+        engine: EngineName = "auto",
+        precision: Precision | None = None,
+        augmentation: TestTimeAugmentation = PLAIN,
     ) -> "Predictor":
         """Loads a trained model.
 
         Args:
-            source: A model folder or a repository of the Hugging Face hub.
-            engine: What computes; "auto" takes the fastest that is installed. So far there is one: "torch".
-            augmentation: Scales and flips to average.
-            precision: "fp32" or "bf16".
+            source: A model folder, a repository of the Hugging Face hub, or what `exfuse export` wrote.
+            engine: What computes: "torch", "compile" (torch.compile), "openvino", "onnxruntime"; "auto" takes the
+                fastest that is installed and can do it, and `predictor.engine.name` says which.
+            precision: "fp32" or "bf16"; by default the engine's own, which is "fp32" with torch.
+            augmentation: Scales and flips to average, which torch alone does.
 
         Raises:
             CheckpointError: If the model cannot be loaded.
-            ConfigError: If the engine is unknown.
+            ConfigError: If the engine is unknown, not installed, or cannot do what is asked.
         """
-        if engine not in ("auto", "torch"):
-            raise ConfigError(f"there is no engine {engine!r}; known: auto, torch")
-        model, info = load_pretrained(source)
-        return cls(model, info, augmentation, precision)
+        return cls(*open_engine(source, engine, precision, augmentation))
 
-    def __call__(self, image: str | Path | Image.Image | UInt8Array) -> Prediction:
+    def __call__(self, image: str | Path | Image.Image | UInt8Array, confidence: bool = False) -> Prediction:
         """Segments one image.
 
         Args:
             image: A path, a Pillow image, or an RGB uint8 array `(H, W, 3)`.
+            confidence: Whether to give the labels' probabilities, too.
 
         Raises:
             DataError: If the file cannot be read or the array is no such image.
         """
         pixels = _as_pixels(image)
-        labels = most_likely(self.scores(image_to_tensor(pixels)))[0].cpu().numpy()
-        return Prediction(pixels, labels, self.info)
+        if not confidence:
+            return Prediction(pixels, self.engine.labels(pixels[None])[0], self.info)
+        scores = self.engine.scores(pixels[None])[0]
+        labels = scores.argmax(axis=0).astype(np.uint8)
+        return Prediction(pixels, labels, self.info, self._confidence(scores))
 
-    @torch.inference_mode()
-    def scores(self, images: Tensor) -> Tensor:
-        """Scores uint8 images `(N, 3, H, W)`: float32 `(N, K, H, W)` on the device; see `class_scores`."""
-        pixels = normalize(images.to(self.device), self.info.image_mean, self.info.image_std)
-        return class_scores(self._logits, pixels.contiguous(memory_format=torch.channels_last), self.augmentation)
+    def scores(self, image: str | Path | Image.Image | UInt8Array) -> Float32Array:
+        """Returns the classes' scores, float32 `(K, H, W)`: logits, or probabilities where several are averaged.
 
-    def confidence(self, scores: Tensor) -> Tensor:
-        """Returns the probability of each pixel's label, `(N, H, W)`, given what `scores` returned."""
-        if self.augmentation != TestTimeAugmentation():
-            return scores.amax(dim=1)
+        Args:
+            image: As above.
+
+        Raises:
+            DataError: As above.
+        """
+        return self.engine.scores(_as_pixels(image)[None])[0]
+
+    def _confidence(self, scores: Float32Array) -> Float32Array:
+        largest: Any = scores.max(axis=0)
+        if self.engine.augmentation != PLAIN:
+            return largest  # type: ignore[no-any-return]
         # The softmax of the largest score, without the others' quotients.
-        return torch.exp(scores.amax(dim=1) - scores.logsumexp(dim=1))
-
-    def _logits(self, images: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return self.model(images).logits  # type: ignore[no-any-return]
+        return 1 / np.exp(scores - largest).sum(axis=0)  # type: ignore[no-any-return]
 
 
 def _as_pixels(image: str | Path | Image.Image | UInt8Array) -> UInt8Array:

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from exfuse.data.samples import UInt8Array
-
 
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Maps uint8 RGB images to zero mean and unit deviation.
@@ -22,8 +20,3 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     scale = torch.tensor(std, device=images.device).view(1, 3, 1, 1) * 255
     shift = torch.tensor(mean, device=images.device).view(1, 3, 1, 1) * 255
     return (images.float() - shift) / scale
-
-
-def image_to_tensor(image: UInt8Array) -> Tensor:
-    """Returns an RGB image `(H, W, 3)` as a batch of one, uint8 `(1, 3, H, W)`, sharing its memory."""
-    return torch.from_numpy(image).permute(2, 0, 1)[None]

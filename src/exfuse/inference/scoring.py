@@ -1,29 +1,12 @@
 """Class probabilities of an image: one pass, or the mean over several scales and mirror images."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
-@dataclass(frozen=True)
-class TestTimeAugmentation:
-    """Which versions of an image are averaged.
-
-    Attributes:
-        scales: Factors of both sides; the image is resized bilinearly (antialiased where it shrinks), the scores back.
-        flip: Whether each scale is also shown mirrored.
-    """
-
-    scales: tuple[float, ...] = (1.0,)
-    flip: bool = False
-
-    @property
-    def passes(self) -> int:
-        """Number of forward passes an image takes."""
-        return len(self.scales) * (1 + self.flip)
+from exfuse.inference.augmentation import PLAIN, TestTimeAugmentation
 
 
 def class_scores(logits_of: Callable[[Tensor], Tensor], images: Tensor, augmentation: TestTimeAugmentation) -> Tensor:
@@ -37,7 +20,7 @@ def class_scores(logits_of: Callable[[Tensor], Tensor], images: Tensor, augmenta
     Returns:
         float32 `(N, K, H, W)`: the logits of a single pass, or the mean of the passes' softmax probabilities.
     """
-    if augmentation == TestTimeAugmentation():
+    if augmentation == PLAIN:
         return logits_of(images)
     size = images.shape[-2:]
     total = torch.zeros(())

@@ -1,37 +1,29 @@
-"""How a model lies on disk: a folder in the Hugging Face hub's layout, written whole or not at all."""
+"""How a model lies on disk: a folder in the Hugging Face hub's layout. Knows no torch."""
 
-import json
 from pathlib import Path
-from typing import Any
 
-from safetensors.torch import save
-from torch import nn
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from exfuse.durable import reason, staged_folder, write_file
-from exfuse.errors import CheckpointError
+from exfuse.errors import CheckpointError, brief
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
 
 
-def save_pretrained(folder: Path, model: nn.Module, config: dict[str, Any], card: str) -> None:
-    """Writes a model folder, replacing one that is there only once the new one is complete.
-
-    Args:
-        folder: Where to.
-        model: The network.
-        config: The content of `config.json`.
-        card: The model card, in Markdown.
+def find_model(source: str | Path) -> Path:
+    """Returns the folder of a trained model, fetched if it is a repository of the Hugging Face hub.
 
     Raises:
-        CheckpointError: If it cannot be written.
+        CheckpointError: If there is none.
     """
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    if str(source).count("/") != 1 or folder.parent.is_dir():
+        raise CheckpointError(f"{source}: no such model folder")
     try:
-        with staged_folder(folder) as staged:
-            write_file(staged / WEIGHTS_FILE, save(weights, metadata={"format": "pt"}))
-            write_file(staged / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
-            write_file(staged / CARD_FILE, card.encode())
-    except OSError as error:
-        raise CheckpointError(f"{folder}: the model could not be written ({reason(error, folder.parent)})") from error
+        return Path(snapshot_download(str(source), allow_patterns=[WEIGHTS_FILE, CONFIG_FILE, CARD_FILE]))
+    except (OSError, HfHubHTTPError, HFValidationError) as error:
+        raise CheckpointError(f"{source}: neither a model folder nor a model of the hub ({brief(error)})") from error

@@ -27,7 +27,8 @@ from exfuse.errors import ConfigError, DataError, did_you_mean
 from exfuse.inference.preprocessing import normalize
 from exfuse.models.backbone_weights import CLASSIFIER_TYPE
 from exfuse.models.backbones import BACKBONES
-from exfuse.models.folder import CONFIG_FILE, save_pretrained
+from exfuse.models.folder import CONFIG_FILE
+from exfuse.models.pretrained import save_pretrained
 from exfuse.models.semantic_supervision import ClassifierOutput, FourBools, SemanticSupervisionClassifier
 from exfuse.training.config import ClassificationDataConfig, PretrainingConfig
 from exfuse.training.loop import Evaluation, run_training

@@ -99,7 +99,7 @@ class ModelConfig(_Section):
 class LossConfig(_Section):
     """The weighted sum that is minimised; see `SegmentationLoss`."""
 
-    class_weights: Literal["none", "enet", "median_frequency"]
+    class_weights: Literal["none", "enet", "median_frequency", "root_median_frequency"]
     ohem: bool
     dice: Weight
     lovasz: Weight

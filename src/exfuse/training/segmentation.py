@@ -19,18 +19,28 @@ from exfuse.errors import ConfigError
 from exfuse.evaluation.bootstrap import mean_iou_interval
 from exfuse.evaluation.evaluate import EvaluationReport, describe_protocol, score_split
 from exfuse.evaluation.report import model_card, write_run_report
+from exfuse.inference.engines.torch_engine import TorchEngine
 from exfuse.inference.predictor import Predictor
-from exfuse.losses import SegmentationLoss, enet_weights, median_frequency_weights
+from exfuse.losses import (
+    SegmentationLoss,
+    enet_weights,
+    median_frequency_weights,
+    root_median_frequency_weights,
+)
 from exfuse.models.backbone_weights import load_backbone_weights
 from exfuse.models.exfuse import ExFuse, ExFuseOutput
-from exfuse.models.folder import save_pretrained
-from exfuse.models.pretrained import ModelInfo, load_pretrained
+from exfuse.models.info import ModelInfo
+from exfuse.models.pretrained import load_pretrained, save_pretrained
 from exfuse.training.config import DataConfig, LossConfig, TrainingConfig
 from exfuse.training.log import read_records
 from exfuse.training.loop import Evaluation, run_training
 from exfuse.training.run import begun, start_run
 
-CLASS_WEIGHTS = {"enet": enet_weights, "median_frequency": median_frequency_weights}
+CLASS_WEIGHTS = {
+    "enet": enet_weights,
+    "median_frequency": median_frequency_weights,
+    "root_median_frequency": root_median_frequency_weights,
+}
 
 
 def train(config: TrainingConfig, resume: bool, console: Console) -> EvaluationReport:
@@ -110,7 +120,8 @@ class SegmentationTask:
 
     def evaluate(self, model: nn.Module, step: int, between: Callable[[], None]) -> Evaluation:
         """Scores the network by its mean IoU on the validation split."""
-        predictor = Predictor(model, self.info, precision=self.config.precision, device=self.ranks.device)
+        engine = TorchEngine(model, self.info, precision=self.config.precision, device=self.ranks.device)
+        predictor = Predictor(engine, self.info)
         scores = score_split(predictor, self.val.dataset, self.ranks, Console(quiet=True), between=between)
         matrix, interval = scores.matrix, mean_iou_interval(scores.of_images)
         protocol = describe_protocol(predictor, self.val.dataset, self.val.scan.fingerprint)

@@ -1,0 +1,77 @@
+"""Writing a model for another runtime, checked before it gets its name."""
+
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+from exfuse.data.samples import Sample
+from exfuse.durable import reason, staged_folder, write_file
+from exfuse.errors import ConfigError, ExportError
+from exfuse.export.verify import LIMITS, Agreement, compare_engines
+from exfuse.inference.conversion import WRITE
+from exfuse.inference.engines.torch_engine import TorchEngine
+from exfuse.inference.opening import EXPORTED, EXPORTED_STEM, open_engine, require
+from exfuse.models.pretrained import load_pretrained
+
+ExportFormat = Literal["torch-export", "onnx", "openvino"]
+ExportPrecision = Literal["fp32", "int8"]
+
+SUFFIXES: dict[ExportFormat, str] = {"torch-export": ".pt2", "onnx": ".onnx", "openvino": ".xml"}
+REPORT_FILE = "export.json"
+
+
+def export_model(
+    source: str | Path,
+    output: Path,
+    export_format: ExportFormat,
+    precision: ExportPrecision,
+    samples: Sequence[Sample],
+) -> Agreement:
+    """Writes a folder with the exported model, its description and how well it agrees with the network.
+
+    It is written beside its place, opened as a user would open it, and compared with the network on images; only then
+    does the folder get its name, and whatever fails leaves nothing.
+
+    Args:
+        source: A model folder or a model of the hub.
+        output: The folder to write.
+        export_format: One of `SUFFIXES`.
+        precision: "fp32", or "int8" for OpenVINO, calibrated on the images.
+        samples: Real images to check with, labelled ones if there are any; see `compare_engines`.
+
+    Raises:
+        CheckpointError: If the model cannot be read.
+        ConfigError: If something that the format needs is not installed.
+        ExportError: If the export cannot be made or written, or differs from the network by more than `LIMITS`.
+    """
+    suffix = SUFFIXES[export_format]
+    require(EXPORTED[suffix])
+    if precision == "int8" and export_format != "openvino":
+        raise ConfigError(f"int8 is made for openvino only, not for {export_format}")
+    model, info = load_pretrained(source)
+    network = TorchEngine(model, info)
+    try:
+        with staged_folder(output) as staged:
+            path = staged / f"{EXPORTED_STEM}{suffix}"
+            WRITE[suffix](model, info, path)
+            if precision == "int8":
+                from exfuse.export.quantize import quantize
+
+                quantize(path, network, samples)
+            export, _ = open_engine(path, "auto", "fp32")
+            agreement = compare_engines(network, export, samples, info)
+            agreement.check(LIMITS[precision])
+            description = {
+                "format": export_format,
+                "precision": precision,
+                "model": info.to_json(),
+                "input": {"name": INPUT, "shape": ["N", "H", "W", 3], "type": "uint8", "channels": "RGB"},
+                "checked": agreement.to_json(),
+                "versions": {"exfuse": version("exfuse")},
+            }
+            write_file(staged / REPORT_FILE, (json.dumps(description, indent=2) + "\n").encode())
+    except OSError as error:
+        raise ExportError(f"{output}: the export could not be written ({reason(error, output.parent)})") from error
+    return agreement

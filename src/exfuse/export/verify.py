@@ -1,0 +1,121 @@
+"""How far an exported model is from the network it was made from, on real images."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from exfuse.data.samples import Sample
+from exfuse.errors import ExportError
+from exfuse.inference.engines.base import Engine
+from exfuse.metrics import ConfusionMatrix
+from exfuse.models.info import ModelInfo
+
+
+class Limits(NamedTuple):
+    """What an export must hold to.
+
+    Attributes:
+        logit_error: Largest difference of a score, against the largest score of the image.
+        labels: Share of pixels, 0 to 1, that must have the same label; ties of the network's own left out.
+        mean_iou: Least mean IoU on labelled images against the network's.
+    """
+
+    logit_error: float
+    labels: float
+    mean_iou: float
+
+
+# An exported fp32 file computes the same sums in another order; int8 changes them, and is judged by what comes of it.
+LIMITS = {"fp32": Limits(1e-4, 0.9999, 0.999), "int8": Limits(math.inf, 0.95, 0.99)}
+# A pixel is a tie if the network's two best scores differ by less than this share of the image's largest.
+TIE = 1e-4
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """An exported model against its network.
+
+    Attributes:
+        images: How many were compared.
+        logit_error: As in `Limits`, the worst of the images.
+        labels_equal: Share of pixels with the same label.
+        labels_equal_outside_ties: The same without the network's ties.
+        mean_iou: Of the network and of the export on the labelled pixels; None without any.
+    """
+
+    images: int
+    logit_error: float
+    labels_equal: float
+    labels_equal_outside_ties: float
+    mean_iou: tuple[float, float] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns all of it."""
+        network, export = self.mean_iou or (None, None)
+        return {
+            "images": self.images,
+            "logit_error": self.logit_error,
+            "labels_equal": self.labels_equal,
+            "labels_equal_outside_ties": self.labels_equal_outside_ties,
+            "mean_iou_of_network": network,
+            "mean_iou_of_export": export,
+        }
+
+    def check(self, limits: Limits) -> None:
+        """Holds the agreement against its limits.
+
+        Raises:
+            ExportError: If one is broken; names it and the figure.
+        """
+        if not self.logit_error <= limits.logit_error:
+            raise ExportError(
+                f"scores differ by {self.logit_error:.1e} of the largest; {limits.logit_error:.0e} is allowed"
+            )
+        if self.mean_iou is not None:
+            network, export = self.mean_iou
+            if not export >= limits.mean_iou * network:
+                raise ExportError(f"mean IoU {export:.4f}, the network's is {network:.4f}")
+        if not self.labels_equal_outside_ties >= limits.labels:
+            raise ExportError(
+                f"{self.labels_equal_outside_ties:.2%} of the labels are the network's; {limits.labels:.2%} must be"
+            )
+
+
+def compare_engines(network: Engine, export: Engine, samples: Iterable[Sample], info: ModelInfo) -> Agreement:
+    """Runs both on the same images.
+
+    Args:
+        network: The reference, giving logits.
+        export: What is checked.
+        samples: Images with their masks, all ignored where there is no truth.
+        info: What the labels mean.
+
+    Raises:
+        ExportError: If there is no image, or the two give results of different shapes.
+    """
+    matrices = [ConfusionMatrix(len(info.class_names), info.ignore_index) for _ in range(2)]
+    images = pixels = equal = sure = sure_equal = 0
+    worst = 0.0
+    for sample in samples:
+        expected, found = (engine.scores(sample.image[None])[0] for engine in (network, export))
+        labels = export.labels(sample.image[None])[0]
+        if expected.shape != found.shape or labels.shape != expected.shape[1:]:
+            raise ExportError(f"scores {found.shape} and labels {labels.shape} where the network has {expected.shape}")
+        largest = max(float(np.abs(expected).max()), np.finfo(np.float32).tiny)
+        worst = max(worst, float(np.abs(found - expected).max()) / largest)
+        truth = expected.argmax(axis=0)
+        best = np.partition(expected, -2, axis=0)[-2:]
+        apart = best[1] - best[0] > TIE * largest
+        same = labels == truth
+        images, pixels, equal = images + 1, pixels + same.size, equal + int(same.sum())
+        sure, sure_equal = sure + int(apart.sum()), sure_equal + int((same & apart).sum())
+        matrices[0].update(truth, sample.mask)
+        matrices[1].update(labels, sample.mask)
+    if not images:
+        raise ExportError("there is no image to check the export with")
+    ious = tuple(matrix.mean_iou() for matrix in matrices)
+    scored = (ious[0], ious[1]) if matrices[0].counts.any() else None
+    return Agreement(images, worst, equal / pixels, sure_equal / max(sure, 1), scored)

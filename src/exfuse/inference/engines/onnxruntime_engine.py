@@ -1,0 +1,53 @@
+"""ONNX Runtime on the CPU. Knows no torch."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from exfuse.data.samples import UInt8Array
+from exfuse.errors import CheckpointError, brief
+from exfuse.inference.augmentation import PLAIN
+from exfuse.inference.engines.base import Float32Array, Precision
+from exfuse.models.info import ModelInfo
+
+INFO_KEY = "exfuse"  # of the description, among the metadata of a model
+_FATAL_ONLY = 4
+
+
+class OnnxRuntimeEngine:
+    """Computes an exported `LabelGraph`; see `Engine`.
+
+    Args:
+        path: The `.onnx` file.
+
+    Raises:
+        CheckpointError: If it cannot be read or was not exported by us.
+    """
+
+    name = "onnxruntime"
+    precision: Precision = "fp32"
+    device = "cpu"
+    augmentation = PLAIN
+
+    def __init__(self, path: Path) -> None:
+        options = ort.SessionOptions()
+        options.log_severity_level = _FATAL_ONLY
+        try:
+            self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            description = self._session.get_modelmeta().custom_metadata_map[INFO_KEY]
+            self.info = ModelInfo.from_json(json.loads(description))
+        except Exception as error:  # the library has a dozen kinds of its own, which share no base
+            raise CheckpointError(f"{path}: not a readable ONNX model of exfuse's ({brief(error)})") from error
+
+    def labels(self, images: UInt8Array) -> UInt8Array:
+        """See `Engine`."""
+        return self._run("labels", images)
+
+    def scores(self, images: UInt8Array) -> Float32Array:
+        """See `Engine`."""
+        return self._run("logits", images)
+
+    def _run(self, output: str, images: UInt8Array) -> Any:
+        return self._session.run([output], {"images": images})[0]

@@ -1,0 +1,75 @@
+"""OpenVINO on the CPU. Knows no torch."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+
+from exfuse.data.samples import UInt8Array
+from exfuse.errors import CheckpointError, brief
+from exfuse.inference.augmentation import PLAIN
+from exfuse.inference.engines.base import Float32Array, Precision
+from exfuse.models.info import ModelInfo
+
+INFO_PATH = ["exfuse", "info"]  # of the description, in the runtime information of a model
+HINTS = {"fp32": "f32", "bf16": "bf16"}
+
+
+def read_openvino(path: Path) -> tuple[ov.Model, ModelInfo]:
+    """Reads an exported model.
+
+    Args:
+        path: The `.xml` file, with the weights in the `.bin` file beside it.
+
+    Raises:
+        CheckpointError: If it cannot be read or was not exported by us.
+    """
+    try:
+        model = ov.Core().read_model(path)
+        return model, ModelInfo.from_json(json.loads(model.get_rt_info(INFO_PATH).astype(str)))
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: not a readable OpenVINO model of exfuse's ({brief(error)})") from error
+
+
+def best_precision() -> Precision:
+    """Returns "bf16" where the processor has units for it."""
+    return "bf16" if "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "fp32"
+
+
+class OpenVINOEngine:
+    """Computes an exported `LabelGraph`; see `Engine`.
+
+    Args:
+        model: As `read_openvino` or `to_openvino` give it.
+        precision: By default the fastest that the processor has units for.
+        cache: Folder for what OpenVINO compiles, so that the next process starts faster; None is without.
+    """
+
+    name = "openvino"
+    device = "cpu"
+    augmentation = PLAIN
+
+    def __init__(self, model: ov.Model, precision: Precision | None = None, cache: Path | None = None) -> None:
+        self.precision: Precision = precision or best_precision()
+        self._model = model
+        self._options = {"INFERENCE_PRECISION_HINT": HINTS[self.precision], "PERFORMANCE_HINT": "LATENCY"}
+        if cache is not None:
+            self._options["CACHE_DIR"] = str(cache)
+        self._compiled: dict[str, ov.CompiledModel] = {}
+
+    def labels(self, images: UInt8Array) -> UInt8Array:
+        """See `Engine`."""
+        return self._run("labels", images)
+
+    def scores(self, images: UInt8Array) -> Float32Array:
+        """See `Engine`."""
+        return self._run("logits", images)
+
+    def _run(self, output: str, images: UInt8Array) -> Any:
+        if output not in self._compiled:
+            # Only what leads to this output is kept, so that labels never wait for scores to be copied out.
+            alone = ov.Model([self._model.output(output)], self._model.get_parameters(), self._model.friendly_name)
+            self._compiled[output] = ov.Core().compile_model(alone, "CPU", self._options)
+        return np.array(self._compiled[output](images)[0])

@@ -1,0 +1,154 @@
+"""Which engine computes a model. Knows no torch unless the engine needs it."""
+
+import hashlib
+import os
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from exfuse.durable import digest_of, staged_folder
+from exfuse.errors import CheckpointError, ConfigError, did_you_mean
+from exfuse.inference.augmentation import PLAIN, TestTimeAugmentation
+from exfuse.inference.engines.base import Engine, Precision
+from exfuse.models.folder import CONFIG_FILE, WEIGHTS_FILE, find_model
+from exfuse.models.info import ModelInfo
+
+if TYPE_CHECKING:
+    pass
+
+EngineName = Literal["auto", "torch", "compile", "openvino", "onnxruntime"]
+
+# The suffix of an export's main file -> the engine that computes it.
+EXPORTED: dict[str, EngineName] = {".xml": "openvino", ".onnx": "onnxruntime", ".pt2": "torch"}
+EXPORTED_STEM = "model"
+PACKAGES = {"openvino": ("openvino",), "onnxruntime": ("onnxruntime", "onnx", "onnxscript")}
+EXTRAS = {"openvino": "exfuse[openvino]", "onnxruntime": "exfuse[onnx]"}
+
+
+def open_engine(
+    source: str | Path, name: EngineName, precision: Precision | None, augmentation: TestTimeAugmentation
+) -> tuple[Engine, ModelInfo]:
+    """Loads a model into an engine; see `Predictor.from_pretrained`."""
+    if name not in get_args(EngineName):
+        raise ConfigError(f"there is no engine {name!r}; {did_you_mean(name, get_args(EngineName))}")
+    exported = find_exported(Path(source))
+    if exported is not None:
+        own = EXPORTED[exported.suffix]
+        if name not in ("auto", own):
+            raise ConfigError(f"{exported} is computed by the engine {own}, not by {name}")
+        if augmentation != PLAIN:
+            raise ConfigError(f"{exported}: scales and flips are averaged with a model folder only")
+        return _open_exported(exported, own, precision)
+    chosen = _fastest(augmentation) if name == "auto" else name
+    if augmentation != PLAIN and chosen != "torch":
+        raise ConfigError(f"scales and flips are averaged by the engine torch, not by {chosen}")
+    return _open_folder(find_model(source), chosen, precision, augmentation)
+
+
+def find_exported(source: Path) -> Path | None:
+    """Returns the main file of an exported model, given that file or its folder; None if it is something else."""
+    if source.is_file():
+        if source.suffix not in EXPORTED:
+            raise CheckpointError(f"{source}: neither a model folder nor a file that ends in {', '.join(EXPORTED)}")
+        return source
+    found = [source / f"{EXPORTED_STEM}{suffix}" for suffix in EXPORTED]
+    return next((path for path in found if path.is_file()), None)
+
+
+def _fastest(augmentation: TestTimeAugmentation) -> EngineName:
+    """Chooses for a model folder: a graphics card first, then what is installed, in the order of the benchmark."""
+    if augmentation != PLAIN or _has_cuda():
+        return "torch"
+    order: tuple[EngineName, ...] = ("openvino", "onnxruntime")
+    return next((name for name in order if not _missing(name)), "torch")
+
+
+def _has_cuda() -> bool:
+    if not Path("/proc/driver/nvidia").exists():  # spares a process without one the import of torch
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _missing(name: EngineName) -> list[str]:
+    return [package for package in PACKAGES.get(name, ()) if find_spec(package) is None]
+
+
+def _require(name: EngineName) -> None:
+    if missing := _missing(name):
+        raise ConfigError(
+            f"the engine {name} needs {', '.join(missing)}, which is not installed: pip install '{EXTRAS[name]}'"
+        )
+
+
+def _open_exported(path: Path, name: EngineName, precision: Precision | None) -> tuple[Engine, ModelInfo]:
+    _require(name)
+    if name == "openvino":
+        from exfuse.inference.engines.openvino_engine import OpenVINOEngine, read_openvino
+
+        model, info = read_openvino(path)
+        return OpenVINOEngine(model, precision, cache_folder() / "compiled"), info
+    if name == "onnxruntime":
+        return _open_onnx(path, precision)
+    from exfuse.inference.engines.program import ProgramEngine
+
+    if precision == "bf16":
+        raise ConfigError(f"{path}: an exported program is computed in fp32")
+    program = ProgramEngine(path)
+    return program, program.info
+
+
+def _open_onnx(path: Path, precision: Precision | None) -> tuple[Engine, ModelInfo]:
+    from exfuse.inference.engines.onnxruntime_engine import OnnxRuntimeEngine
+
+    if precision == "bf16":
+        raise ConfigError("the engine onnxruntime computes in fp32 only")
+    engine = OnnxRuntimeEngine(path)
+    return engine, engine.info
+
+
+def _open_folder(
+    folder: Path, name: EngineName, precision: Precision | None, augmentation: TestTimeAugmentation
+) -> tuple[Engine, ModelInfo]:
+    _require(name)
+    if name == "torch":
+        from exfuse.inference.engines.torch_engine import TorchEngine
+        from exfuse.models.pretrained import load_pretrained
+
+        model, info = load_pretrained(folder)
+        return TorchEngine(model, info, augmentation, precision or "fp32"), info
+    if name == "compile":
+        from exfuse.inference.engines.compiled import CompiledEngine
+        from exfuse.inference.graph import LabelGraph
+        from exfuse.models.pretrained import load_pretrained
+
+        model, info = load_pretrained(folder)
+        return CompiledEngine(LabelGraph(model, info), precision or "bf16"), info
+    return _open_exported(_converted(folder, name), name, precision)
+
+
+def _converted(folder: Path, name: EngineName) -> Path:
+    """Returns a folder's model converted for an engine, which is done once and kept in the cache."""
+    suffix = next(suffix for suffix, engine in EXPORTED.items() if engine == name)
+    parts = [version(package) for package in ("exfuse", *PACKAGES[name])]
+    try:
+        parts += [digest_of(folder / file).sha256 for file in (WEIGHTS_FILE, CONFIG_FILE)]
+    except OSError as error:
+        raise CheckpointError(f"{folder}: the model cannot be read ({error.strerror})") from error
+    target = cache_folder() / name / hashlib.sha256(" ".join(parts).encode()).hexdigest()[:32]
+    path = target / f"{EXPORTED_STEM}{suffix}"
+    if not path.is_file():
+        from exfuse.inference.conversion import WRITE
+        from exfuse.models.pretrained import load_pretrained
+
+        with staged_folder(target) as staged:
+            WRITE[suffix](*load_pretrained(folder), staged / path.name)
+    return path
+
+
+def cache_folder() -> Path:
+    """Returns where converted and compiled models are kept: `EXFUSE_CACHE`, or `exfuse` in the user's cache."""
+    own = os.environ.get("EXFUSE_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "exfuse"

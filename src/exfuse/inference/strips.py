@@ -1,0 +1,74 @@
+"""A palette PNG written strip by strip, so that a large mask is never in memory whole. Knows no torch."""
+
+import os
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from exfuse.data.classes import Color
+from exfuse.data.samples import UInt8Array
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PALETTE_TYPE = 3
+
+
+class StripWriter:
+    """Writes an 8-bit palette PNG (ISO/IEC 15948) of which the rows come in order; has its name only when whole.
+
+    Args:
+        path: Where to.
+        size: Width and height.
+        palette: One RGB colour a label.
+    """
+
+    def __init__(self, path: Path, size: tuple[int, int], palette: Sequence[Color]) -> None:
+        self.path = path
+        self.width, self.height = size
+        self.rows = 0
+        self._staged = path.with_name(f".{path.name}.partial")
+        self._file = self._staged.open("wb")
+        self._compressor = zlib.compressobj(6)
+        self._file.write(_SIGNATURE)
+        self._chunk(b"IHDR", struct.pack(">IIBBBBB", self.width, self.height, 8, _PALETTE_TYPE, 0, 0, 0))
+        self._chunk(b"PLTE", bytes(value for color in palette for value in color))
+
+    def __enter__(self) -> "StripWriter":
+        return self
+
+    def write(self, labels: UInt8Array) -> None:
+        """Adds rows, `(h, W)`.
+
+        Raises:
+            ValueError: If they have another width or are too many.
+        """
+        if labels.shape[1] != self.width or self.rows + len(labels) > self.height:
+            raise ValueError(f"{labels.shape} does not fit {self.height - self.rows} rows of {self.width}")
+        # Each row begins with the number of its filter; 0 is none, which suits labels.
+        filtered = np.pad(labels, ((0, 0), (1, 0)))
+        self._chunk(b"IDAT", self._compressor.compress(filtered.tobytes()))
+        self.rows += len(labels)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None or self.rows != self.height:
+            self._file.close()
+            self._staged.unlink(missing_ok=True)
+            if error is None:
+                raise ValueError(f"{self.path}: {self.rows} of {self.height} rows were written")
+            return
+        self._chunk(b"IDAT", self._compressor.flush())
+        self._chunk(b"IEND", b"")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._staged.replace(self.path)
+
+    def _chunk(self, kind: bytes, content: bytes) -> None:
+        if content or kind == b"IEND":
+            self._file.write(struct.pack(">I", len(content)) + kind + content)
+            self._file.write(struct.pack(">I", zlib.crc32(kind + content)))

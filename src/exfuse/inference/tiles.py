@@ -1,0 +1,103 @@
+"""Large images in overlapping tiles, labelled strip by strip. Knows no torch."""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from exfuse.data.samples import UInt8Array
+from exfuse.errors import ConfigError
+from exfuse.inference.engines.base import Engine, Float32Array
+
+
+class Tiling(NamedTuple):
+    """How an image is cut.
+
+    Attributes:
+        tile: Longest side of a tile in pixels.
+        overlap: How many pixels neighbours share; there their scores are blended linearly.
+    """
+
+    tile: int = 1024
+    overlap: int = 192
+
+    def check(self) -> None:
+        """Checks the numbers.
+
+        Raises:
+            ConfigError: If the overlap leaves nothing that a tile has for itself.
+        """
+        if self.overlap < 0 or self.tile < 32 or 2 * self.overlap >= self.tile:
+            raise ConfigError(
+                f"tiles of {self.tile} pixels with an overlap of {self.overlap}: a tile must be at least 32 and more "
+                "than twice the overlap"
+            )
+
+
+def label_strips(engine: Engine, image: UInt8Array, tiling: Tiling) -> Iterator[UInt8Array]:
+    """Labels an image from top to bottom.
+
+    The image is cut into a grid of tiles, all of one size but for the last row and column, which may be a few pixels
+    smaller. Each tile is computed alone; a pixel in several of them gets the mean of their scores, weighted by how far
+    it is from each one's border. A pixel in one tile alone has that tile's label. So a label is that of the whole
+    image wherever the tiles that have it see all that its label depends on.
+
+    The memory taken is that of the scores of one row of tiles, 4 * K * tile * W bytes, and of one tile in the network.
+
+    Args:
+        engine: What computes the tiles.
+        image: RGB, uint8, `(H, W, 3)`.
+        tiling: How to cut.
+
+    Yields:
+        Labels, uint8 `(h, W)`, the strips adding up to H rows.
+    """
+    tiling.check()
+    rows, columns = (cut(side, tiling) for side in image.shape[:2])
+    waiting: Float32Array | None = None
+    for place, (top, bottom) in enumerate(rows):
+        band = _score_row(engine, image[top:bottom], columns)
+        if waiting is not None:
+            shared = waiting.shape[1]
+            share = _ramp(shared)[:, None]
+            band[:, :shared] = (1 - share) * waiting + share * band[:, :shared]
+        done = (rows[place + 1][0] if place + 1 < len(rows) else bottom) - top
+        yield band[:, :done].argmax(axis=0).astype(np.uint8)
+        waiting = band[:, done:].copy()
+
+
+def cut(side: int, tiling: Tiling) -> list[tuple[int, int]]:
+    """Returns first and end of each tile along a side; neighbours share the overlap, exactly."""
+    count = max(1, math.ceil((side - tiling.overlap) / (tiling.tile - tiling.overlap)))
+    if count == 1:
+        return [(0, side)]
+    step = math.ceil((side - tiling.overlap) / count)
+    starts = range(0, side - tiling.overlap, step)
+    return [(start, min(start + step + tiling.overlap, side)) for start in starts]
+
+
+def _score_row(engine: Engine, band: UInt8Array, columns: list[tuple[int, int]]) -> Float32Array:
+    """Returns the scores `(K, h, W)` of a row of tiles, blended along the row."""
+    row: Float32Array | None = None
+    for left, right in columns:
+        scores = engine.scores(np.ascontiguousarray(band[:, left:right])[None])[0]
+        if row is None:
+            if len(columns) == 1:
+                return scores
+            row = np.empty((*scores.shape[:2], band.shape[1]), dtype=np.float32)
+            row[..., :right] = scores
+            known = right
+            continue
+        shared = known - left
+        share = _ramp(shared)
+        row[..., left:known] = (1 - share) * row[..., left:known] + share * scores[..., :shared]
+        row[..., known:right] = scores[..., shared:]
+        known = right
+    assert row is not None  # noqa: S101 - every side has a tile
+    return row
+
+
+def _ramp(length: int) -> Float32Array:
+    """Returns the later tile's share of the pixels that two neighbours share: from 0 to 1, both left out."""
+    return (np.arange(1, length + 1, dtype=np.float32)) / np.float32(length + 1)

@@ -1,0 +1,90 @@
+"""What a network's weights alone do not say. Knows no torch: an exported model is described without it."""
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from exfuse.models.builders import Parts
+    from exfuse.models.exfuse import ExFuse
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a network's weights alone do not say.
+
+    Attributes:
+        name: The model's name in `MODELS`.
+        parts: The keyword arguments it was built with.
+        class_names: One a class.
+        palette: One RGB colour (0-255) a class.
+        ignore_index: The label that was left out in training.
+        image_mean: RGB mean of the training images, 0 to 1, subtracted from the input.
+        image_std: RGB standard deviation, by which the input is then divided.
+        metrics: What was measured, and how; any JSON.
+    """
+
+    name: str
+    parts: "Parts"
+    class_names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    ignore_index: int
+    image_mean: tuple[float, float, float]
+    image_std: tuple[float, float, float]
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the content of `config.json`."""
+        return {
+            "model_type": "exfuse",
+            "architecture": {"name": self.name, "num_classes": len(self.class_names), **self.parts},
+            "id2label": {str(index): name for index, name in enumerate(self.class_names)},
+            "palette": [list(color) for color in self.palette],
+            "ignore_index": self.ignore_index,
+            "image_mean": list(self.image_mean),
+            "image_std": list(self.image_std),
+            "input": {"channels": "RGB", "range": [0, 1], "resize": None},
+            "metrics": self.metrics,
+        }
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "ModelInfo":
+        """Reads the content of `config.json`.
+
+        Raises:
+            KeyError: If an entry is missing.
+            TypeError: If an entry has a wrong type.
+            ValueError: If an entry has a wrong value.
+        """
+        architecture = dict(content["architecture"])
+        name, num_classes = str(architecture.pop("name")), int(architecture.pop("num_classes"))
+        labels = content["id2label"]
+        palette = tuple((int(r), int(g), int(b)) for r, g, b in content["palette"])
+        if len(labels) != num_classes or len(palette) != num_classes:
+            raise ValueError(f"{num_classes} classes, {len(labels)} names and {len(palette)} colours")
+        if not all(0 <= value <= 255 for color in palette for value in color):
+            raise ValueError("a colour is not three numbers from 0 to 255")
+        mean, std = _three_floats(content["image_mean"]), _three_floats(content["image_std"])
+        if not all(math.isfinite(value) for value in mean + std) or min(std) <= 0:
+            raise ValueError("image_mean and image_std must be finite, image_std positive")
+        return cls(
+            name=name,
+            parts=cast("Parts", architecture),
+            class_names=tuple(str(labels[str(index)]) for index in range(num_classes)),
+            palette=palette,
+            ignore_index=int(content["ignore_index"]),
+            image_mean=_three_floats(content["image_mean"]),
+            image_std=_three_floats(content["image_std"]),
+            metrics=dict(content.get("metrics", {})),
+        )
+
+    def build(self) -> "ExFuse":
+        """Builds the network with random weights."""
+        from exfuse.models.builders import create_model
+
+        return create_model(self.name, num_classes=len(self.class_names), **self.parts)
+
+
+def _three_floats(values: Any) -> tuple[float, float, float]:
+    first, second, third = values
+    return float(first), float(second), float(third)
