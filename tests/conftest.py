@@ -11,6 +11,18 @@ from public_data import coco, photos, sbd, voc  # noqa: F401 - fixtures
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where converted models are kept: not among those of whoever runs the tests."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("EXFUSE_CACHE")
+    os.environ["EXFUSE_CACHE"] = str(folder)
+    yield folder
+    os.environ.pop("EXFUSE_CACHE")
+    if before is not None:
+        os.environ["EXFUSE_CACHE"] = before
+
+
 @pytest.fixture(scope="session")
 def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small synthetic data set: 12 scenes to train on, 4 to validate. Read it, never write into it."""

@@ -22,14 +22,15 @@ MAY_IMPORT = {
     "data": {"errors", "validation"},
     "metrics": set(),
     "losses": {"data"},
-    "inference": {"models", "data", "errors"},
+    "inference": {"models", "data", "durable", "errors"},
+    "export": {"inference", "models", "data", "metrics", "durable", "errors"},
     "evaluation": {"inference", "models", "data", "metrics", "distributed", "errors"},
     "training": {
         "evaluation", "inference", "models", "data", "metrics", "losses", "distributed", "durable", "errors",
         "validation",
     },
     "ablation": {"training", "evaluation", "inference", "models", "data", "distributed", "durable", "errors"},
-    "cli": {"ablation", "training", "evaluation", "inference", "models", "data", "distributed", "errors"},
+    "cli": {"ablation", "export", "training", "evaluation", "inference", "models", "data", "distributed", "errors"},
     "__main__": {"cli"},
     "__init__": {"inference", "models", "metrics", "errors"},
 }  # fmt: skip

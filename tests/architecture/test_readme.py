@@ -9,8 +9,8 @@ import typer
 from PIL import Image
 
 from exfuse.cli.app import app
-from exfuse.models.pretrained import save_pretrained
 from exfuse.models.info import ModelInfo
+from exfuse.models.pretrained import save_pretrained
 from exfuse.training.recipes import load_ablation_config, load_config, load_pretraining_config
 
 ROOT = Path(__file__).parents[2]

@@ -27,12 +27,12 @@ from exfuse.training.recipes import load_config, read_recipe_text, recipe_names,
 
 EXFUSE = Path(sys.executable).with_name("exfuse")
 COMMANDS = [
-    "ablate", "checkpoint", "compare", "data", "demo", "doctor", "evaluate", "models", "predict", "pretrain", "recipes",
-    "submit", "train", "weights",
+    "ablate", "checkpoint", "compare", "data", "demo", "doctor", "evaluate", "export", "models", "predict", "pretrain",
+    "recipes", "submit", "train", "weights",
 ]  # fmt: skip
 PROTOCOL = {
     "model", "data", "split", "images", "data_sha256", "ignore_index", "mean_iou", "counting", "absent_classes",
-    "scales", "flip", "averaging", "resize", "padding", "precision", "device", "versions",
+    "scales", "flip", "averaging", "resize", "padding", "engine", "precision", "device", "versions",
 }  # fmt: skip
 
 
@@ -206,7 +206,7 @@ def test_a_predicted_mask_is_a_palette_image_of_the_images_size(trained: Trained
         colors = np.array(mask.getpalette()).reshape(-1, 3)[: len(SCENE_CLASSES)]
         assert colors.tolist() == [list(color) for color in SCENE_CLASSES.palette]
         labels = np.array(mask)
-    expected = Predictor.from_pretrained(trained.run / "model")(photo)
+    expected = Predictor.from_pretrained(trained.run / "model")(photo)  # by the same engine
     assert np.array_equal(labels, expected.labels)
     with Image.open(tmp_path / "out" / "overlays" / "photo.jpg") as overlay:
         assert overlay.width == 83

@@ -96,7 +96,7 @@ def test_two_processes_leave_one_run_and_say_everything_once(by_two: TwoProcesse
 
 def test_the_scores_of_two_processes_are_those_of_the_model_they_leave(by_two: TwoProcesses, pack: Path) -> None:
     for folder in ("model", "model_last"):
-        predictor = Predictor.from_pretrained(by_two.run / folder)
+        predictor = Predictor.from_pretrained(by_two.run / folder, engine="torch")
         alone = Ranks(0, 1, torch.device("cpu"))
         matrix = score_split(predictor, open_dataset(pack, "val"), alone, Console(quiet=True)).matrix
         assert matrix.counts.tolist() == predictor.info.metrics["confusion"]

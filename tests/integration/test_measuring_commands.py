@@ -17,6 +17,7 @@ from exfuse.distributed import Ranks, only_process
 from exfuse.errors import ConfigError
 from exfuse.evaluation.bootstrap import mean_iou
 from exfuse.evaluation.measures import MEASURES
+from exfuse.inference import augmentation as averaging
 from exfuse.inference.predictor import Predictor
 from exfuse.models import backbones
 
@@ -52,14 +53,15 @@ def test_evaluate_gives_an_interval_and_every_further_measure(
 
 def test_calibration_is_that_of_the_averaged_probabilities_too(models: tuple[Path, Path], pack: Path) -> None:
     image = open_dataset(pack, "val")[0].image
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
-    single = Predictor.from_pretrained(models[1])
-    scores = single.scores(pixels)
-    torch.testing.assert_close(single.confidence(scores), scores.softmax(dim=1).amax(dim=1))
+    single = Predictor.from_pretrained(models[1], engine="torch")
+    probabilities = torch.from_numpy(single.scores(image)).softmax(dim=0).numpy()
+    prediction = single(image, confidence=True)
+    np.testing.assert_allclose(prediction.confidence, probabilities.max(axis=0), rtol=1e-5)
+    np.testing.assert_array_equal(prediction.labels, single(image).labels)
     for scales, flip in (((1.0,), True), ((0.75,), False)):
-        other = Predictor(single.model, single.info, type(single.augmentation)(scales, flip))
-        averaged = other.scores(pixels)
-        torch.testing.assert_close(other.confidence(averaged), averaged.amax(dim=1))
+        other = Predictor.from_pretrained(models[1], augmentation=averaging.TestTimeAugmentation(scales, flip))
+        averaged = other(image, confidence=True)
+        np.testing.assert_array_equal(averaged.confidence, other.scores(image).max(axis=0))
 
 
 def test_compare_pairs_two_models_on_the_same_images(models: tuple[Path, Path], pack: Path, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from exfuse.distributed import Ranks
 from exfuse.errors import CheckpointError, ConfigError, DataError, TrainingError
 from exfuse.evaluation.bootstrap import image_counts
 from exfuse.evaluation.evaluate import SplitScores, score_split
+from exfuse.inference.engines.torch_engine import TorchEngine
 from exfuse.inference.predictor import Predictor
 from exfuse.losses import SegmentationLoss
 from exfuse.metrics import ConfusionMatrix
@@ -173,7 +174,7 @@ def test_the_report_is_one_page_that_needs_no_other_file(finished: Path) -> None
 
 
 def test_the_model_folder_holds_the_scores_that_the_model_in_it_has(finished: Path, pack: Path) -> None:
-    predictor = Predictor.from_pretrained(finished / "model")
+    predictor = Predictor.from_pretrained(finished / "model", engine="torch")
     alone = Ranks(0, 1, torch.device("cpu"))
     matrix = score_split(predictor, open_dataset(pack, "val"), alone, Console(quiet=True)).matrix
     assert matrix.counts.tolist() == predictor.info.metrics["confusion"]
@@ -355,15 +356,15 @@ def test_a_signal_while_scoring_keeps_the_step_and_the_scoring_is_done_again(
     number: signal.Signals, image: int, finished: Path, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, seen = tiny_config(pack, tmp_path / "run"), itertools.count()
-    scores = Predictor.scores
+    labels = TorchEngine.labels
 
-    def stop_at_an_image(predictor: Predictor, images: Tensor) -> Tensor:
+    def stop_at_an_image(engine: TorchEngine, images: np.ndarray) -> np.ndarray:
         if next(seen) == image:
             signal.raise_signal(number)
-        return scores(predictor, images)
+        return labels(engine, images)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Predictor, "scores", stop_at_an_image)
+        patch.setattr(TorchEngine, "labels", stop_at_an_image)
         with pytest.raises(Interrupted, match="stopped after step 3") as stopped:
             train_quietly(config)
     assert stopped.value.exit_code == 128 + number

@@ -14,8 +14,8 @@ from exfuse.losses import (
     enet_weights,
     lovasz_softmax,
     median_frequency_weights,
-    root_median_frequency_weights,
     ohem_cross_entropy,
+    root_median_frequency_weights,
 )
 
 IGNORE = 255

@@ -29,10 +29,9 @@ from exfuse.models import backbones
 from exfuse.models.backbone_weights import load_backbone_weights
 from exfuse.models.builders import create_model
 from exfuse.models.folder import CONFIG_FILE, WEIGHTS_FILE
-from exfuse.models.pretrained import save_pretrained
 from exfuse.models.foreign import import_weights
 from exfuse.models.info import ModelInfo
-from exfuse.models.pretrained import load_pretrained
+from exfuse.models.pretrained import load_pretrained, save_pretrained
 from exfuse.training.checkpoint import LATEST, TrainingState, load_checkpoint, save_checkpoint
 from exfuse.training.manifest import verify_checkpoint
 from exfuse.training.optim import build_optimizers

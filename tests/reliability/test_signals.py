@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from exfuse.cli.app import main
 from exfuse.data.datasets import SegmentationDataset
-from exfuse.inference.predictor import Predictor
+from exfuse.inference.engines.torch_engine import TorchEngine
 from exfuse.training import checkpoint, segmentation
 from exfuse.training.checkpoint import latest_checkpoint
 
@@ -52,7 +52,7 @@ PHASES: dict[str, tuple[object, str, int, int]] = {
     "start-up": (segmentation, "scan_dataset", 1, 0),
     "data wait": (SegmentationDataset, "__getitem__", IMAGES + 9, 2),
     "step": (torch.nn.utils, "get_total_norm", 3, 4),
-    "evaluation": (Predictor, "scores", 2, 3),
+    "evaluation": (TorchEngine, "labels", 2, 3),
     "save": (checkpoint, "write_file", 2, 2),
 }
 

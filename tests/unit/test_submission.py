@@ -11,6 +11,7 @@ from PIL import Image
 from exfuse.data.classes import VOC_NAMES, voc_palette
 from exfuse.errors import DataError
 from exfuse.evaluation.submission import check_voc_submission, voc_test_images, write_voc_submission
+from exfuse.inference.engines.torch_engine import TorchEngine
 from exfuse.inference.predictor import Predictor
 from exfuse.models.info import ModelInfo
 
@@ -28,7 +29,7 @@ def predictor(names: tuple[str, ...] = VOC_NAMES) -> Predictor:
         image_mean=(0.5, 0.5, 0.5),
         image_std=(0.25, 0.25, 0.25),
     )
-    return Predictor(info.build(), info)
+    return Predictor(TorchEngine(info.build(), info), info)
 
 
 @pytest.fixture

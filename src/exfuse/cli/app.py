@@ -13,6 +13,7 @@ from exfuse.cli import (
     demo,
     doctor,
     evaluate,
+    export,
     models,
     predict,
     pretrain,
@@ -38,6 +39,7 @@ app.command("evaluate")(evaluate.evaluate_command)
 app.command("ablate")(ablate.ablate_command)
 app.command("compare")(compare.compare_command)
 app.command("predict")(predict.predict_command)
+app.command("export")(export.export_command)
 app.command("submit")(submit.submit_command)
 app.command("models")(models.models_command)
 app.command("recipes")(recipes.recipes_command)

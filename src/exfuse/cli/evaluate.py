@@ -43,7 +43,7 @@ def evaluate_command(
             model, engine, precision, TestTimeAugmentation(parse_scales(scales), flip)
         )
         dataset = open_dataset(data, split)
-        check_classes(predictor, dataset)
+        check_classes(predictor.info, dataset)
         with console.status(f"checking the {len(dataset)} images of {split}"):
             scan = scan_dataset(dataset)
         scores = score_split(predictor, dataset, ranks, console, wanted)

@@ -10,10 +10,12 @@ from rich.console import Console
 from rich.progress import track
 
 from exfuse.cli.options import Flip, Model, NetworkEngine, NetworkPrecision, Scales, parse_scales
-from exfuse.data.samples import IMAGE_SUFFIXES
+from exfuse.data.samples import IMAGE_SUFFIXES, MAX_PIXELS, read_image
 from exfuse.errors import DataError
 from exfuse.inference.augmentation import TestTimeAugmentation
+from exfuse.inference.large import predict_large
 from exfuse.inference.predictor import Predictor
+from exfuse.inference.tiles import Tiling
 
 
 def predict_command(
@@ -24,12 +26,20 @@ def predict_command(
     flip: Flip = False,
     engine: NetworkEngine = "auto",
     precision: NetworkPrecision = None,
+    tile: Annotated[
+        int | None, typer.Option(min=32, help="Cut larger images into tiles of this side, which bounds the memory.")
+    ] = None,
+    overlap: Annotated[int, typer.Option(min=0, help="How many pixels neighbouring tiles share.")] = 192,
+    max_megapixels: Annotated[int, typer.Option(min=1, help="Refuse larger images.")] = MAX_PIXELS // 10**6,
 ) -> None:
     """Segment images: palette PNG masks, overlays with a legend, and each class's share as JSON.
 
-    Broken files are reported and skipped; the exit code is then 1.
+    Broken files are reported and skipped; the exit code is then 1. Of an image in tiles the overlay is small.
     """
     console, errors = Console(), Console(stderr=True)
+    tiling = Tiling(tile, overlap) if tile is not None else None
+    if tiling is not None:
+        tiling.check()
     images = find_images(paths)
     predictor = Predictor.from_pretrained(model, engine, precision, TestTimeAugmentation(parse_scales(scales), flip))
     for folder in ("masks", "overlays"):
@@ -37,7 +47,7 @@ def predict_command(
     rows, broken = [], 0
     for name, path in track(images.items(), description="predicting", console=console):
         try:
-            prediction = predictor(path)
+            pixels = read_image(path, max_megapixels * 10**6)
         except DataError as error:
             errors.print(f"skipped: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
             broken += 1
@@ -45,9 +55,14 @@ def predict_command(
         mask, overlay = output / "masks" / f"{name}.png", output / "overlays" / f"{name}.jpg"
         for target in (mask, overlay):
             target.parent.mkdir(parents=True, exist_ok=True)
-        prediction.mask().save(mask)
+        if tiling is not None and max(pixels.shape) > tiling.tile:
+            prediction, fractions = predict_large(predictor, pixels, tiling, mask)
+        else:
+            prediction = predictor(pixels)
+            prediction.mask().save(mask)
+            fractions = prediction.class_fractions()
         prediction.overlay().save(overlay, quality=92)
-        rows.append({"image": str(path), "mask": str(mask), "fractions": prediction.class_fractions()})
+        rows.append({"image": str(path), "mask": str(mask), "fractions": fractions})
     (output / "fractions.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     how = f"engine {predictor.engine.name}, {predictor.engine.precision}"
     summary = f"{len(rows)} images segmented, {broken} skipped: {output} ({how})"

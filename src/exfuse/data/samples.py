@@ -1,5 +1,7 @@
 """One labelled image: reading the two files and holding what was read."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,15 +56,19 @@ class Sample:
         return self.mask
 
 
-def read_image(path: Path) -> UInt8Array:
+def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> UInt8Array:
     """Reads an image as RGB uint8 `(H, W, 3)`, turned upright by its EXIF orientation.
+
+    Args:
+        path: The file.
+        max_pixels: How many it may have; a limit above the usual one lifts that of the sides as well.
 
     Raises:
         DataError: If the file is missing, broken or larger than 50 megapixels or 16,384 pixels a side.
     """
     try:
-        with Image.open(path) as image:
-            _check_size(path, image)
+        with _pillow_limit(max_pixels), Image.open(path) as image:
+            _check_size(path, image, max_pixels)
             upright = ImageOps.exif_transpose(image)
             return np.array(upright.convert("RGB"))
     except FileNotFoundError as error:
@@ -142,9 +148,22 @@ def check_sample(sample: Sample, num_classes: int, ignore_index: int, image_path
         )
 
 
-def _check_size(path: Path, image: Image.Image) -> None:
+def _check_size(path: Path, image: Image.Image, max_pixels: int = MAX_PIXELS) -> None:
     width, height = image.size
-    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+    max_side = MAX_SIDE if max_pixels <= MAX_PIXELS else max_pixels
+    if width * height > max_pixels or max(width, height) > max_side:
         raise DataError(
-            f"{path}: {width} x {height} pixels is over the limit of {MAX_PIXELS:,} pixels and {MAX_SIDE:,} a side"
+            f"{path}: {width} x {height} pixels is over the limit of {max_pixels:,} pixels and {max_side:,} a side"
         )
+
+
+@contextmanager
+def _pillow_limit(max_pixels: int) -> Iterator[None]:
+    """Lets Pillow open what our own limit allows, where that is above Pillow's."""
+    before = Image.MAX_IMAGE_PIXELS
+    if before is not None and max_pixels > before:
+        Image.MAX_IMAGE_PIXELS = max_pixels
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before

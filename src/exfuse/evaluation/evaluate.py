@@ -18,6 +18,7 @@ from exfuse.evaluation.bootstrap import Int64Array, Interval, image_counts
 from exfuse.evaluation.measures import Measure, ScoredImage, make_measures
 from exfuse.inference.predictor import Predictor
 from exfuse.metrics import ConfusionMatrix
+from exfuse.models.info import ModelInfo
 
 ABSENT_RULE = "classes without a labelled pixel in the split are left out of the means"
 DEFINITION = "mean over classes of hits / (true + predicted - hits), each summed over all labelled pixels of the split"
@@ -61,7 +62,7 @@ def score_split(
     Raises:
         DataError: If the data set has other classes than the model, or a file is bad.
     """
-    check_classes(predictor, dataset)
+    check_classes(predictor.info, dataset)
     num_classes, ignore_index = len(dataset.classes), dataset.classes.ignore_index
     matrix = ConfusionMatrix(num_classes, ignore_index)
     of_images = torch.zeros(len(dataset), 3, num_classes, dtype=torch.int64)
@@ -87,13 +88,13 @@ def score_split(
     return SplitScores(matrix, sum_over_ranks(of_images, ranks).numpy(), further)
 
 
-def check_classes(predictor: Predictor, dataset: SegmentationDataset) -> None:
+def check_classes(info: ModelInfo, dataset: SegmentationDataset) -> None:
     """Checks that labels mean the same to the model and the data set.
 
     Raises:
         DataError: If their class names differ.
     """
-    model_names, data_names = predictor.info.class_names, dataset.classes.names
+    model_names, data_names = info.class_names, dataset.classes.names
     if model_names == data_names:
         return
     if len(model_names) != len(data_names):

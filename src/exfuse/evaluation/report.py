@@ -143,7 +143,7 @@ def write_run_report(folder: Path, dataset: SegmentationDataset, records: Sequen
         "<p>Share of each true class's pixels (row) that was given each label (column).</p>",
         _embed(_png(_confusion(report))),
         "<h2>Examples: image, truth, prediction</h2>",
-        *(_embed(_jpeg(_example(predictor, dataset, index))) for index in _spread(len(dataset), EXAMPLES)),
+        *(_embed(_jpeg(_example(predictor, dataset, index))) for index in spread(len(dataset), EXAMPLES)),
         "<h2>Protocol</h2>",
         _html_table(("", ""), ((name, _one_line(value)) for name, value in report.protocol.items())),
     ]
@@ -196,7 +196,8 @@ def _example(predictor: Predictor, dataset: SegmentationDataset, index: int) -> 
     return Image.fromarray(np.concatenate([sample.image, truth, predicted], axis=1))
 
 
-def _spread(length: int, count: int) -> list[int]:
+def spread(length: int, count: int) -> list[int]:
+    """Returns `count` places spread evenly from 0 to `length` - 1, or all of them if they are fewer."""
     return sorted({round(place) for place in np.linspace(0, length - 1, min(count, length))})
 
 

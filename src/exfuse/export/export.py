@@ -9,10 +9,13 @@ from typing import Literal
 from exfuse.data.samples import Sample
 from exfuse.durable import reason, staged_folder, write_file
 from exfuse.errors import ConfigError, ExportError
+from exfuse.export.program import ProgramEngine
 from exfuse.export.verify import LIMITS, Agreement, compare_engines
-from exfuse.inference.conversion import WRITE
+from exfuse.inference.augmentation import PLAIN
+from exfuse.inference.conversion import WRITE, export_program, quiet
 from exfuse.inference.engines.torch_engine import TorchEngine
-from exfuse.inference.opening import EXPORTED, EXPORTED_STEM, open_engine, require
+from exfuse.inference.graph import INPUT
+from exfuse.inference.opening import EXPORTED, EXPORTED_STEM, WRITTEN_WITH, open_engine, require
 from exfuse.models.pretrained import load_pretrained
 
 ExportFormat = Literal["torch-export", "onnx", "openvino"]
@@ -47,7 +50,7 @@ def export_model(
         ExportError: If the export cannot be made or written, or differs from the network by more than `LIMITS`.
     """
     suffix = SUFFIXES[export_format]
-    require(EXPORTED[suffix])
+    require(WRITTEN_WITH.get(suffix, ()))
     if precision == "int8" and export_format != "openvino":
         raise ConfigError(f"int8 is made for openvino only, not for {export_format}")
     model, info = load_pretrained(source)
@@ -55,12 +58,13 @@ def export_model(
     try:
         with staged_folder(output) as staged:
             path = staged / f"{EXPORTED_STEM}{suffix}"
-            WRITE[suffix](model, info, path)
+            WRITE[suffix](export_program(model, info), info, path)
             if precision == "int8":
-                from exfuse.export.quantize import quantize
+                with quiet():
+                    from exfuse.export.quantize import quantize
 
-                quantize(path, network, samples)
-            export, _ = open_engine(path, "auto", "fp32")
+                    quantize(path, network, samples)
+            export = open_engine(path, "auto", "fp32", PLAIN)[0] if suffix in EXPORTED else ProgramEngine(path)
             agreement = compare_engines(network, export, samples, info)
             agreement.check(LIMITS[precision])
             description = {

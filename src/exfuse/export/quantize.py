@@ -1,4 +1,56 @@
-"""int8 with NNCF: calibrated on the user's images, and kept in higher precision wherever that is measured to cost."""
+"""int8 with NNCF: calibrated on the user's images; what that hurts stays in higher precision, chosen by measuring."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import nncf
+import openvino as ov
+
+from exfuse.data.samples import Sample, UInt8Array
+from exfuse.export.verify import LIMITS
+from exfuse.inference.engines.base import Engine
+from exfuse.inference.engines.openvino_engine import read_openvino, save_openvino
+from exfuse.metrics import ConfusionMatrix
+
+CALIBRATION_IMAGES = 300
 
 
+def quantize(path: Path, network: Engine, samples: Sequence[Sample]) -> None:
+    """Replaces an OpenVINO model by its int8 form.
 
+    The mean IoU is measured on the images before and after. Where it drops by more than `LIMITS` allow, operations go
+    back to higher precision one group after the other, those first that cost most, until it does not.
+
+    Args:
+        path: The `.xml` file.
+        network: The model before, whose labels are the truth where no image is labelled.
+        samples: To calibrate and to measure with.
+    """
+    model, info = read_openvino(path)
+    labelled = any((sample.mask != info.ignore_index).any() for sample in samples)
+    pairs = [
+        (sample.image[None], sample.mask if labelled else network.labels(sample.image[None])[0]) for sample in samples
+    ]
+
+    def mean_iou(compiled: ov.CompiledModel, items: Iterable[tuple[UInt8Array, UInt8Array]]) -> tuple[float, None]:
+        matrix = ConfusionMatrix(len(info.class_names), info.ignore_index)
+        for image, truth in items:
+            matrix.update(compiled(image)["labels"][0], truth)
+        return matrix.mean_iou(), None
+
+    logging.getLogger("nncf").setLevel(logging.WARNING)
+    int8 = nncf.quantize_with_accuracy_control(
+        model,
+        calibration_dataset=nncf.Dataset(pairs, lambda pair: pair[0]),
+        validation_dataset=nncf.Dataset(pairs),
+        validation_fn=mean_iou,
+        max_drop=1 - LIMITS["int8"].mean_iou,
+        drop_type=nncf.DropType.RELATIVE,
+        preset=nncf.QuantizationPreset.MIXED,
+        subset_size=min(CALIBRATION_IMAGES, len(pairs)),
+    )
+    staged = path.with_stem(f"{path.stem}_int8")
+    save_openvino(int8, info, staged)
+    for suffix in (".xml", ".bin"):
+        staged.with_suffix(suffix).replace(path.with_suffix(suffix))

@@ -104,7 +104,7 @@ def compare_engines(network: Engine, export: Engine, samples: Iterable[Sample], 
         labels = export.labels(sample.image[None])[0]
         if expected.shape != found.shape or labels.shape != expected.shape[1:]:
             raise ExportError(f"scores {found.shape} and labels {labels.shape} where the network has {expected.shape}")
-        largest = max(float(np.abs(expected).max()), np.finfo(np.float32).tiny)
+        largest = max(float(np.abs(expected).max()), float(np.finfo(np.float32).tiny))
         worst = max(worst, float(np.abs(found - expected).max()) / largest)
         truth = expected.argmax(axis=0)
         best = np.partition(expected, -2, axis=0)[-2:]

@@ -2,6 +2,8 @@
 
 import io
 import json
+import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -17,6 +19,9 @@ from exfuse.models.info import ModelInfo
 OPSET = 20
 
 
+INFO_FILE = "exfuse.json"  # of the description, among a program's extra files
+
+
 def export_program(model: ExFuse, info: ModelInfo) -> ExportedProgram:
     """Traces a model's `LabelGraph` for any number of images of any size."""
     graph = LabelGraph(model, info).eval()
@@ -27,43 +32,42 @@ def export_program(model: ExFuse, info: ModelInfo) -> ExportedProgram:
         return torch.export.export(graph, (example,), dynamic_shapes=(sizes,), strict=False)
 
 
-def write_program(model: ExFuse, info: ModelInfo, path: Path) -> None:
+def write_program(program: ExportedProgram, info: ModelInfo, path: Path) -> None:
     """Writes a `.pt2` file."""
-    from exfuse.inference.engines.program import INFO_FILE
-
-    torch.export.save(export_program(model, info), path, extra_files={INFO_FILE: json.dumps(info.to_json())})
+    torch.export.save(program, path, extra_files={INFO_FILE: json.dumps(info.to_json())})
 
 
-def write_onnx(model: ExFuse, info: ModelInfo, path: Path) -> None:
+def write_onnx(program: ExportedProgram, info: ModelInfo, path: Path) -> None:
     """Writes an `.onnx` file."""
     import onnx
 
     from exfuse.inference.engines.onnxruntime_engine import INFO_KEY
 
-    with _quiet():
+    with quiet():
         converted = torch.onnx.export(
-            export_program(model, info), input_names=[INPUT], output_names=OUTPUTS, opset_version=OPSET, verbose=False
+            program, input_names=[INPUT], output_names=OUTPUTS, opset_version=OPSET, verbose=False
         )
+    assert converted is not None  # noqa: S101 - it is so only where a file was asked for
     content = converted.model_proto
     onnx.helper.set_model_props(content, {INFO_KEY: json.dumps(info.to_json())})
     onnx.save(content, path)
 
 
-def write_openvino(model: ExFuse, info: ModelInfo, path: Path) -> None:
+def write_openvino(program: ExportedProgram, info: ModelInfo, path: Path) -> None:
     """Writes an `.xml` file, and a `.bin` file with the weights beside it."""
     import openvino as ov
 
-    from exfuse.inference.engines.openvino_engine import INFO_PATH
+    from exfuse.inference.engines.openvino_engine import save_openvino
 
-    converted = ov.convert_model(export_program(model, info))
+    with quiet():
+        converted = ov.convert_model(program)
     converted.inputs[0].get_tensor().set_names({INPUT})
     for output, name in zip(converted.outputs, OUTPUTS, strict=True):
         output.get_tensor().set_names({name})
-    converted.set_rt_info(json.dumps(info.to_json()), INFO_PATH)
-    ov.save_model(converted, path, compress_to_fp16=False)
+    save_openvino(converted, info, path)
 
 
-WRITE: dict[str, Callable[[ExFuse, ModelInfo, Path], None]] = {
+WRITE: dict[str, Callable[[ExportedProgram, ModelInfo, Path], None]] = {
     ".pt2": write_program,
     ".onnx": write_onnx,
     ".xml": write_openvino,
@@ -71,8 +75,22 @@ WRITE: dict[str, Callable[[ExFuse, ModelInfo, Path], None]] = {
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps to itself what the exporter prints and warns of along the way; its errors are raised."""
-    with redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+def quiet() -> Iterator[None]:
+    """Keeps to itself what a converter prints and warns of along the way; its errors are raised.
+
+    OpenVINO's tools report their use to a server, except in continuous integration: so they are told that this is one.
+    """
+    before = os.environ.get("CI")
+    os.environ["CI"] = "true"
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        with redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        exporter.setLevel(level)
+        os.environ.pop("CI")
+        if before is not None:
+            os.environ["CI"] = before

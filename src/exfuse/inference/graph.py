@@ -19,6 +19,9 @@ class LabelGraph(nn.Module):
         info: What its weights mean.
     """
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, model: ExFuse, info: ModelInfo) -> None:
         super().__init__()
         self.model = fold(model)
@@ -37,7 +40,7 @@ class LabelGraph(nn.Module):
         """
         height, width = images.shape[1:3]
         pixels = (images.permute(0, 3, 1, 2).float() - self.shift) / self.scale
-        logits = self.model(F.pad(pixels, (0, _missing(width), 0, _missing(height)))).logits
+        logits = self.model.segment(F.pad(pixels, (0, _missing(width), 0, _missing(height)))).logits
         labels = logits.argmax(dim=1).to(torch.uint8)
         # Cut by index: of a slice, torch.export would ask whether its size differs from the whole.
         rows, columns = (torch.arange(side, device=images.device) for side in (height, width))

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Iterable
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,11 +20,13 @@ if TYPE_CHECKING:
 
 EngineName = Literal["auto", "torch", "compile", "openvino", "onnxruntime"]
 
-# The suffix of an export's main file -> the engine that computes it.
-EXPORTED: dict[str, EngineName] = {".xml": "openvino", ".onnx": "onnxruntime", ".pt2": "torch"}
+# The suffix of an export's main file -> the engine that computes it, the fastest first.
+EXPORTED: dict[str, EngineName] = {".xml": "openvino", ".onnx": "onnxruntime"}
 EXPORTED_STEM = "model"
-PACKAGES = {"openvino": ("openvino",), "onnxruntime": ("onnxruntime", "onnx", "onnxscript")}
-EXTRAS = {"openvino": "exfuse[openvino]", "onnxruntime": "exfuse[onnx]"}
+# What it takes to compute with an engine, to write such a file, and how to get a package.
+PACKAGES: dict[EngineName, tuple[str, ...]] = {"openvino": ("openvino",), "onnxruntime": ("onnxruntime",)}
+WRITTEN_WITH = {".xml": ("openvino",), ".onnx": ("onnxruntime", "onnx", "onnxscript")}
+EXTRAS = {"openvino": "openvino", "onnxruntime": "onnx", "onnx": "onnx", "onnxscript": "onnx", "nncf": "int8"}
 
 
 def open_engine(
@@ -50,8 +53,13 @@ def find_exported(source: Path) -> Path | None:
     """Returns the main file of an exported model, given that file or its folder; None if it is something else."""
     if source.is_file():
         if source.suffix not in EXPORTED:
-            raise CheckpointError(f"{source}: neither a model folder nor a file that ends in {', '.join(EXPORTED)}")
+            raise CheckpointError(f"{source}: neither a model folder nor a file that ends in {' or '.join(EXPORTED)}")
         return source
+    if (source / f"{EXPORTED_STEM}.pt2").is_file():
+        raise CheckpointError(
+            f"{source / EXPORTED_STEM}.pt2: torch reads such a file by means that can run what is in it; if you trust "
+            "it, use torch.export.load"
+        )
     found = [source / f"{EXPORTED_STEM}{suffix}" for suffix in EXPORTED]
     return next((path for path in found if path.is_file()), None)
 
@@ -60,8 +68,8 @@ def _fastest(augmentation: TestTimeAugmentation) -> EngineName:
     """Chooses for a model folder: a graphics card first, then what is installed, in the order of the benchmark."""
     if augmentation != PLAIN or _has_cuda():
         return "torch"
-    order: tuple[EngineName, ...] = ("openvino", "onnxruntime")
-    return next((name for name in order if not _missing(name)), "torch")
+    installed = [engine for suffix, engine in EXPORTED.items() if not _missing(WRITTEN_WITH[suffix])]
+    return installed[0] if installed else "torch"
 
 
 def _has_cuda() -> bool:
@@ -72,35 +80,27 @@ def _has_cuda() -> bool:
     return torch.cuda.is_available()
 
 
-def _missing(name: EngineName) -> list[str]:
-    return [package for package in PACKAGES.get(name, ()) if find_spec(package) is None]
+def _missing(packages: Iterable[str]) -> list[str]:
+    return [package for package in packages if find_spec(package) is None]
 
 
-def _require(name: EngineName) -> None:
-    if missing := _missing(name):
-        raise ConfigError(
-            f"the engine {name} needs {', '.join(missing)}, which is not installed: pip install '{EXTRAS[name]}'"
-        )
+def require(packages: Iterable[str]) -> None:
+    """Checks that packages are installed.
+
+    Raises:
+        ConfigError: If one is not; says what to install.
+    """
+    if missing := _missing(packages):
+        raise ConfigError(f"{missing[0]} is not installed; pip install 'exfuse[{EXTRAS[missing[0]]}]'")
 
 
 def _open_exported(path: Path, name: EngineName, precision: Precision | None) -> tuple[Engine, ModelInfo]:
-    _require(name)
+    require(PACKAGES[name])
     if name == "openvino":
         from exfuse.inference.engines.openvino_engine import OpenVINOEngine, read_openvino
 
         model, info = read_openvino(path)
         return OpenVINOEngine(model, precision, cache_folder() / "compiled"), info
-    if name == "onnxruntime":
-        return _open_onnx(path, precision)
-    from exfuse.inference.engines.program import ProgramEngine
-
-    if precision == "bf16":
-        raise ConfigError(f"{path}: an exported program is computed in fp32")
-    program = ProgramEngine(path)
-    return program, program.info
-
-
-def _open_onnx(path: Path, precision: Precision | None) -> tuple[Engine, ModelInfo]:
     from exfuse.inference.engines.onnxruntime_engine import OnnxRuntimeEngine
 
     if precision == "bf16":
@@ -112,7 +112,6 @@ def _open_onnx(path: Path, precision: Precision | None) -> tuple[Engine, ModelIn
 def _open_folder(
     folder: Path, name: EngineName, precision: Precision | None, augmentation: TestTimeAugmentation
 ) -> tuple[Engine, ModelInfo]:
-    _require(name)
     if name == "torch":
         from exfuse.inference.engines.torch_engine import TorchEngine
         from exfuse.models.pretrained import load_pretrained
@@ -132,7 +131,8 @@ def _open_folder(
 def _converted(folder: Path, name: EngineName) -> Path:
     """Returns a folder's model converted for an engine, which is done once and kept in the cache."""
     suffix = next(suffix for suffix, engine in EXPORTED.items() if engine == name)
-    parts = [version(package) for package in ("exfuse", *PACKAGES[name])]
+    require(WRITTEN_WITH[suffix])
+    parts = [version(package) for package in ("exfuse", *WRITTEN_WITH[suffix])]
     try:
         parts += [digest_of(folder / file).sha256 for file in (WEIGHTS_FILE, CONFIG_FILE)]
     except OSError as error:
@@ -140,11 +140,12 @@ def _converted(folder: Path, name: EngineName) -> Path:
     target = cache_folder() / name / hashlib.sha256(" ".join(parts).encode()).hexdigest()[:32]
     path = target / f"{EXPORTED_STEM}{suffix}"
     if not path.is_file():
-        from exfuse.inference.conversion import WRITE
+        from exfuse.inference.conversion import WRITE, export_program
         from exfuse.models.pretrained import load_pretrained
 
+        model, info = load_pretrained(folder)
         with staged_folder(target) as staged:
-            WRITE[suffix](*load_pretrained(folder), staged / path.name)
+            WRITE[suffix](export_program(model, info), info, staged / path.name)
     return path
 
 

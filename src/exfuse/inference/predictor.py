@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -117,14 +116,16 @@ class Predictor:
         Raises:
             DataError: As above.
         """
-        return self.engine.scores(_as_pixels(image)[None])[0]
+        scores: Float32Array = self.engine.scores(_as_pixels(image)[None])[0]
+        return scores
 
     def _confidence(self, scores: Float32Array) -> Float32Array:
-        largest: Any = scores.max(axis=0)
+        largest: Float32Array = scores.max(axis=0)
         if self.engine.augmentation != PLAIN:
-            return largest  # type: ignore[no-any-return]
+            return largest
         # The softmax of the largest score, without the others' quotients.
-        return 1 / np.exp(scores - largest).sum(axis=0)  # type: ignore[no-any-return]
+        total: Float32Array = np.exp(scores - largest).sum(axis=0)
+        return np.float32(1) / total
 
 
 def _as_pixels(image: str | Path | Image.Image | UInt8Array) -> UInt8Array:

@@ -81,7 +81,7 @@ def _score_row(engine: Engine, band: UInt8Array, columns: list[tuple[int, int]])
     """Returns the scores `(K, h, W)` of a row of tiles, blended along the row."""
     row: Float32Array | None = None
     for left, right in columns:
-        scores = engine.scores(np.ascontiguousarray(band[:, left:right])[None])[0]
+        scores: Float32Array = engine.scores(np.ascontiguousarray(band[:, left:right])[None])[0]
         if row is None:
             if len(columns) == 1:
                 return scores
@@ -100,4 +100,5 @@ def _score_row(engine: Engine, band: UInt8Array, columns: list[tuple[int, int]])
 
 def _ramp(length: int) -> Float32Array:
     """Returns the later tile's share of the pixels that two neighbours share: from 0 to 1, both left out."""
-    return (np.arange(1, length + 1, dtype=np.float32)) / np.float32(length + 1)
+    ramp: Float32Array = np.arange(1, length + 1, dtype=np.float32) / np.float32(length + 1)
+    return ramp

@@ -118,7 +118,11 @@ class ExFuse(nn.Module):
         """
         height, width = images.shape[-2:]
         padded = F.pad(images, (0, -width % PAD_MULTIPLE, 0, -height % PAD_MULTIPLE))
+        logits, auxiliary = self.segment(padded)
+        return ExFuseOutput(logits[..., :height, :width], auxiliary)
 
+    def segment(self, padded: Tensor) -> ExFuseOutput:
+        """Segments images `(N, 3, H, W)` of which both sides are multiples of 32."""
         x2, x3, x4, x5 = self.backbone(padded)
         if self.embed2 is not None and self.embed3 is not None and self.embed4 is not None:
             x2, x3, x4 = self.embed2(x2, x3, x4, x5), self.embed3(x3, x4, x5), self.embed4(x4, x5)
@@ -131,7 +135,7 @@ class ExFuse(nn.Module):
         auxiliary: tuple[Tensor, ...] = ()
         if self.training and self.auxiliary_head is not None:
             auxiliary = (self.auxiliary_head(up4).float(),)
-        return ExFuseOutput(logits[..., :height, :width], auxiliary)
+        return ExFuseOutput(logits, auxiliary)
 
 
 class Fusion(nn.Module):

@@ -1,15 +1,21 @@
 """How a model lies on disk: a folder in the Hugging Face hub's layout. Knows no torch."""
 
+import json
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from exfuse.errors import CheckpointError, brief
+from exfuse.errors import CheckpointError, ConfigError, brief
+from exfuse.models.info import ModelInfo
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
+
+
+# What reading a description raises where its content makes no sense.
+WRONG_CONTENT = (ArithmeticError, AttributeError, ConfigError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def find_model(source: str | Path) -> Path:
@@ -27,3 +33,22 @@ def find_model(source: str | Path) -> Path:
         return Path(snapshot_download(str(source), allow_patterns=[WEIGHTS_FILE, CONFIG_FILE, CARD_FILE]))
     except (OSError, HfHubHTTPError, HFValidationError) as error:
         raise CheckpointError(f"{source}: neither a model folder nor a model of the hub ({brief(error)})") from error
+
+
+def read_info(folder: Path) -> ModelInfo:
+    """Reads the description of a model.
+
+    Raises:
+        CheckpointError: If it is missing or makes no sense.
+    """
+    try:
+        return ModelInfo.from_json(json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")))
+    except (OSError, *WRONG_CONTENT) as error:
+        raise unreadable(folder, error) from error
+
+
+def unreadable(folder: Path, error: Exception) -> CheckpointError:
+    """Returns what to raise where the description is at fault."""
+    return CheckpointError(
+        f"{folder / CONFIG_FILE}: not a readable model description ({type(error).__name__}: {brief(error)})"
+    )

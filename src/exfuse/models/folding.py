@@ -6,6 +6,8 @@ convolution on its input followed by a rearrangement; see `FoldedTail`.
 """
 
 import copy
+import itertools
+from types import EllipsisType
 
 import torch
 from torch import Tensor, nn
@@ -82,11 +84,9 @@ class FoldedTail(nn.Module):
         self.scale = scale
         exact = copy.deepcopy(tail).double()
         dtype = next(tail.parameters()).dtype
-        for row in PLACES:
-            for column in PLACES:
-                weight, bias = _probe(exact, channels, scale, row, column)
-                self.register_buffer(f"weight_{row}_{column}", weight.to(dtype))
-                self.register_buffer(f"bias_{row}_{column}", bias.to(dtype))
+        for (row, column), (weight, bias) in _probe(exact, channels, scale).items():
+            self.register_buffer(f"weight_{row}_{column}", weight.to(dtype))
+            self.register_buffer(f"bias_{row}_{column}", bias.to(dtype))
 
     def forward(self, y: Tensor) -> Tensor:
         """Maps `(N, D, H, W)`, H and W at least 3, to `(N, K, scale * H, scale * W)`, computed in float32 at least."""
@@ -106,24 +106,39 @@ class FoldedTail(nn.Module):
 
 
 @torch.no_grad()
-def _probe(tail: nn.Module, channels: int, scale: int, row: int, column: int) -> tuple[Tensor, Tensor]:
-    """Returns kernel and bias for the cell at a place of the grid; beyond the border the kernel is cut off."""
-    rows, columns = (range(max(0, place - 1), min(CELLS, place + 2)) for place in (row, column))
-    block = (..., slice(row * scale, (row + 1) * scale), slice(column * scale, (column + 1) * scale))
+def _probe(tail: nn.Module, channels: int, scale: int) -> dict[tuple[int, int], tuple[Tensor, Tensor]]:
+    """Returns kernel and bias for the cell at each place of the grid; beyond the border a kernel is cut off."""
     zeros = torch.zeros(1, channels, CELLS, CELLS, dtype=torch.float64, device=next(tail.parameters()).device)
-    bias = tail(zeros)[block]
-    taps = []
-    for r in rows:
-        for c in columns:
-            answers = []
-            for start in range(0, channels, PROBED_AT_ONCE):
-                few = list(range(start, min(channels, start + PROBED_AT_ONCE)))
-                impulses = zeros.repeat(len(few), 1, 1, 1)
-                impulses[list(range(len(few))), few, r, c] = 1
-                answers.append((tail(impulses)[block] - bias).flatten(1))
-            taps.append(torch.cat(answers))  # (D, K * scale^2), ordered as pixel shuffle is
-    weight = torch.stack(taps, dim=-1).transpose(0, 1).reshape(-1, channels, len(rows), len(columns))
-    return weight.contiguous(), bias.flatten()
+    nothing = tail(zeros)
+    # Place -> its kernel's taps in order; each `(D, K * scale^2)`, the latter ordered as pixel shuffle is.
+    taps: dict[tuple[int, int], list[Tensor]] = {(row, column): [] for row in PLACES for column in PLACES}
+    for cell in itertools.product(range(CELLS), repeat=2):
+        near = [place for place in taps if max(abs(place[0] - cell[0]), abs(place[1] - cell[1])) <= 1]
+        answers: dict[tuple[int, int], list[Tensor]] = {place: [] for place in near}
+        for start in range(0, channels, PROBED_AT_ONCE):
+            few = list(range(start, min(channels, start + PROBED_AT_ONCE)))
+            impulses = zeros.repeat(len(few), 1, 1, 1)
+            impulses[list(range(len(few))), few, cell[0], cell[1]] = 1
+            difference = tail(impulses) - nothing
+            for place in near:
+                answers[place].append(difference[_block(place, scale)].flatten(1))
+        for place in near:
+            taps[place].append(torch.cat(answers[place]))
+    return {
+        place: (_kernel(place, columns, channels), nothing[_block(place, scale)].flatten())
+        for place, columns in taps.items()
+    }
+
+
+def _block(place: tuple[int, int], scale: int) -> tuple[EllipsisType, slice, slice]:
+    """Returns where a cell's pixels are."""
+    row, column = place
+    return ..., slice(row * scale, (row + 1) * scale), slice(column * scale, (column + 1) * scale)
+
+
+def _kernel(place: tuple[int, int], taps: list[Tensor], channels: int) -> Tensor:
+    rows, columns = (min(CELLS, index + 2) - max(0, index - 1) for index in place)
+    return torch.stack(taps, dim=-1).transpose(0, 1).reshape(-1, channels, rows, columns).contiguous()
 
 
 def _fold_batch_norms(module: nn.Module) -> None:

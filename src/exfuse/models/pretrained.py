@@ -9,13 +9,18 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from exfuse.durable import reason, staged_folder, write_file
-from exfuse.errors import CheckpointError, ConfigError, brief
+from exfuse.errors import CheckpointError, brief
 from exfuse.models.exfuse import ExFuse
-from exfuse.models.folder import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, find_model
+from exfuse.models.folder import (
+    CARD_FILE,
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    WRONG_CONTENT,
+    find_model,
+    read_info,
+    unreadable,
+)
 from exfuse.models.info import ModelInfo
-
-# What reading a description and building the network it names raise where the content makes no sense.
-_WRONG_CONTENT = (ArithmeticError, AttributeError, ConfigError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def save_pretrained(folder: Path, model: nn.Module, config: dict[str, Any], card: str) -> None:
@@ -50,12 +55,11 @@ def load_pretrained(source: str | Path) -> tuple[ExFuse, ModelInfo]:
         CheckpointError: If it cannot be found or read, or the weights do not fit the architecture that it names.
     """
     folder = find_model(source)
+    info = read_info(folder)
     try:
-        info = ModelInfo.from_json(json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")))
         model = info.build()
-    except (OSError, *_WRONG_CONTENT) as error:
-        what = f"{type(error).__name__}: {brief(error)}"
-        raise CheckpointError(f"{folder / CONFIG_FILE}: not a readable model description ({what})") from error
+    except WRONG_CONTENT as error:
+        raise unreadable(folder, error) from error
     try:
         model.load_state_dict(load_file(folder / WEIGHTS_FILE))
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:

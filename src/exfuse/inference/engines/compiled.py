@@ -19,7 +19,7 @@ class CompiledEngine:
 
     def __init__(self, graph: LabelGraph, precision: Precision = "bf16") -> None:
         self.precision: Precision = precision
-        self._compiled = torch.compile(graph.eval().to(memory_format=torch.channels_last), dynamic=False)
+        self._compiled = torch.compile(graph.eval().to(memory_format=torch.channels_last), dynamic=False)  # type: ignore[call-overload]
 
     def labels(self, images: UInt8Array) -> UInt8Array:
         """See `Engine`."""

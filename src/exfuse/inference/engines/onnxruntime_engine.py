@@ -43,11 +43,13 @@ class OnnxRuntimeEngine:
 
     def labels(self, images: UInt8Array) -> UInt8Array:
         """See `Engine`."""
-        return self._run("labels", images)
+        labels: UInt8Array = self._run("labels", images)
+        return labels
 
     def scores(self, images: UInt8Array) -> Float32Array:
         """See `Engine`."""
-        return self._run("logits", images)
+        scores: Float32Array = self._run("logits", images)
+        return scores
 
     def _run(self, output: str, images: UInt8Array) -> Any:
         return self._session.run([output], {"images": images})[0]

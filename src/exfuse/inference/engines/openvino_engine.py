@@ -33,6 +33,18 @@ def read_openvino(path: Path) -> tuple[ov.Model, ModelInfo]:
         raise CheckpointError(f"{path}: not a readable OpenVINO model of exfuse's ({brief(error)})") from error
 
 
+def save_openvino(model: ov.Model, info: ModelInfo, path: Path) -> None:
+    """Writes what `read_openvino` reads.
+
+    Args:
+        model: With the input and the outputs of a `LabelGraph`.
+        info: What its labels mean.
+        path: The `.xml` file.
+    """
+    model.set_rt_info(json.dumps(info.to_json()), INFO_PATH)
+    ov.save_model(model, path, compress_to_fp16=False)
+
+
 def best_precision() -> Precision:
     """Returns "bf16" where the processor has units for it."""
     return "bf16" if "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "fp32"
@@ -61,11 +73,13 @@ class OpenVINOEngine:
 
     def labels(self, images: UInt8Array) -> UInt8Array:
         """See `Engine`."""
-        return self._run("labels", images)
+        labels: UInt8Array = self._run("labels", images)
+        return labels
 
     def scores(self, images: UInt8Array) -> Float32Array:
         """See `Engine`."""
-        return self._run("logits", images)
+        scores: Float32Array = self._run("logits", images)
+        return scores
 
     def _run(self, output: str, images: UInt8Array) -> Any:
         if output not in self._compiled:

@@ -1,0 +1,83 @@
+"""`exfuse export`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from exfuse.cli.options import Model
+from exfuse.cli.predict import find_images
+from exfuse.data.datasets import open_dataset
+from exfuse.data.samples import Sample, UInt8Array, read_image
+from exfuse.data.synthetic import make_scene
+from exfuse.errors import ConfigError
+from exfuse.evaluation.evaluate import check_classes
+from exfuse.evaluation.report import spread
+from exfuse.export.export import ExportFormat, ExportPrecision, export_model
+from exfuse.export.verify import Agreement
+from exfuse.models.folder import find_model, read_info
+from exfuse.models.info import ModelInfo
+
+DRAWN_IMAGES = 8
+
+
+def export_command(
+    model: Model,
+    export_format: Annotated[ExportFormat, typer.Option("--format", help="What to write.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
+    precision: Annotated[
+        ExportPrecision, typer.Option(help="fp32, or int8 (openvino only; needs --data or --images to calibrate).")
+    ] = "fp32",
+    data: Annotated[Path | None, typer.Option(help="A labelled data set to check with: a folder or a file.")] = None,
+    split: Annotated[str, typer.Option(help="Which split of it.")] = "val",
+    images: Annotated[str | None, typer.Option(help="Or images without labels: a file, a folder or a glob.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many images to check with at most.")] = 100,
+) -> None:
+    """Write a model as a file for production, checked against the network before it gets its name."""
+    console = Console()
+    info = read_info(find_model(model))
+    samples = check_samples(info, data, split, images, limit)
+    if not samples:
+        if precision == "int8":
+            raise ConfigError("--precision int8 is calibrated on images: give --data or --images")
+        console.print("no --data, no --images: checked on drawn scenes", style="yellow")
+        samples = [unlabelled(make_scene(seed).image, info) for seed in range(DRAWN_IMAGES)]
+    with console.status(f"writing {export_format}, and comparing {len(samples)} images"):
+        agreement = export_model(model, output, export_format, precision, samples)
+    console.print(agreement_table(agreement))
+    console.print(f"export  {output}", markup=False, highlight=False, soft_wrap=True)
+
+
+def check_samples(info: ModelInfo, data: Path | None, split: str, images: str | None, limit: int) -> list[Sample]:
+    """Reads the images to check an export with, spread evenly over what there is; none if nothing was named."""
+    if data is not None and images is not None:
+        raise ConfigError("--data and --images: give one of them")
+    if data is not None:
+        dataset = open_dataset(data, split)
+        check_classes(info, dataset)
+        return [dataset[index] for index in spread(len(dataset), limit)]
+    if images is None:
+        return []
+    paths = list(find_images([images]).values())
+    return [unlabelled(read_image(paths[index]), info) for index in spread(len(paths), limit)]
+
+
+def unlabelled(image: UInt8Array, info: ModelInfo) -> Sample:
+    """Returns an image of which no pixel has a known class."""
+    return Sample(image, np.full(image.shape[:2], info.ignore_index, dtype=np.uint8))
+
+
+def agreement_table(agreement: Agreement) -> Table:
+    """Returns what was compared, as a table."""
+    table = Table(title=f"export against network, {agreement.images} images", show_header=False)
+    table.add_row("largest difference of a score, against the largest score", f"{agreement.logit_error:.1e}")
+    table.add_row("labels equal", f"{agreement.labels_equal:.4%}")
+    table.add_row("labels equal, the network's ties left out", f"{agreement.labels_equal_outside_ties:.4%}")
+    if agreement.mean_iou is not None:
+        network, export = agreement.mean_iou
+        table.add_row("mean IoU of the network", f"{100 * network:.2f}")
+        table.add_row("mean IoU of the export", f"{100 * export:.2f}")
+    return table

@@ -1,0 +1,201 @@
+"""`exfuse export`, and what is done with what it wrote."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_run import call_exfuse, tiny_config, train_quietly
+
+from exfuse.data.datasets import open_dataset
+from exfuse.export import export, verify
+from exfuse.inference.predictor import Predictor
+
+FORMATS = {"torch-export": "model.pt2", "onnx": "model.onnx", "openvino": "model.xml"}
+
+
+@pytest.fixture(scope="module")
+def model(pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("run")
+    train_quietly(tiny_config(pack, run, "model.name=gcn_tiny"))  # small, so that tracing it takes little
+    return run / "model"
+
+
+@pytest.fixture(scope="module")
+def exported(model: Path, pack: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folder of each format; not to be changed."""
+    folder, folders = tmp_path_factory.mktemp("exported"), {}
+    for name in FORMATS:
+        folders[name] = folder / name
+        outcome = call_exfuse("export", model, "--format", name, "-o", folders[name], "--data", pack)
+        assert outcome.code == 0, outcome.errors
+        assert "labels equal" in outcome.output
+        assert "mean IoU of the export" in outcome.output
+    return folders
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_export_says_what_it_is_and_how_it_was_checked(exported: dict[str, Path], model: Path, name: str) -> None:
+    content = json.loads((exported[name] / "export.json").read_text())
+    assert (exported[name] / FORMATS[name]).is_file()
+    assert content["model"] == json.loads((model / "config.json").read_text())
+    checked = content["checked"]
+    assert checked["images"] == 4
+    assert checked["logit_error"] < 1e-4
+    assert checked["labels_equal_outside_ties"] == 1
+    assert checked["mean_iou_of_export"] == pytest.approx(checked["mean_iou_of_network"], abs=1e-3)
+    assert not list(exported[name].parent.glob(".*"))
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+@pytest.mark.parametrize("by_file", [False, True])
+def test_commands_take_an_export_where_they_take_a_model(
+    exported: dict[str, Path], model: Path, pack: Path, name: str, by_file: bool, tmp_path: Path
+) -> None:
+    source = exported[name] / FORMATS[name] if by_file else exported[name]
+    for used, target in ((source, "export.json"), (model, "model.json")):
+        outcome = call_exfuse(
+            "evaluate", used, pack, "--engine", "auto", "--precision", "fp32", "-o", tmp_path / target
+        )
+        assert outcome.code == 0, outcome.errors
+    scores = [json.loads((tmp_path / target).read_text()) for target in ("export.json", "model.json")]
+    assert scores[0]["mean_iou"] == pytest.approx(scores[1]["mean_iou"], abs=1e-3)
+    assert scores[0]["protocol"]["engine"] == ("openvino" if name == "openvino" else "onnxruntime")
+    outcome = call_exfuse("predict", source, pack, "-o", tmp_path / "out", "--precision", "fp32")
+    assert outcome.code == 0, outcome.errors
+    assert f"(engine {scores[0]['protocol']['engine']}, fp32)" in outcome.output
+    assert len(list((tmp_path / "out" / "masks").glob("*.png"))) == 16
+
+
+WITHOUT_TORCH = """
+import sys
+for module in ("torch", "cv2", "safetensors.torch"):
+    sys.modules[module] = None
+import numpy as np
+import exfuse
+prediction = exfuse.Predictor.from_pretrained(sys.argv[1], precision="fp32")(sys.argv[2])
+np.save(sys.argv[3], prediction.labels)
+"""
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_an_export_is_used_without_torch(
+    exported: dict[str, Path], model: Path, pack: Path, name: str, tmp_path: Path
+) -> None:
+    photo = open_dataset(pack, "val").entries[0].image
+    command = [sys.executable, "-c", WITHOUT_TORCH, exported[name], photo, tmp_path / "labels.npy"]
+    subprocess.run(command, check=True, timeout=60)
+    expected = Predictor.from_pretrained(model, "torch")(photo).labels
+    assert (np.load(tmp_path / "labels.npy") == expected).mean() > 0.999
+
+
+def test_an_export_that_fails_its_check_leaves_nothing_and_the_older_one_stays(
+    model: Path, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "export"
+    output.mkdir()
+    (output / "older").write_text("an older export")
+    monkeypatch.setitem(export.LIMITS, "fp32", verify.Limits(0.0, 2.0, 0.0))
+    outcome = call_exfuse("export", model, "--format", "onnx", "-o", output, "--data", pack)
+    assert outcome.code == 1
+    assert "error: scores differ by" in outcome.errors
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+    assert [path.name for path in output.iterdir()] == ["older"]
+
+
+def test_int8_holds_the_score(model: Path, pack: Path, tmp_path: Path) -> None:
+    outcome = call_exfuse(
+        "export", model, "--format", "openvino", "--precision", "int8", "-o", tmp_path / "int8", "--data", pack
+    )
+    assert outcome.code == 0, outcome.errors
+    checked = json.loads((tmp_path / "int8" / "export.json").read_text())["checked"]
+    assert checked["mean_iou_of_export"] >= 0.99 * checked["mean_iou_of_network"]
+    assert 0 < checked["logit_error"] < 1
+    assert "FakeQuantize" in (tmp_path / "int8" / "model.xml").read_text()
+
+
+def test_images_without_labels_or_none_at_all_check_an_export_too(model: Path, pack: Path, tmp_path: Path) -> None:
+    for options in ((), ("--images", pack, "--limit", "3")):
+        outcome = call_exfuse("export", model, "--format", "torch-export", "-o", tmp_path / "export", *options)
+        assert outcome.code == 0, outcome.errors
+        assert "mean IoU" not in outcome.output
+        assert ("checked on drawn scenes" in outcome.output) == (not options)
+        checked = json.loads((tmp_path / "export" / "export.json").read_text())["checked"]
+        assert checked["images"] == (3 if options else 8)
+        assert checked["mean_iou_of_export"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("--format", "onnx", "--precision", "int8", "--images", "PACK"),
+            "int8 is made for openvino only, not for onnx",
+        ),
+        (("--format", "openvino", "--precision", "int8"), "give --data or --images"),
+        (("--format", "openvino", "--data", "PACK", "--images", "PACK"), "--data and --images: give one of them"),
+    ],
+)
+def test_wrong_options_are_refused(
+    options: tuple[str, ...], message: str, model: Path, pack: Path, tmp_path: Path
+) -> None:
+    given = [str(pack) if option == "PACK" else option for option in options]
+    outcome = call_exfuse("export", model, "-o", tmp_path / "export", *given)
+    assert outcome.code == 1
+    assert message in outcome.errors
+    assert not (tmp_path / "export").exists()
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+@pytest.mark.parametrize("damage", ["cut", "other", "empty", "foreign"])
+def test_a_damaged_export_is_named(exported: dict[str, Path], name: str, damage: str, tmp_path: Path) -> None:
+    path = tmp_path / FORMATS[name]
+    content = (exported[name] / FORMATS[name]).read_bytes()
+    contents = {"cut": content[: len(content) // 2], "other": b"no model at all", "empty": b""}
+    contents["foreign"] = content.replace(b"id2label", b"id2labor")
+    path.write_bytes(contents[damage])
+    if name == "openvino":
+        path.with_suffix(".bin").write_bytes((exported[name] / "model.bin").read_bytes())
+    outcome = call_exfuse("predict", path, tmp_path, "-o", tmp_path / "out")
+    assert outcome.code == 1
+    assert "no image found" in outcome.errors
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    outcome = call_exfuse("predict", path, tmp_path / "a.png", "-o", tmp_path / "out")
+    assert outcome.code == 1
+    assert f"error: {path}: not a readable" in outcome.errors
+
+
+def test_a_program_is_not_opened_since_reading_it_can_run_what_is_in_it(
+    exported: dict[str, Path], pack: Path, tmp_path: Path
+) -> None:
+    for source in (exported["torch-export"], exported["torch-export"] / "model.pt2"):
+        outcome = call_exfuse("predict", source, pack, "-o", tmp_path / "out")
+        assert outcome.code == 1
+        assert "model.pt2" in outcome.errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_predict_cuts_large_images_into_tiles(model: Path, pack: Path, tmp_path: Path) -> None:
+    small, large = (open_dataset(pack, "val")[index].image for index in range(2))
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.fromarray(np.tile(large, (3, 4, 1))).save(photos / "large.png")
+    Image.fromarray(small[:60, :64]).save(photos / "small.png")
+    options = ("--tile", "256", "--overlap", "64", "--engine", "torch")
+    outcome = call_exfuse("predict", model, photos, "-o", tmp_path / "out", *options)
+    assert outcome.code == 0, outcome.errors
+    predictor = Predictor.from_pretrained(model, "torch")
+    for name in ("large", "small"):
+        whole = predictor(photos / f"{name}.png").labels
+        with Image.open(tmp_path / "out" / "masks" / f"{name}.png") as mask:
+            share = (np.array(mask) == whole).mean()
+        assert share == 1 if name == "small" else share > 0.8
+    fractions = json.loads((tmp_path / "out" / "fractions.json").read_text())
+    assert all(sum(row["fractions"].values()) == pytest.approx(1) for row in fractions)
+    assert (tmp_path / "out" / "overlays" / "large.jpg").is_file()
+    refused = call_exfuse("predict", model, photos, "-o", tmp_path / "other", "--tile", "256", "--overlap", "128")
+    assert refused.code == 1
+    assert "tiles of 256 pixels with an overlap of 128" in refused.errors

@@ -1,0 +1,163 @@
+"""Every engine against the network it was made from (N2)."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.export import ExportedProgram
+
+from exfuse.errors import CheckpointError, ConfigError
+from exfuse.export.program import ProgramEngine
+from exfuse.export.verify import TIE
+from exfuse.inference import augmentation as averaging
+from exfuse.inference import opening
+from exfuse.inference.conversion import WRITE, export_program
+from exfuse.inference.engines.base import Engine
+from exfuse.inference.engines.torch_engine import TorchEngine
+from exfuse.inference.predictor import Predictor
+from exfuse.models.info import ModelInfo
+from exfuse.models.pretrained import save_pretrained
+
+SHAPES = [(1, 64, 64), (3, 100, 71), (1, 257, 511), (1, 1024, 96), (2, 96, 1024)]
+SMALL = [(1, 1, 1), (2, 5, 40), (1, 32, 32)]
+
+
+def info_of(**parts: object) -> ModelInfo:
+    return ModelInfo(
+        name="exfuse_tiny",
+        parts=parts,
+        class_names=("a", "b", "c", "d", "e"),
+        palette=((0, 0, 0), (50, 0, 0), (100, 0, 0), (150, 0, 0), (200, 0, 0)),
+        ignore_index=255,
+        image_mean=(0.4, 0.5, 0.6),
+        image_std=(0.2, 0.25, 0.3),
+    )
+
+
+NETWORKS = {
+    "full": info_of(decoder_width=8),
+    "stride4": info_of(decoder="stride4", decoder_width="narrow"),
+    "baseline": replace(info_of(decoder="stride4"), name="gcn_tiny"),
+}
+
+
+class Written:
+    """A network with random weights, and the folder of its model."""
+
+    def __init__(self, info: ModelInfo, folder: Path) -> None:
+        torch.manual_seed(0)
+        model = info.build().eval()
+        # Running statistics of a fresh network are trivial; these are not.
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.2)
+                module.running_var.uniform_(0.5, 2)
+        self.folder, self.model, self.info = folder, model, info
+        self.network = TorchEngine(model, info)
+        self.program: ExportedProgram | None = None
+        save_pretrained(folder, model, info.to_json(), "")
+
+    def write(self, suffix: str) -> Path:
+        """Writes the network for an engine, traced once for all of them."""
+        path = self.folder.with_name(f"written{suffix}")
+        if not path.is_file():
+            self.program = self.program or export_program(self.model, self.info)
+            WRITE[suffix](self.program, self.info, path)
+        return path
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Written]:
+    return {name: Written(NETWORKS[name], tmp_path_factory.mktemp(name) / "model") for name in ("full", "stride4")}
+
+
+@pytest.fixture(params=["full", "stride4"])
+def written(request: pytest.FixtureRequest, networks: dict[str, Written]) -> Written:
+    return networks[request.param]
+
+
+@pytest.fixture(params=[".xml", ".onnx", ".pt2"])
+def engine(request: pytest.FixtureRequest, written: Written) -> Engine:
+    path = written.write(request.param)
+    return ProgramEngine(path) if request.param == ".pt2" else Predictor.from_pretrained(path, precision="fp32").engine
+
+
+def pictures(shape: tuple[int, int, int]) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, *SMALL], ids=str)
+def test_n2_scores_and_labels_are_the_networks(written: Written, engine: Engine, shape: tuple[int, int, int]):
+    if isinstance(engine, ProgramEngine) and min(shape[1:]) <= 32:
+        return  # torch.export takes sides from 33 on; said in docs/deploy.md and tested below
+    images = pictures(shape)
+    expected, found, labels = written.network.scores(images), engine.scores(images), engine.labels(images)
+    assert (found.shape, found.dtype) == (expected.shape, np.float32)
+    assert (labels.shape, labels.dtype) == (shape, np.uint8)
+    largest = np.abs(expected).max()
+    assert np.abs(found - expected).max() <= 1e-4 * largest
+    best = np.sort(expected, axis=1)
+    sure = best[:, -1] - best[:, -2] > TIE * largest
+    assert sure.any() or min(shape[1:]) == 1
+    np.testing.assert_array_equal(labels[sure], expected.argmax(axis=1)[sure])
+    np.testing.assert_array_equal(labels, found.argmax(axis=1))
+
+
+def test_n3_bfloat16_changes_few_labels(written: Written):
+    engine = Predictor.from_pretrained(written.write(".xml"), precision="bf16").engine
+    images = pictures((1, 120, 160))
+    assert (engine.labels(images) == written.network.labels(images)).mean() >= 0.98  # of noise, by random weights
+
+
+# torch says so of itself, while it imports its compiler.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")
+def test_the_compiled_engine_agrees(tmp_path: Path):
+    written = Written(NETWORKS["baseline"], tmp_path / "model")
+    engine = Predictor.from_pretrained(written.folder, "compile", "fp32").engine
+    images = pictures((1, 70, 90))
+    expected = written.network.scores(images)
+    assert np.abs(engine.scores(images) - expected).max() <= 1e-4 * np.abs(expected).max()
+    assert (engine.labels(images) == expected.argmax(axis=1)).mean() > 0.999
+
+
+def test_auto_takes_the_fastest_that_is_installed_and_can_do_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = Written(NETWORKS["baseline"], tmp_path / "model").folder
+    assert Predictor.from_pretrained(folder).engine.name == "openvino"
+    averaged = Predictor.from_pretrained(folder, augmentation=averaging.TestTimeAugmentation(flip=True))
+    assert averaged.engine.name == "torch"
+    found = opening.find_spec
+    monkeypatch.setattr(opening, "find_spec", lambda name: None if name == "openvino" else found(name))
+    assert Predictor.from_pretrained(folder).engine.name == "onnxruntime"
+    with pytest.raises(ConfigError, match=r"openvino is not installed; pip install 'exfuse\[openvino\]'"):
+        Predictor.from_pretrained(folder, "openvino")
+    monkeypatch.setattr(opening, "find_spec", lambda name: None)
+    assert Predictor.from_pretrained(folder).engine.name == "torch"
+    with pytest.raises(ConfigError, match=r"onnxruntime is not installed; pip install 'exfuse\[onnx\]'"):
+        Predictor.from_pretrained(folder, "onnxruntime")
+
+
+def test_what_an_engine_cannot_do_is_refused(tmp_path: Path):
+    folder = Written(NETWORKS["baseline"], tmp_path / "model").folder
+    with pytest.raises(ConfigError, match="scales and flips are averaged by the engine torch, not by openvino"):
+        Predictor.from_pretrained(folder, "openvino", augmentation=averaging.TestTimeAugmentation(flip=True))
+    with pytest.raises(ConfigError, match="the engine onnxruntime computes in fp32 only"):
+        Predictor.from_pretrained(folder, "onnxruntime", "bf16")
+    (tmp_path / "a.txt").write_text("no model")
+    with pytest.raises(CheckpointError, match=r"a\.txt: neither a model folder nor a file that ends in .xml or .onnx"):
+        Predictor.from_pretrained(tmp_path / "a.txt")
+
+
+def test_a_model_is_converted_once_for_each_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("EXFUSE_CACHE", str(tmp_path / "cache"))
+    folder = Written(NETWORKS["baseline"], tmp_path / "model").folder
+    image = pictures((1, 64, 64))[0]
+    labels = Predictor.from_pretrained(folder, "openvino", "fp32")(image).labels
+    monkeypatch.setattr("exfuse.inference.conversion.WRITE", {})
+    np.testing.assert_array_equal(Predictor.from_pretrained(folder, "openvino", "fp32")(image).labels, labels)
+    torch.manual_seed(1)
+    info = NETWORKS["baseline"]
+    save_pretrained(folder, info.build(), info.to_json(), "")
+    with pytest.raises(KeyError):
+        Predictor.from_pretrained(folder, "openvino")
