@@ -558,6 +558,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_weights_before_it(
     assert str(written) in str(stopped.value)
     record = json.loads(written.read_text())
     assert (record["step"], record["seed"], record["samples"]) == (5, 0, keys)
+    assert record["files"] == [str(pack / "images" / f"train_{index:04d}.jpg") for _, index in keys]
     network = networks[0]
     saved = tensors_in(config.output / "checkpoints" / "step_00000004")
     for name, parameter in network.named_parameters():

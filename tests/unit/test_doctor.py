@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from exfuse.data.datasets import open_dataset
-from exfuse.data.doctor import examine
+from exfuse.data.doctor import examine, open_leniently
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def findings_of(data: Path) -> list[tuple[str, str, str]]:
 
 def test_a_clean_set_has_nothing_wrong(data: Path) -> None:
     seen: list[int] = []
-    result = examine(open_dataset(data, "train"), lambda: seen.append(1))
+    result = examine(open_dataset(data, "train"), progress=lambda: seen.append(1))
     assert result.errors == 0
     assert [finding for finding in result.findings if finding.file] == []
     assert (result.images, len(seen)) == (12, 12)
@@ -133,3 +133,27 @@ def test_the_json_holds_everything(data: Path) -> None:
     content = json.loads(json.dumps(examine(open_dataset(data, "train")).to_json()))
     assert content["split"] == "train"
     assert any(finding["first"] == [5, 7] for finding in content["findings"])
+
+
+def test_all_missing_files_are_found_and_the_rest_is_examined(data: Path) -> None:
+    (data / "images" / "train_0003.jpg").unlink()
+    (data / "masks" / "train_0005.png").unlink()
+    with_label(data, "train_0007")
+    dataset, missing = open_leniently(data, "train")
+    result = examine(dataset, missing)
+    assert [(finding.kind, Path(finding.file).name) for finding in result.findings if finding.severity == "error"] == [
+        ("missing", "train.txt"),
+        ("missing", "train_0005.png"),
+        ("label", "train_0007.png"),
+    ]
+    assert "line 4: no image named 'train_0003'" in result.findings[0].message
+    assert result.images == 10
+
+
+def test_a_broken_mask_of_unnamed_classes_is_found_once(data: Path) -> None:
+    (data / "classes.json").unlink()
+    truncated(data, "train_0002")
+    result = examine(*open_leniently(data, "train"))
+    assert [(f.kind, Path(f.file).name) for f in result.findings if f.severity == "error"] == [
+        ("mask", "train_0002.png")
+    ]

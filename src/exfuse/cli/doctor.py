@@ -9,8 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from exfuse.data.datasets import open_dataset
-from exfuse.data.doctor import examine
+from exfuse.data.doctor import examine, open_leniently
 
 SHOWN = 20
 
@@ -27,10 +26,10 @@ def doctor_command(
     Every file of the splits is read. The exit code is 1 if something would stop training.
     """
     console = Console()
-    datasets = [open_dataset(data, split.strip()) for split in splits.split(",")]
+    opened = [open_leniently(data, split.strip()) for split in splits.split(",")]
     with Progress(console=console, transient=True) as bar:
-        task = bar.add_task("examining", total=sum(map(len, datasets)))
-        results = [examine(dataset, lambda: bar.advance(task)) for dataset in datasets]
+        task = bar.add_task("examining", total=sum(len(dataset) for dataset, _ in opened))
+        results = [examine(dataset, missing, lambda: bar.advance(task)) for dataset, missing in opened]
     for result in results:
         summary = f"{result.split}: {result.images} images, {result.errors} errors"
         console.print(summary, markup=False, highlight=False, soft_wrap=True)

@@ -1,6 +1,5 @@
 """Finding the labelled images of a data set on disk, in any of the layouts people keep them in."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,16 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from exfuse.data.classes import Classes, voc_palette
-from exfuse.data.layouts import Entry, Layout, find_classes, find_entries, own_label_map, recognise_layout
+from exfuse.data.layouts import (
+    Entry,
+    Layout,
+    OnMissing,
+    find_classes,
+    find_entries,
+    own_label_map,
+    recognise_layout,
+    stop,
+)
 from exfuse.data.samples import Sample, UInt8Array, check_sample, read_image, read_mask
 from exfuse.errors import ConfigError, DataError, brief, did_you_mean
 from exfuse.validation import describe, load_yaml
@@ -80,11 +88,12 @@ class SegmentationDataset:
         check_sample(sample, len(self.classes), self.classes.ignore_index, entry.image, entry.mask)
         return sample
 
-    def __iter__(self) -> Iterator[Sample]:
-        return (self[index] for index in range(len(self)))
+    def image_path(self, index: int) -> Path:
+        """Returns where an image lies."""
+        return self.entries[index].image
 
 
-def open_dataset(source: Path, split: str) -> SegmentationDataset:
+def open_dataset(source: Path, split: str, missing: OnMissing = stop) -> SegmentationDataset:
     """Opens one split of a data set.
 
     Args:
@@ -92,29 +101,30 @@ def open_dataset(source: Path, split: str) -> SegmentationDataset:
             in it. Class names come from the dataset file, from `classes.json` in the folder, or are PASCAL VOC's for
             its tree; otherwise the labels found in the masks are numbered.
         split: For example "train" or "val".
+        missing: Called for each image or mask that is not there; if it returns, the image is left out.
 
     Raises:
         ConfigError: If the dataset file is wrong or lacks the split.
         DataError: If the folder is in none of the layouts, or a file of the split is missing.
     """
     if source.suffix.lower() in (".yaml", ".yml"):
-        return _open_described(source, split)
+        return _open_described(source, split, missing)
     if not source.is_dir():
         raise DataError(f"{source}: no such folder (a data set is a folder or a .yaml file)")
     layout = recognise_layout(source, split)
     split_place = f"{split}.txt" if layout == "lists" else split
-    entries = find_entries(source, layout, split, split_place)
-    return SegmentationDataset(source, split, find_classes(source, layout), entries, own_label_map(layout))
+    entries = find_entries(source, layout, split, split_place, missing)
+    return SegmentationDataset(source, split, find_classes(source, layout, missing), entries, own_label_map(layout))
 
 
-def _open_described(path: Path, split: str) -> SegmentationDataset:
+def _open_described(path: Path, split: str, missing: OnMissing) -> SegmentationDataset:
     description = read_dataset_file(path)
     if split not in description.splits:
         raise ConfigError(f"{path}: no split {split!r}; {did_you_mean(split, description.splits)}")
     root = path.parent / description.root
     palette = description.palette or voc_palette(len(description.names))
     classes = Classes(description.names, palette, description.ignore_index)
-    entries = find_entries(root, description.layout, split, description.splits[split])
+    entries = find_entries(root, description.layout, split, description.splits[split], missing)
     label_map = None
     if description.label_map is not None:
         label_map = np.arange(256, dtype=np.uint8)

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from exfuse.data.classes import Classes
-from exfuse.data.datasets import SegmentationDataset
+from exfuse.data.datasets import SegmentationDataset, open_dataset
 from exfuse.data.layouts import Entry
 from exfuse.data.samples import UInt8Array, read_image, read_mask
 from exfuse.data.scan import Int64Array
@@ -67,15 +68,31 @@ class Examination:
         return asdict(self)
 
 
-def examine(dataset: SegmentationDataset, progress: Callable[[], None] = lambda: None) -> Examination:
+def open_leniently(source: Path, split: str) -> tuple[SegmentationDataset, tuple[Finding, ...]]:
+    """Opens a split as `open_dataset` does, but leaves out what is missing and returns it as findings."""
+    missing: dict[str, Finding] = {}
+
+    def note(error: DataError) -> None:
+        message = str(error)
+        missing[message] = Finding("error", "missing", message.partition(": ")[0], message)
+
+    dataset = open_dataset(source, split, note)
+    there = {str(entry.mask) for entry in dataset.entries}  # if it cannot be read, that will be found with the rest
+    return dataset, tuple(finding for finding in missing.values() if finding.file not in there)
+
+
+def examine(
+    dataset: SegmentationDataset, missing: tuple[Finding, ...] = (), progress: Callable[[], None] = lambda: None
+) -> Examination:
     """Reads every file of a split and notes all that is wrong with it.
 
     Args:
         dataset: The split.
+        missing: What was found already; see `open_leniently`.
         progress: Called after each image.
     """
     counts = np.zeros(256, dtype=np.int64)
-    findings: list[Finding] = []
+    findings = list(missing)
     with ThreadPoolExecutor(max_workers=4) as pool:
         for of_mask, of_entry in pool.map(lambda entry: _examine_entry(entry, dataset), dataset.entries):
             counts += of_mask

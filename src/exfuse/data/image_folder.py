@@ -64,6 +64,10 @@ class ImageFolder:
         path, label = self.entries[index]
         return ClassifiedImage(read_image(path), label)
 
+    def image_path(self, index: int) -> Path:
+        """Returns where an image lies."""
+        return self.entries[index][0]
+
 
 def open_image_folder(root: Path, split: str) -> ImageFolder:
     """Opens `root/split/CLASS/*`.

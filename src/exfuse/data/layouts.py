@@ -1,6 +1,7 @@
 """The layouts people keep labelled images in: how each is recognised, where its files are, what its labels mean."""
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,8 @@ from exfuse.data.samples import IMAGE_SUFFIXES, UInt8Array, read_mask
 from exfuse.errors import DataError
 
 Layout = Literal["lists", "folders", "voc", "cityscapes", "ade20k"]
+OnMissing = Callable[[DataError], None]
+
 CITYSCAPES_IMAGE = "_leftImg8bit.png"
 _UPPER_SUFFIXES = tuple(suffix.upper() for suffix in IMAGE_SUFFIXES)
 
@@ -56,7 +59,14 @@ def recognise_layout(root: Path, split: str) -> Layout:
     )
 
 
-def find_entries(root: Path, layout: Layout, split: str, split_place: str) -> tuple[Entry, ...]:
+def stop(error: DataError) -> None:
+    """Raises the error: what to do about a missing file unless all of them are looked for."""
+    raise error
+
+
+def find_entries(
+    root: Path, layout: Layout, split: str, split_place: str, missing: OnMissing = stop
+) -> tuple[Entry, ...]:
     """Returns a split's images and masks in their stored order.
 
     Args:
@@ -64,6 +74,7 @@ def find_entries(root: Path, layout: Layout, split: str, split_place: str) -> tu
         layout: How it lies there.
         split: The split's name.
         split_place: Its list file or its folder.
+        missing: Called for each file that is not there; if it returns, the image is left out.
 
     Raises:
         DataError: If a file is missing, or the split has no images.
@@ -71,47 +82,47 @@ def find_entries(root: Path, layout: Layout, split: str, split_place: str) -> tu
     if layout in ("folders", "ade20k"):
         masks_folder = "masks" if layout == "folders" else "annotations"
         entries = _entries_of_folders(
-            _inside(root, f"images/{split_place}"), _inside(root, f"{masks_folder}/{split_place}")
+            _inside(root, f"images/{split_place}"), _inside(root, f"{masks_folder}/{split_place}"), missing
         )
     elif layout == "cityscapes":
         entries = _entries_of_cityscapes(
-            _inside(root, f"leftImg8bit/{split_place}"), _inside(root, f"gtFine/{split_place}")
+            _inside(root, f"leftImg8bit/{split_place}"), _inside(root, f"gtFine/{split_place}"), missing
         )
     else:
         images, masks, names = root / "images", root / "masks", _inside(root, split_place)
         if layout == "voc":
             images, masks = root / "JPEGImages", root / "SegmentationClass"
             names = _inside(root, f"ImageSets/Segmentation/{split_place}.txt")
-        entries = _entries_of_list(images, masks, names)
+        entries = _entries_of_list(images, masks, names, missing)
     if not entries:
         raise DataError(f"{root}: split {split!r} has no images")
     return entries
 
 
-def _entries_of_folders(images: Path, masks: Path) -> tuple[Entry, ...]:
+def _entries_of_folders(images: Path, masks: Path, missing: OnMissing) -> tuple[Entry, ...]:
     if not images.is_dir():
         raise DataError(f"{images}: no such folder")
     paths = sorted(path for path in images.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     names = [path.relative_to(images).with_suffix("").as_posix() for path in paths]
-    return tuple(Entry(name, path, _existing_mask(masks, name)) for name, path in zip(names, paths, strict=True))
+    return _with_masks([(name, path, name) for name, path in zip(names, paths, strict=True)], masks, missing)
 
 
-def _entries_of_cityscapes(images: Path, masks: Path) -> tuple[Entry, ...]:
+def _entries_of_cityscapes(images: Path, masks: Path, missing: OnMissing) -> tuple[Entry, ...]:
     if not images.is_dir():
         raise DataError(f"{images}: no such folder")
-    entries = []
+    found = []
     for image in sorted(images.glob(f"*/*{CITYSCAPES_IMAGE}")):
         name = f"{image.parent.name}/{image.name.removesuffix(CITYSCAPES_IMAGE)}"
-        entries.append(Entry(name, image, _existing_mask(masks, f"{name}_gtFine_labelIds")))
-    return tuple(entries)
+        found.append((name, image, f"{name}_gtFine_labelIds"))
+    return _with_masks(found, masks, missing)
 
 
-def _entries_of_list(images: Path, masks: Path, list_path: Path) -> tuple[Entry, ...]:
+def _entries_of_list(images: Path, masks: Path, list_path: Path, missing: OnMissing) -> tuple[Entry, ...]:
     try:
         lines = list_path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{list_path}: not a readable list of images ({error})") from error
-    entries = []
+    found = []
     for number, line in enumerate(lines, start=1):
         name = line.strip()
         if not name:
@@ -122,16 +133,22 @@ def _entries_of_list(images: Path, masks: Path, list_path: Path) -> tuple[Entry,
         except (OSError, ValueError, DataError) as error:
             raise DataError(f"{list_path}: line {number}: {error}") from error
         if image is None:
-            raise DataError(f"{list_path}: line {number}: no image named {name!r} in {images}")
-        entries.append(Entry(name, image, _existing_mask(masks, name)))
+            missing(DataError(f"{list_path}: line {number}: no image named {name!r} in {images}"))
+        else:
+            found.append((name, image, name))
+    return _with_masks(found, masks, missing)
+
+
+def _with_masks(found: Sequence[tuple[str, Path, str]], masks: Path, missing: OnMissing) -> tuple[Entry, ...]:
+    """Adds the masks to images given by name, path and name of the mask."""
+    entries = []
+    for name, image, of_mask in found:
+        mask = _inside(masks, f"{of_mask}.png")
+        if mask.is_file():
+            entries.append(Entry(name, image, mask))
+        else:
+            missing(DataError(f"{mask}: no such mask"))
     return tuple(entries)
-
-
-def _existing_mask(masks: Path, name: str) -> Path:
-    mask = _inside(masks, f"{name}.png")
-    if not mask.is_file():
-        raise DataError(f"{mask}: no such mask")
-    return mask
 
 
 def _inside(root: Path, relative: str) -> Path:
@@ -145,8 +162,13 @@ def _inside(root: Path, relative: str) -> Path:
     return path
 
 
-def find_classes(root: Path, layout: Layout) -> Classes:
+def find_classes(root: Path, layout: Layout, missing: OnMissing = stop) -> Classes:
     """Returns the classes of a folder: those of `classes.json`, the layout's own, or the labels found in the masks.
+
+    Args:
+        root: The folder.
+        layout: How the data lies there.
+        missing: Called for each mask that was to be read and cannot be.
 
     Raises:
         DataError: If a description or a mask cannot be read.
@@ -162,7 +184,10 @@ def find_classes(root: Path, layout: Layout) -> Classes:
         return read_ade20k_classes(root / "objectInfo150.txt")
     labels: set[int] = set()
     for path in sorted((root / "masks").rglob("*.png")):
-        labels.update(np.unique(read_mask(path)).tolist())
+        try:
+            labels.update(np.unique(read_mask(path)).tolist())
+        except DataError as error:
+            missing(error)
     count = max(labels - {255}, default=0) + 1
     return numbered_classes(max(count, 2))
 

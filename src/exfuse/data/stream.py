@@ -123,6 +123,9 @@ class LabelledImages(Protocol[AnySample]):
 
     def __getitem__(self, index: int) -> AnySample: ...
 
+    def image_path(self, index: int) -> Path:
+        """Returns where an image lies."""
+
 
 class AugmentedDataset(Dataset[Batch], Generic[SampleType]):
     """A data set read by `SampleKey`, each sample augmented by a generator seeded with (seed, epoch, index)."""
@@ -176,7 +179,8 @@ def training_loader(dataset: AugmentedDataset[Any], order: SampleOrder, workers:
         except (RuntimeError, OSError, EOFError) as error:
             if not workers:
                 raise
-            raise worker_error(error, islice(order, place, place + AHEAD * workers + 1)) from error
+            ahead = islice(order, place, place + AHEAD * workers + 1)
+            raise worker_error(error, dataset, ahead) from error
 
 
 def _raise_once() -> None:
@@ -206,15 +210,17 @@ def is_worker_failure(error: RuntimeError) -> bool:
     return "DataLoader" in str(error)
 
 
-def worker_error(error: Exception, batches: Iterable[list[SampleKey]]) -> DataError:
+def worker_error(error: Exception, dataset: AugmentedDataset[Any], batches: Iterable[list[SampleKey]]) -> DataError:
     """Returns what to say when a worker process failed.
 
     Args:
         error: What torch said.
+        dataset: What was read.
         batches: Those that it may have been reading.
     """
-    keys = [f"{key.sample} of epoch {key.epoch}" for batch in batches for key in batch]
-    samples = ", ".join(keys[:SAMPLES_NAMED]) + (f" and {len(keys) - SAMPLES_NAMED} more" * (len(keys) > SAMPLES_NAMED))
+    keys = [key for batch in batches for key in batch]
+    paths = [str(dataset.dataset.image_path(key.sample)) for key in keys[:SAMPLES_NAMED]]
+    samples = ", ".join(paths) + (f" and {len(keys) - SAMPLES_NAMED} more" * (len(keys) > SAMPLES_NAMED))
     text = brief(error)
     hint = "data.workers=0 reads in the training process itself"
     if "shared memory" in text or "Bus error" in text or "/torch_" in text:

@@ -123,7 +123,7 @@ def run_training(run: Run, task: Task, resume: bool, stop: StopSignals, console:
             if not is_worker_failure(error):
                 raise
             ahead = run.state.step + AHEAD * config.data.workers + 1
-            raise worker_error(error, _order(run, ahead)) from error
+            raise worker_error(error, task.samples(), _order(run, ahead)) from error
     wait_for_all(run.ranks)
     stop.saved_step = run.state.step
 
@@ -193,7 +193,7 @@ def _take_step(run: Run, task: Task, batch: Batch) -> float:
             run.average.update(run.model, state.step)
         state.skipped = 0
     else:
-        _leave_out(run, batch, value, float(norm), buffers)
+        _leave_out(run, task, batch, value, float(norm), buffers)
     for optimizer in run.optimizers:
         optimizer.zero_grad()
     return value
@@ -214,9 +214,9 @@ def _backward(run: Run, task: Task, batch: Batch) -> float:
     return float(sum_over_ranks(total, ranks)) / ranks.size
 
 
-def _leave_out(run: Run, batch: Batch, loss: float, norm: float, buffers: Sequence[Tensor]) -> None:
+def _leave_out(run: Run, task: Task, batch: Batch, loss: float, norm: float, buffers: Sequence[Tensor]) -> None:
     """Writes down a step that is not finite; raises, or puts back the batch-norm statistics it has changed."""
-    config, state = run.config, run.state
+    config, state, dataset = run.config, run.state, task.samples().dataset
     samples = [tuple(key) for key in batch.keys.tolist()]
     record = {
         "step": state.step + 1,
@@ -224,13 +224,14 @@ def _leave_out(run: Run, batch: Batch, loss: float, norm: float, buffers: Sequen
         "gradient_norm": str(norm),
         "seed": config.seed,
         "samples": samples,
+        "files": [str(dataset.image_path(index)) for _, index in samples],
     }
     path = config.output / NONFINITE_FILE.format(rank=run.ranks.rank)
     replace_file(path, json.dumps(record) + "\n")
     if state.skipped >= config.max_skipped_steps:
         raise TrainingError(
             f"step {state.step + 1}: the loss is {loss}, the gradient's norm {norm}; the weights are those before it. "
-            f"Its samples (epoch, index) and seed are in {path}. A smaller learning rate, a longer warm-up or "
+            f"Its files and seed are in {path}. A smaller learning rate, a longer warm-up or "
             "gradient_clip may help a new run; --resume with max_skipped_steps=3 leaves such steps out"
         )
     state.skipped += 1
