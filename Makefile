@@ -31,9 +31,20 @@ format: $(INSTALLED)
 test-nightly: $(INSTALLED)
 	$(BIN)/python -m pytest -m nightly
 
-bench: $(INSTALLED)
-	$(BIN)/python benchmarks/network.py
-	$(BIN)/python benchmarks/rearrangement.py
+# The peers are measured in an environment of their own: they need torchvision, whose wheel does not fit a CPU torch.
+BENCH := benchmarks/.venv
+$(BENCH)/installed: benchmarks/requirements.txt pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[onnx,openvino]'
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --requirement benchmarks/requirements.txt
+	touch $@
+
+bench: $(BENCH)/installed
+	$(BENCH)/bin/python benchmarks/network.py
+	$(BENCH)/bin/python benchmarks/rearrangement.py
+	$(BENCH)/bin/python benchmarks/engines.py
+	$(BENCH)/bin/python benchmarks/peers.py
 
 clean:
-	rm -rf .venv build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage
+	rm -rf .venv benchmarks/.venv build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage

@@ -1,0 +1,101 @@
+"""What folding and the engines make of the same network: uint8 pixels to uint8 labels, one image.
+
+python benchmarks/engines.py [--size 512] [--rounds 7]
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from exfuse.inference.engines.base import Engine
+from exfuse.inference.engines.compiled import CompiledEngine
+from exfuse.inference.engines.torch_engine import TorchEngine
+from exfuse.inference.graph import LabelGraph
+from exfuse.inference.predictor import Predictor
+from exfuse.models.folding import fold
+from exfuse.models.pretrained import load_pretrained, save_pretrained
+from harness import interleave, peak_memory, report_memory, write
+from subjects import OURS, info_of
+
+REFERENCE = "torch fp32"
+
+
+def open_case(case: str, folder: Path) -> Engine:
+    """Returns the engine that a case names, computing the model in a folder."""
+    name, _, precision = case.rpartition(" ")
+    if name in ("torch", "torch folded"):
+        model, info = load_pretrained(folder)
+        return TorchEngine(fold(model) if "folded" in name else model, info, precision=precision)  # type: ignore[arg-type]
+    if name == "compile":
+        return CompiledEngine(LabelGraph(*load_pretrained(folder)), precision)  # type: ignore[arg-type]
+    return Predictor.from_pretrained(folder, name, precision).engine  # type: ignore[arg-type]
+
+
+CASES = (
+    REFERENCE,
+    "torch bf16",
+    "torch folded fp32",
+    "torch folded bf16",
+    "compile bf16",
+    "onnxruntime fp32",
+    "openvino fp32",
+    "openvino bf16",
+)
+
+
+def make_step(case: str, folder: Path, size: int) -> Callable[[], object]:
+    """Returns a function that labels one image."""
+    engine = open_case(case, folder)
+    image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
+    return lambda: engine.labels(image)
+
+
+def main() -> None:
+    """Measures all engines on all of our networks and writes the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--memory", nargs=3, metavar=("CASE", "FOLDER", "SIZE"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.memory:
+        case, folder, size = arguments.memory
+        report_memory(make_step(case, Path(folder), int(size)))
+        return
+    size, rows, raw = arguments.size, [], []
+    with tempfile.TemporaryDirectory() as temporary:
+        for subject, parts in OURS.items():
+            folder = Path(temporary) / subject.replace(" ", "_")
+            info = info_of(parts)
+            save_pretrained(folder, info.build(), info.to_json(), "")
+            steps, first = {}, {}
+            for case in CASES:
+                started = time.perf_counter()
+                steps[case] = make_step(case, folder, size)
+                steps[case]()
+                first[case] = time.perf_counter() - started
+            for case, timing in interleave(steps, REFERENCE, arguments.rounds).items():
+                memory = peak_memory(__file__, case, folder, size)
+                faster = f"{1 / timing.ratio:.2f} ({1 / timing.ratio_max:.2f} to {1 / timing.ratio_min:.2f})"
+                rows.append([subject, case, f"{timing.median_ms:.0f}", faster, f"{first[case]:.1f}", f"{memory:.2f}"])
+                raw.append(
+                    {"network": subject, "engine": case, "first_s": first[case], "gib": memory, **asdict(timing)}
+                )
+    write(
+        f"engines-{size}",
+        f"Engines, {size} x {size}, uint8 pixels to uint8 labels",
+        "One image. Times faster: than eager torch in fp32, median of the rounds (least to greatest). First: from a "
+        "model folder to the first result, conversion included where there is one. Peak memory: of a process that does "
+        "it twice, from the cache where the engine has one.",
+        ["network", "engine", "median ms", "times faster", "first s", "peak GiB"],
+        rows,
+        raw,
+    )
+
+
+if __name__ == "__main__":
+    main()
