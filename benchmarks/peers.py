@@ -23,6 +23,7 @@ from exfuse.inference.engines.base import Precision
 from exfuse.inference.engines.openvino_engine import OpenVINOEngine, read_openvino
 from exfuse.inference.predictor import Predictor
 from exfuse.models.builders import count_multiply_adds, count_parameters
+from exfuse.models.folding import fold
 from harness import interleave, peak_memory, report_memory, write
 from subjects import CLASSES, OURS, info_of
 
@@ -107,7 +108,7 @@ def convert(name: str, path: Path, size: int) -> tuple[int, int]:
         info = info_of(OURS[name])
         model = info.build().eval()
         write_openvino(export_program(model, info), info, path)
-        return count_parameters(model), count_multiply_adds(model, size, size)
+        return count_parameters(model), count_multiply_adds(fold(model), size, size)
     graph = Backbone() if name == "backbone" else Peer(build_peer(name))
     example = torch.zeros(1, size, size, 3, dtype=torch.uint8)
     with torch.no_grad():

@@ -12,6 +12,8 @@ OURS: dict[str, Parts] = {
     "full narrow": {"decoder": "full", "decoder_width": "narrow"},
     "stride4 wide": {"decoder": "stride4", "decoder_width": "wide"},
     "stride4 narrow": {"decoder": "stride4", "decoder_width": "narrow"},
+    "stride4 narrow, SEB 128": {"decoder": "stride4", "decoder_width": "narrow", "semantic_embedding_width": 128},
+    "full narrow, SEB 128": {"decoder": "full", "decoder_width": "narrow", "semantic_embedding_width": 128},
     "stride4 narrow, no SEB": {"decoder": "stride4", "decoder_width": "narrow", "semantic_embedding": False},
 }
 

@@ -67,6 +67,7 @@ SWITCHES = {
     "stride4 wide": {"decoder": "stride4", "decoder_width": "wide"},
     "window 5": {"decoder": "full", "dap_window": 5, "decoder_width": 8},
     "plain prediction": {"decoder": "stride4", "plain_prediction": True, "decoder_width": 12},
+    "reduced": {"decoder": "stride4", "semantic_embedding_width": 5, "decoder_width": 12},
     "plain product": {"decoder": "stride4", "semantic_embedding_norm": False, "decoder_width": 12},
     "supervised": {"decoder": "stride4", "supervised_features": True, "decoder_width": 12},
     "baseline": {

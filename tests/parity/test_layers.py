@@ -77,14 +77,18 @@ def bilinear(x: Tensor, height: int, width: int) -> Tensor:
     return result
 
 
+@pytest.mark.parametrize("width", [None, 3])
 @pytest.mark.parametrize("normalize", [False, True])
-def test_semantic_embedding_is_the_product_over_all_higher_levels(normalize: bool) -> None:
+def test_semantic_embedding_is_the_product_over_all_higher_levels(normalize: bool, width: int | None) -> None:
     torch.manual_seed(int(normalize))
-    branch = SemanticEmbeddingBranch(4, (6, 8, 10), normalize).double().eval()
+    branch = SemanticEmbeddingBranch(4, (6, 8, 10), normalize, width).double().eval()
     low = torch.randn(2, 4, 12, 16, dtype=torch.float64)
     highs = [torch.randn(2, c, s, t, dtype=torch.float64) for c, s, t in ((6, 6, 8), (8, 3, 4), (10, 2, 2))]
     expected = low
     for embedding, high in zip(branch.embeddings, highs, strict=True):
+        if width is not None:
+            high = torch.einsum("nchw,dc->ndhw", high, embedding[0].weight[:, :, 0, 0])
+            embedding = embedding[1:] if normalize else embedding[1]
         if normalize:
             convolution, norm = embedding
             norm.running_mean.normal_()
@@ -106,6 +110,8 @@ def test_semantic_embedding_takes_as_many_levels_as_it_was_built_for() -> None:
         branch(low, high, high)
     with pytest.raises(ValueError, match="at least one higher level"):
         SemanticEmbeddingBranch(4, ())
+    with pytest.raises(ValueError, match="width of at least 1, got 0"):
+        SemanticEmbeddingBranch(4, (6,), width=0)
 
 
 def test_semantic_embedding_with_norm_starts_close_to_the_identity() -> None:

@@ -25,7 +25,7 @@ def names_of(*overrides: str) -> tuple[list[str], dict[str, str]]:
 def test_with_every_pretrained_backbone_all_rows_are_run() -> None:
     names, left_out = names_of(*PRETRAINED)
     assert names == [row.name for row in PAPER]
-    assert len(set(names)) == len(names) == 13
+    assert len(set(names)) == len(names) == 14
     assert left_out == {}
 
 
@@ -58,6 +58,7 @@ def test_each_row_changes_the_reference_in_what_it_is_named_for() -> None:
         "+ auxiliary loss, no sub-pixel": {"auxiliary_prediction"},
         "+ sub-pixel, no auxiliary loss": {"channel_resolution_embedding"},
         "+ SEB": {"semantic_embedding"},
+        "+ SEB, reduced": {"semantic_embedding", "semantic_embedding_width"},
         "+ DAP": {"dap_window"},
         "+ 5x5 in DAP's place": {"dap_window", "plain_prediction"},
         "+ ECRE, SEB, DAP": {
@@ -75,7 +76,7 @@ def test_each_row_changes_the_reference_in_what_it_is_named_for() -> None:
 def test_every_cell_has_a_folder_of_its_own_and_rows_share_their_seeds() -> None:
     config = load_ablation_config("paper", ["data.root=photos", "seed=10", *PRETRAINED])
     cells = {(row.name, seed): cell_config(config, row, seed, 5) for row in PAPER for seed in (0, 1)}
-    assert len({cell.output for cell in cells.values()}) == len(cells) == 26
+    assert len({cell.output for cell in cells.values()}) == len(cells) == 28
     assert {cell.seed for (_, seed), cell in cells.items() if seed == 1} == {11}
     assert cells["+ SEB", 0].output == Path("runs/paper/cells/seb_0")
     for cell in cells.values():

@@ -54,6 +54,8 @@ def test_every_parameter_of_every_named_model_gets_a_gradient(name: str, decoder
         {"decoder_width": 20, "decoder": "stride4"},
         {"dap_window": 5},
         {"semantic_embedding_norm": False},
+        {"semantic_embedding_width": 6},
+        {"semantic_embedding_width": 6, "semantic_embedding_norm": False},
         {"channel_resolution_embedding": False, "auxiliary_prediction": True},
         {"channel_resolution_embedding": True, "auxiliary_prediction": False},
     ],
@@ -68,6 +70,7 @@ def test_every_parameter_gets_a_gradient_in_other_forms(parts: dict[str, object]
     [
         {"semantic_embedding": False},
         {"semantic_embedding_norm": False},
+        {"semantic_embedding_width": 6},
         {"channel_resolution_embedding": False},
         {"auxiliary_prediction": False},
         {"dap_window": 1},

@@ -7,11 +7,13 @@ from exfuse.models.builders import MODELS
 from exfuse.training.config import AblationConfig, TrainingConfig
 
 DAP_WINDOW = 3
+REDUCED = 128  # channels
 # Everything off. The paper's decoder is as wide as densely adjacent prediction needs it, K * k * k, and so is every
 # row's but the first's: what width alone gives must not be taken for a part's gain.
 ALL_OFF: dict[str, Any] = {
     "supervised_features": False,
     "semantic_embedding": False,
+    "semantic_embedding_width": None,
     "channel_resolution_embedding": False,
     "auxiliary_prediction": False,
     "dap_window": 1,
@@ -63,6 +65,7 @@ PAPER = (
     Row("+ auxiliary loss, no sub-pixel", {"auxiliary_prediction": True}),
     Row("+ sub-pixel, no auxiliary loss", {"channel_resolution_embedding": True}),
     Row("+ SEB", {"semantic_embedding": True}),
+    Row("+ SEB, reduced", {"semantic_embedding": True, "semantic_embedding_width": REDUCED}),
     Row("+ DAP", {"dap_window": DAP_WINDOW}),
     Row("+ 5x5 in DAP's place", {"dap_window": DAP_WINDOW, "plain_prediction": True}),
     Row("+ ECRE, SEB, DAP", EMBEDDED | {"semantic_embedding": True, "dap_window": DAP_WINDOW}),

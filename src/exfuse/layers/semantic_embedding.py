@@ -20,16 +20,22 @@ class SemanticEmbeddingBranch(nn.Module):
         low_channels: Channels C_l of the low-level feature.
         high_channels: Channels of each higher level, in the order in which `forward` takes them.
         normalize: Batch norm behind each convolution; False is the plain product.
+        width: Channels that a 1 x 1 convolution reduces each higher level to before its 3 x 3 convolution, which at a
+            backbone's width costs half as much as a ResNet-101; None is the paper's form, without.
 
     Raises:
-        ValueError: If `high_channels` is empty.
+        ValueError: If `high_channels` is empty or `width` is below 1.
     """
 
-    def __init__(self, low_channels: int, high_channels: Sequence[int], normalize: bool = True) -> None:
+    def __init__(
+        self, low_channels: int, high_channels: Sequence[int], normalize: bool = True, width: int | None = None
+    ) -> None:
         super().__init__()
         if not high_channels:
             raise ValueError("SemanticEmbeddingBranch needs at least one higher level")
-        self.embeddings = nn.ModuleList(_embedding(high, low_channels, normalize) for high in high_channels)
+        if width is not None and width < 1:
+            raise ValueError(f"SemanticEmbeddingBranch needs a width of at least 1, got {width}")
+        self.embeddings = nn.ModuleList(_embedding(high, low_channels, normalize, width) for high in high_channels)
 
     def forward(self, low: Tensor, *highs: Tensor) -> Tensor:
         """Embeds the higher levels into the low one.
@@ -50,11 +56,12 @@ class SemanticEmbeddingBranch(nn.Module):
         return low
 
 
-def _embedding(high_channels: int, low_channels: int, normalize: bool) -> nn.Module:
-    convolution = nn.Conv2d(high_channels, low_channels, kernel_size=3, padding=1, bias=not normalize)
-    if not normalize:
-        return convolution
-    norm = nn.BatchNorm2d(low_channels)
-    nn.init.constant_(norm.weight, 0.1)
-    nn.init.ones_(norm.bias)
-    return nn.Sequential(convolution, norm)
+def _embedding(high_channels: int, low_channels: int, normalize: bool, width: int | None) -> nn.Module:
+    parts: list[nn.Module] = [] if width is None else [nn.Conv2d(high_channels, width, kernel_size=1, bias=False)]
+    parts.append(nn.Conv2d(width or high_channels, low_channels, kernel_size=3, padding=1, bias=not normalize))
+    if normalize:
+        norm = nn.BatchNorm2d(low_channels)
+        nn.init.constant_(norm.weight, 0.1)
+        nn.init.ones_(norm.bias)
+        parts.append(norm)
+    return parts[0] if len(parts) == 1 else nn.Sequential(*parts)

@@ -23,6 +23,7 @@ class DecoderParts(TypedDict, total=False):
     gcn_kernel: int
     semantic_embedding: bool
     semantic_embedding_norm: bool
+    semantic_embedding_width: int | None
     channel_resolution_embedding: bool
     auxiliary_prediction: bool | None
     dap_window: int

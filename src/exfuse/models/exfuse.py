@@ -44,6 +44,7 @@ class ExFuse(nn.Module):
         gcn_kernel: The odd size g of the global convolutions.
         semantic_embedding: SEB on levels 2, 3 and 4 (section 3.3).
         semantic_embedding_norm: Batch norm on SEB's factors; False is the plain product.
+        semantic_embedding_width: Channels that SEB reduces the higher levels to, for speed; None is the paper's form.
         channel_resolution_embedding: ECRE: sub-pixel upsampling in place of the first transposed convolution (section
             3.4).
         auxiliary_prediction: A prediction on the result of the first upsampling while training; None follows
@@ -68,6 +69,7 @@ class ExFuse(nn.Module):
         gcn_kernel: int = 7,
         semantic_embedding: bool = True,
         semantic_embedding_norm: bool = True,
+        semantic_embedding_width: int | None = None,
         channel_resolution_embedding: bool = True,
         auxiliary_prediction: bool | None = None,
         dap_window: int = 3,
@@ -87,9 +89,10 @@ class ExFuse(nn.Module):
 
         self.embed2 = self.embed3 = self.embed4 = None
         if semantic_embedding:
-            self.embed2 = SemanticEmbeddingBranch(c2, (c3, c4, c5), semantic_embedding_norm)
-            self.embed3 = SemanticEmbeddingBranch(c3, (c4, c5), semantic_embedding_norm)
-            self.embed4 = SemanticEmbeddingBranch(c4, (c5,), semantic_embedding_norm)
+            form = (semantic_embedding_norm, semantic_embedding_width)
+            self.embed2 = SemanticEmbeddingBranch(c2, (c3, c4, c5), *form)
+            self.embed3 = SemanticEmbeddingBranch(c3, (c4, c5), *form)
+            self.embed4 = SemanticEmbeddingBranch(c4, (c5,), *form)
 
         self.project5 = nn.Sequential(GlobalConvolution(c5, width, gcn_kernel), BoundaryRefinement(width))
         self.upsample5: nn.Module

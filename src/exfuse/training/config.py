@@ -76,6 +76,7 @@ class ModelConfig(_Section):
     gcn_kernel: Annotated[int, Field(ge=1)]
     semantic_embedding: bool | None
     semantic_embedding_norm: bool
+    semantic_embedding_width: Annotated[int, Field(ge=1)] | None
     channel_resolution_embedding: bool | None
     auxiliary_prediction: bool | None
     dap_window: Literal[1, 3, 5] | None
