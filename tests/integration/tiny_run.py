@@ -36,6 +36,9 @@ TINY = (
 STEPS = 6
 
 
+TIMES = ("seconds_per_step", "waiting")
+
+
 def tiny_config(data: Path, output: Path, *overrides: str, recipe: str = "demo") -> TrainingConfig:
     return load_config(recipe, [*TINY, f"data.root={data}", f"output={output}", *overrides])
 
@@ -45,10 +48,10 @@ def train_quietly(config: TrainingConfig, resume: bool = False) -> EvaluationRep
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Returns what metrics.jsonl holds but for the seconds, which differ from run to run."""
+    """Returns what metrics.jsonl holds but for the times, which differ from run to run."""
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
-    return [{name: value for name, value in record.items() if name != "seconds_per_step"} for record in records]
+    return [{name: value for name, value in record.items() if name not in TIMES} for record in records]
 
 
 def losses_of(run: Path) -> list[float]:

@@ -167,7 +167,9 @@ def state_of(run: Path) -> dict[str, object]:
         for name, value in load_file(path).items()
     }
     lines = (run / "metrics.jsonl").read_text().splitlines()
-    records = [{k: v for k, v in json.loads(line).items() if k != "seconds_per_step"} for line in lines]
+    records = [
+        {k: v for k, v in json.loads(line).items() if k not in ("seconds_per_step", "waiting")} for line in lines
+    ]
     return tensors | {"records": records}
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from exfuse.data.datasets import open_dataset, read_dataset_file
-from exfuse.data.samples import check_image_header, read_image, read_mask
+from exfuse.data.samples import image_size, read_image, read_mask
 from exfuse.errors import CheckpointError, ConfigError, DataError
 from exfuse.models import backbones
 from exfuse.models.backbone_weights import load_backbone_weights
@@ -333,7 +333,7 @@ def test_s4_bombs_are_refused_from_the_header(size: tuple[int, int], tmp_path: P
 
 
 def read_refused(path: Path) -> None:
-    for read in (read_image, read_mask, check_image_header):
+    for read in (read_image, read_mask, image_size):
         with pytest.raises(DataError, match=r"bomb\.png"):
             read(path)
 

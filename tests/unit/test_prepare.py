@@ -14,6 +14,7 @@ from exfuse.data.datasets import open_dataset
 from exfuse.data.prepare.coco import draw_semantic_mask, prepare_coco
 from exfuse.data.prepare.tree import PreparedTree
 from exfuse.data.prepare.voc import prepare_sbd, prepare_voc, read_sbd_mask
+from exfuse.data.samples import image_size
 from exfuse.errors import DataError
 from public_data import SIZE, annotation, categories, id_of, label_map, rectangle, uncompressed_runs, write_sbd_mask
 
@@ -172,15 +173,32 @@ def test_coco_that_is_not_whole_is_refused_by_name(coco: Path, prepared: Path) -
     annotations.write_text(json.dumps(content | {"categories": categories()[:5]}))
     with pytest.raises(DataError, match="lacks the categories airplane"):
         prepare_coco(coco, prepared, ("train2017",))
-    for broken in ({}, {"images": {}, "annotations": [], "categories": []}, []):
+    lacking = [{key: value for key, value in row.items() if key != "area"} for row in content["annotations"]]
+    annotations.write_text(json.dumps(content | {"annotations": lacking}))
+    with pytest.raises(DataError, match=r"annotations\[0\] has no 'area', or one of a wrong type"):
+        prepare_coco(coco, prepared, ("train2017",))
+    for broken in ({}, {"images": {}, "annotations": [], "categories": []}, {**content, "images": [3]}, []):
         annotations.write_text(json.dumps(broken))
         with pytest.raises(DataError, match=r"instances_train2017\.json: "):
             prepare_coco(coco, prepared, ("train2017",))
     assert not (prepared / "mixed.txt").exists()
 
 
+def test_an_image_of_another_size_than_its_annotations_say_is_refused(coco: Path, prepared: Path) -> None:
+    annotations = coco / "annotations" / "instances_train2017.json"
+    content = json.loads(annotations.read_text())
+    content["images"][0]["height"] += 1
+    annotations.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"000000000001\.jpg: not 100 x 81 pixels, as instances_train2017\.json says"):
+        prepare_coco(coco, prepared, ("train2017",))
+
+
 def test_a_val_image_that_hides_in_coco_is_found(coco: Path, prepared: Path, voc: Path) -> None:
     val = (voc / "JPEGImages" / "2008_12.jpg").read_bytes()
     (coco / "train2017" / "000000000001.jpg").write_bytes(val)
+    annotations = coco / "annotations" / "instances_train2017.json"
+    content = json.loads(annotations.read_text())
+    content["images"][0] |= dict(zip(("height", "width"), image_size(voc / "JPEGImages" / "2008_12.jpg"), strict=True))
+    annotations.write_text(json.dumps(content))
     with pytest.raises(DataError, match="coco_000000000001 is 2008_12"):
         prepare_coco(coco, prepared, ("train2017",))

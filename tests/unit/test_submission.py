@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,11 +84,30 @@ def test_a_model_of_other_classes_cannot_be_submitted(voc: Path, tmp_path: Path)
         write_voc_submission(predictor(("a", "b", "c")), voc_test_images(voc, "test"), "test", tmp_path / "results.tgz")
 
 
+def test_other_colours_are_refused_before_anything_is_predicted(voc: Path, tmp_path: Path) -> None:
+    network = predictor()
+    network.info = replace(network.info, palette=((1, 2, 3), *network.info.palette[1:]))
+    with pytest.raises(DataError, match="the model's palette is not VOC's"):
+        write_voc_submission(network, voc_test_images(voc, "test"), "test", tmp_path / "out" / "results.tgz")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_submission_that_fails_leaves_nothing(voc: Path, tmp_path: Path) -> None:
+    images = voc_test_images(voc, "test")
+    images[1].path.write_bytes(b"no image")
+    with pytest.raises(DataError, match="not a readable image"):
+        write_voc_submission(predictor(), images, "test", tmp_path / "out" / "results.tgz")
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_missing_lists_and_images_are_named(voc: Path) -> None:
     with pytest.raises(DataError, match=r"val\.txt: not a readable list of images"):
         voc_test_images(voc, "val")
     (voc / "JPEGImages" / "2010_02.jpg").unlink()
     with pytest.raises(DataError, match=r"2010_02\.jpg: no such image, but test\.txt lists it"):
+        voc_test_images(voc, "test")
+    (voc / "ImageSets" / "Segmentation" / "test.txt").write_text("2008_01\n2012_03\n2008_01\n")
+    with pytest.raises(DataError, match="lists '2008_01' more than once"):
         voc_test_images(voc, "test")
     (voc / "ImageSets" / "Segmentation" / "test.txt").write_text("\n")
     with pytest.raises(DataError, match="lists no image"):

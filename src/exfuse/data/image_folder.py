@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exfuse.data.augment import jitter_colors
-from exfuse.data.samples import IMAGE_SUFFIXES, UInt8Array, check_image_header, read_image
+from exfuse.data.samples import IMAGE_SUFFIXES, UInt8Array, image_size, read_image
 from exfuse.errors import DataError
 
 # Ratios of width to height of a training crop (Szegedy et al., "Going deeper with convolutions", 2015, section 6).
@@ -105,7 +105,7 @@ def check_image_folder(dataset: ImageFolder, progress: Callable[[], None] = lamb
         DataError: On the first file that is no image or too large.
     """
     with ThreadPoolExecutor(max_workers=4) as pool:
-        for _ in pool.map(check_image_header, [path for path, _ in dataset.entries]):
+        for _ in pool.map(image_size, [path for path, _ in dataset.entries]):
             progress()
 
 

@@ -15,6 +15,9 @@ UInt8Array = npt.NDArray[np.uint8]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
+ORIENTATION = 0x0112  # the EXIF tag
+FIRST_LYING = 5  # its values from here on turn the image by a quarter
+
 # Beyond these an image is refused from its header, before a pixel is decoded.
 MAX_PIXELS = 50_000_000
 MAX_SIDE = 16_384
@@ -77,8 +80,8 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> UInt8Array:
         raise DataError(f"{path}: not a readable image ({error})") from error
 
 
-def check_image_header(path: Path) -> None:
-    """Opens an image and checks its size, without decoding it.
+def image_size(path: Path) -> tuple[int, int]:
+    """Returns an image's height and width, upright, from its header, without decoding it.
 
     Raises:
         DataError: If the file is missing, no image, or too large; see `read_image`.
@@ -86,6 +89,9 @@ def check_image_header(path: Path) -> None:
     try:
         with Image.open(path) as image:
             _check_size(path, image)
+            width, height = image.size
+            lies = image.getexif().get(ORIENTATION, 1) >= FIRST_LYING
+            return (width, height) if lies else (height, width)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image") from error
     except _BROKEN as error:

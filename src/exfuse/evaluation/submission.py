@@ -47,6 +47,9 @@ def voc_test_images(root: Path, split: str) -> tuple[UnlabelledImage, ...]:
         raise DataError(f"{path}: not a readable list of images ({error})") from error
     if not names:
         raise DataError(f"{path}: lists no image")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{path}: lists {twice!r} more than once")
     images = tuple(UnlabelledImage(name, root / "JPEGImages" / f"{name}.jpg") for name in names)
     for image in images:
         if not image.path.is_file():
@@ -71,23 +74,30 @@ def write_voc_submission(
         progress: Called after each image.
 
     Raises:
-        DataError: If the model has other classes, an image is broken, or the archive does not pass its check.
+        DataError: If the model has other classes or colours, an image is broken, or the archive does not pass its
+            check.
     """
-    if predictor.info.class_names != voc_classes().names:
-        raise DataError(f"the model knows {len(predictor.info.class_names)} classes that are not VOC's 21")
+    info, classes = predictor.info, voc_classes()
+    if info.class_names != classes.names:
+        raise DataError(f"the model knows {len(info.class_names)} classes that are not VOC's 21")
+    if info.palette != classes.palette:
+        raise DataError("the model's palette is not VOC's, which the server asks for; see palette in its config.json")
     staged = archive.with_name(f".{archive.name}.partial")
     archive.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(staged, "w:gz") as tar:
-        for image in images:
-            buffer = io.BytesIO()
-            predictor(image.path).mask().save(buffer, format="PNG")
-            entry = tarfile.TarInfo(f"{VOC_FOLDER.format(split=split)}/{image.name}.png")
-            entry.size = buffer.tell()
-            buffer.seek(0)
-            tar.addfile(entry, buffer)
-            progress()
-    check_voc_submission(staged, images, split)
-    staged.replace(archive)
+    try:
+        with tarfile.open(staged, "w:gz") as tar:
+            for image in images:
+                buffer = io.BytesIO()
+                predictor(image.path).mask().save(buffer, format="PNG")
+                entry = tarfile.TarInfo(f"{VOC_FOLDER.format(split=split)}/{image.name}.png")
+                entry.size = buffer.tell()
+                buffer.seek(0)
+                tar.addfile(entry, buffer)
+                progress()
+        check_voc_submission(staged, images, split)
+        staged.replace(archive)
+    finally:
+        staged.unlink(missing_ok=True)
 
 
 def check_voc_submission(archive: Path, images: tuple[UnlabelledImage, ...], split: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -116,12 +116,32 @@ class RunLog:
             raise CheckpointError(f"{self._path.parent}: the run's records could not be written ({why})") from error
 
 
+class StepTime(NamedTuple):
+    """Means over some steps.
+
+    Attributes:
+        seconds: Of a step, everything counted.
+        waiting: The share of them, 0 to 1, in which the next batch was waited for (or read, without workers).
+    """
+
+    seconds: float
+    waiting: float
+
+
 class StepClock:
     """Times steps from one tick to the next."""
 
     def __init__(self) -> None:
         self._last = time.perf_counter()
         self._seconds: list[float] = []
+        self._waited = 0.0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts what is done meanwhile as waiting."""
+        started = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - started
 
     def tick(self) -> float:
         """Ends a step and returns its seconds, everything between the ticks counted."""
@@ -130,10 +150,12 @@ class StepClock:
         self._last = now
         return self._seconds[-1]
 
-    def mean(self) -> float:
-        """Returns the mean seconds of the steps since the last call of this."""
-        mean = sum(self._seconds) / len(self._seconds)
+    def mean(self) -> StepTime:
+        """Returns the means over the steps since the last call of this."""
+        total = sum(self._seconds)
+        mean = StepTime(total / len(self._seconds), self._waited / total)
         self._seconds.clear()
+        self._waited = 0.0
         return mean
 
 

@@ -144,14 +144,15 @@ def _loop(run: Run, task: Task, log: RunLog, stop: StopSignals) -> None:
         if state.step == last_step:
             return
         _stop_together(run, stop)
-        with stop.interruptible():
+        with stop.interruptible(), clock.waiting():
             batch = next(batches)
         loss = _take_step(run, task, batch)
         state.step += 1
         log.advance(f"loss {loss:.3f}  {clock.tick():.2f} s/step")
         if state.step % config.log_every == 0:
-            rate = run.optimizers[0].param_groups[-1]["lr"]
-            log.record("train", state.step, epoch=_epoch(run), loss=loss, lr=rate, seconds_per_step=clock.mean())
+            rate, time = run.optimizers[0].param_groups[-1]["lr"], clock.mean()
+            of_time = {"seconds_per_step": time.seconds, "waiting": time.waiting}
+            log.record("train", state.step, epoch=_epoch(run), loss=loss, lr=rate, **of_time)
 
 
 def _stop_together(run: Run, stop: StopSignals) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from exfuse.data.classes import voc_classes
 from exfuse.data.prepare.tree import PreparedTree
 from exfuse.data.prepare.voc import Progress
-from exfuse.data.samples import UInt8Array
+from exfuse.data.samples import UInt8Array, image_size
 from exfuse.errors import ConfigError, DataError
 
 # COCO's category names for VOC's classes, where they are called otherwise.
@@ -21,6 +21,12 @@ COCO_NAMES = {
     "pottedplant": "potted plant",
     "sofa": "couch",
     "tvmonitor": "tv",
+}
+# What the rows of an annotation file must hold.
+ROWS: dict[str, dict[str, type | tuple[type, ...]]] = {
+    "images": {"id": int, "file_name": str, "height": int, "width": int},
+    "annotations": {"image_id": int, "category_id": int, "area": (int, float), "segmentation": (list, dict)},
+    "categories": {"id": int, "name": str},
 }
 # An image is taken if the areas of its annotations of VOC's classes add up to more than this many pixels.
 MIN_AREA = 1000
@@ -65,8 +71,10 @@ def prepare_coco(
             image = coco / split / row["file_name"]
             if not image.is_file():
                 raise DataError(f"{image}: no such image, but {annotations.name} lists it")
-            name = f"coco_{image.stem}"
-            tree.add(name, image, draw_semantic_mask(wanted, labels, row["height"], row["width"]), classes)
+            name, size = f"coco_{image.stem}", (row["height"], row["width"])
+            if image_size(image) != size:
+                raise DataError(f"{image}: not {size[1]} x {size[0]} pixels, as {annotations.name} says")
+            tree.add(name, image, draw_semantic_mask(wanted, labels, *size), classes)
             taken.append(name)
             progress()
     mixed = [*trainaug, *taken]
@@ -117,9 +125,13 @@ def _labels_of_categories(content: dict[str, Any], path: Path) -> dict[int, int]
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        for key in ("images", "annotations", "categories"):
+        for key, wanted in ROWS.items():
             if not isinstance(content[key], list):
                 raise DataError(f"{path}: {key!r} is not a list")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            for number, row in enumerate(content[key]):
+                for name, kinds in wanted.items():
+                    if not isinstance(row.get(name), kinds):
+                        raise DataError(f"{path}: {key}[{number}] has no {name!r}, or one of a wrong type")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not COCO's instances ({type(error).__name__}: {error})") from error
     return content
