@@ -41,7 +41,9 @@ def predict_command(
     if tiling is not None:
         tiling.check()
     images = find_images(paths)
-    predictor = Predictor.from_pretrained(model, engine, precision, TestTimeAugmentation(parse_scales(scales), flip))
+    augmentation = TestTimeAugmentation(parse_scales(scales), flip)
+    with console.status("opening the model; an engine that sees it for the first time converts it"):
+        predictor = Predictor.from_pretrained(model, engine, precision, augmentation)
     for folder in ("masks", "overlays"):
         (output / folder).mkdir(parents=True, exist_ok=True)
     rows, broken = [], 0

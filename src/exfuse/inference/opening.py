@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal, get_args
 
-from exfuse.durable import digest_of, staged_folder
+from exfuse.durable import digest_of
 from exfuse.errors import CheckpointError, ConfigError, did_you_mean
 from exfuse.inference.augmentation import PLAIN, TestTimeAugmentation
 from exfuse.inference.engines.base import Engine, Precision
@@ -100,7 +101,7 @@ def _open_exported(path: Path, name: EngineName, precision: Precision | None) ->
         from exfuse.inference.engines.openvino_engine import OpenVINOEngine, read_openvino
 
         model, info = read_openvino(path)
-        return OpenVINOEngine(model, precision, cache_folder() / "compiled"), info
+        return OpenVINOEngine(model, precision, _writable(cache_folder() / "compiled")), info
     from exfuse.inference.engines.onnxruntime_engine import OnnxRuntimeEngine
 
     if precision == "bf16":
@@ -144,9 +145,27 @@ def _converted(folder: Path, name: EngineName) -> Path:
         from exfuse.models.pretrained import load_pretrained
 
         model, info = load_pretrained(folder)
-        with staged_folder(target) as staged:
-            WRITE[suffix](export_program(model, info), info, staged / path.name)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(dir=target.parent, prefix=".") as temporary:
+                staged = Path(temporary) / target.name
+                staged.mkdir()
+                WRITE[suffix](export_program(model, info), info, staged / path.name)
+                if not target.exists():  # or another process was faster
+                    staged.rename(target)
+        except OSError as error:
+            why = f"{error.strerror or error}; EXFUSE_CACHE can name another folder, and the engine torch needs none"
+            raise CheckpointError(f"{target}: the converted model could not be written ({why})") from error
     return path
+
+
+def _writable(folder: Path) -> Path | None:
+    """Returns a folder, made if need be; None where nothing can be written, since it only saves time."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None
 
 
 def cache_folder() -> Path:

@@ -1,0 +1,47 @@
+"""Where converted models are kept, and what happens when they cannot be."""
+
+from pathlib import Path
+
+import pytest
+
+from exfuse.errors import CheckpointError
+from exfuse.inference.opening import cache_folder, find_exported
+from exfuse.inference.predictor import Predictor
+from exfuse.models.info import ModelInfo
+from exfuse.models.pretrained import save_pretrained
+
+INFO = ModelInfo(
+    name="gcn_tiny",
+    parts={"decoder": "stride4"},
+    class_names=("a", "b"),
+    palette=((0, 0, 0), (9, 9, 9)),
+    ignore_index=255,
+    image_mean=(0.5, 0.5, 0.5),
+    image_std=(0.25, 0.25, 0.25),
+)
+
+
+def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXFUSE_CACHE", "/somewhere")
+    assert cache_folder() == Path("/somewhere")
+    monkeypatch.delenv("EXFUSE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    assert cache_folder() == Path("/caches/exfuse")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path("~/.cache/exfuse").expanduser()
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_pretrained(tmp_path / "model", INFO.build(), INFO.to_json(), "")
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("EXFUSE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(CheckpointError, match=r"file/openvino/.*could not be written .*EXFUSE_CACHE"):
+        Predictor.from_pretrained(tmp_path / "model", "openvino")
+
+
+def test_an_export_is_found_by_its_file_or_its_folder(tmp_path: Path) -> None:
+    assert find_exported(tmp_path) is None
+    assert find_exported(tmp_path / "gone") is None
+    path = tmp_path / "model.onnx"
+    path.touch()
+    assert find_exported(tmp_path) == find_exported(path) == path
