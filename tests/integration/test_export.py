@@ -1,6 +1,7 @@
 """`exfuse export`, and what is done with what it wrote."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,11 @@ def model(pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("run")
     train_quietly(tiny_config(pack, run, "model.name=gcn_tiny"))  # small, so that tracing it takes little
     return run / "model"
+
+
+@pytest.fixture
+def own_pack(pack: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(pack, tmp_path / "own_pack"))
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +63,7 @@ def test_commands_take_an_export_where_they_take_a_model(
 ) -> None:
     source = exported[name] / FORMATS[name] if by_file else exported[name]
     for used, target in ((source, "export.json"), (model, "model.json")):
-        outcome = call_exfuse(
-            "evaluate", used, pack, "--engine", "auto", "--precision", "fp32", "-o", tmp_path / target
-        )
+        outcome = call_exfuse("evaluate", used, pack, "--precision", "fp32", "-o", tmp_path / target)
         assert outcome.code == 0, outcome.errors
     scores = [json.loads((tmp_path / target).read_text()) for target in ("export.json", "model.json")]
     assert scores[0]["mean_iou"] == pytest.approx(scores[1]["mean_iou"], abs=1e-3)
@@ -97,13 +101,13 @@ def test_an_export_that_fails_its_check_leaves_nothing_and_the_older_one_stays(
 ) -> None:
     output = tmp_path / "export"
     output.mkdir()
-    (output / "older").write_text("an older export")
+    (output / "export.json").write_text("an older export")
     monkeypatch.setitem(export.LIMITS, "fp32", verify.Limits(0.0, 2.0, 0.0))
     outcome = call_exfuse("export", model, "--format", "onnx", "-o", output, "--data", pack)
     assert outcome.code == 1
-    assert "error: scores differ by" in outcome.errors
+    assert f"error: {output}: the onnx export was not kept: scores differ by" in outcome.errors
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
-    assert [path.name for path in output.iterdir()] == ["older"]
+    assert [path.read_text() for path in output.iterdir()] == ["an older export"]
 
 
 def test_int8_holds_the_score(model: Path, pack: Path, tmp_path: Path) -> None:
@@ -114,6 +118,7 @@ def test_int8_holds_the_score(model: Path, pack: Path, tmp_path: Path) -> None:
     checked = json.loads((tmp_path / "int8" / "export.json").read_text())["checked"]
     assert checked["mean_iou_of_export"] >= 0.99 * checked["mean_iou_of_network"]
     assert 0 < checked["logit_error"] < 1
+    assert Predictor.from_pretrained(tmp_path / "int8").engine.precision == "int8"
     assert "FakeQuantize" in (tmp_path / "int8" / "model.xml").read_text()
 
 
@@ -126,6 +131,34 @@ def test_images_without_labels_or_none_at_all_check_an_export_too(model: Path, p
         checked = json.loads((tmp_path / "export" / "export.json").read_text())["checked"]
         assert checked["images"] == (3 if options else 8)
         assert checked["mean_iou_of_export"] is None
+
+
+def test_an_export_takes_the_place_of_an_older_one_only(model: Path, pack: Path, tmp_path: Path) -> None:
+    command = ("export", model, "--format", "onnx", "--data", pack, "--limit", "1", "-o")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").touch()
+    (tmp_path / "model.onnx").touch()
+    for output in (model, tmp_path / "photos", tmp_path / "model.onnx"):
+        before = sorted(tmp_path.rglob("*"))
+        outcome = call_exfuse(*command, output)
+        assert outcome.code == 1
+        assert f"error: {output}: not an export" in outcome.errors
+        assert sorted(tmp_path.rglob("*")) == before
+    (tmp_path / "export").mkdir()
+    for _ in range(2):
+        assert call_exfuse(*command, tmp_path / "export").code == 0
+
+
+def test_a_data_set_may_ignore_another_label_than_the_model(model: Path, own_pack: Path, tmp_path: Path) -> None:
+    content = json.loads((own_pack / "classes.json").read_text())
+    (own_pack / "classes.json").write_text(json.dumps(content | {"ignore_index": 200}))
+    for path in (own_pack / "masks").glob("*.png"):
+        with Image.open(path) as stored:
+            mask = np.array(stored)
+        Image.fromarray(np.where(mask == 255, 200, mask).astype(np.uint8)).save(path)
+    outcome = call_exfuse("export", model, "--format", "onnx", "--data", own_pack, "-o", tmp_path / "export")
+    assert outcome.code == 0, outcome.errors
+    assert "mean IoU of the export" in outcome.output
 
 
 @pytest.mark.parametrize(

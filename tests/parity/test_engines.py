@@ -127,9 +127,11 @@ def test_auto_takes_the_fastest_that_is_installed_and_can_do_it(tmp_path: Path, 
     assert Predictor.from_pretrained(folder).engine.name == "openvino"
     averaged = Predictor.from_pretrained(folder, augmentation=averaging.TestTimeAugmentation(flip=True))
     assert averaged.engine.name == "torch"
+    assert Predictor.from_pretrained(folder, precision="bf16").engine.precision == "bf16"
     found = opening.find_spec
     monkeypatch.setattr(opening, "find_spec", lambda name: None if name == "openvino" else found(name))
     assert Predictor.from_pretrained(folder).engine.name == "onnxruntime"
+    assert Predictor.from_pretrained(folder, precision="bf16").engine.name == "torch"
     with pytest.raises(ConfigError, match=r"openvino is not installed; pip install 'exfuse\[openvino\]'"):
         Predictor.from_pretrained(folder, "openvino")
     monkeypatch.setattr(opening, "find_spec", lambda name: None)
@@ -159,5 +161,5 @@ def test_a_model_is_converted_once_for_each_content(tmp_path: Path, monkeypatch:
     torch.manual_seed(1)
     info = NETWORKS["baseline"]
     save_pretrained(folder, info.build(), info.to_json(), "")
-    with pytest.raises(KeyError):
+    with pytest.raises(CheckpointError, match="could not be converted"):
         Predictor.from_pretrained(folder, "openvino")

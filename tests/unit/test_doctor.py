@@ -157,3 +157,11 @@ def test_a_broken_mask_of_unnamed_classes_is_found_once(data: Path) -> None:
     assert [(f.kind, Path(f.file).name) for f in result.findings if f.severity == "error"] == [
         ("mask", "train_0002.png")
     ]
+
+
+def test_a_set_without_any_mask_is_examined_all_the_same(data: Path) -> None:
+    (data / "masks").rename(data / "labels")
+    dataset, missing = open_leniently(data, "train")
+    result = examine(dataset, missing)
+    assert (result.images, result.errors) == (0, 12)
+    assert "train_0000.png: no such mask" in result.findings[0].message

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from exfuse.errors import CheckpointError
-from exfuse.inference.opening import cache_folder, find_exported
+from exfuse.inference.converted import cache_folder
+from exfuse.inference.opening import find_exported
 from exfuse.inference.predictor import Predictor
 from exfuse.models.info import ModelInfo
 from exfuse.models.pretrained import save_pretrained
@@ -24,10 +25,12 @@ INFO = ModelInfo(
 def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXFUSE_CACHE", "/somewhere")
     assert cache_folder() == Path("/somewhere")
+    monkeypatch.setenv("EXFUSE_CACHE", "~/somewhere")
+    assert cache_folder() == Path("~/somewhere").expanduser()
     monkeypatch.delenv("EXFUSE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
     assert cache_folder() == Path("/caches/exfuse")
-    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
     assert cache_folder() == Path("~/.cache/exfuse").expanduser()
 
 
@@ -35,8 +38,9 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
     save_pretrained(tmp_path / "model", INFO.build(), INFO.to_json(), "")
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("EXFUSE_CACHE", str(tmp_path / "file"))
-    with pytest.raises(CheckpointError, match=r"file/openvino/.*could not be written .*EXFUSE_CACHE"):
+    with pytest.raises(CheckpointError, match=r"model: it could not be converted into .*file/xml/.*EXFUSE_CACHE"):
         Predictor.from_pretrained(tmp_path / "model", "openvino")
+    assert Predictor.from_pretrained(tmp_path / "model").engine.name == "torch", "auto goes on without"
 
 
 def test_an_export_is_found_by_its_file_or_its_folder(tmp_path: Path) -> None:

@@ -177,6 +177,11 @@ def test_coco_that_is_not_whole_is_refused_by_name(coco: Path, prepared: Path) -
     annotations.write_text(json.dumps(content | {"annotations": lacking}))
     with pytest.raises(DataError, match=r"annotations\[0\] has no 'area', or one of a wrong type"):
         prepare_coco(coco, prepared, ("train2017",))
+    for shape in ([], {"size": [80, 100]}, {"size": [3, 3], "counts": [9]}):
+        rows = [row | {"segmentation": shape} for row in content["annotations"]]
+        annotations.write_text(json.dumps(content | {"annotations": rows}))
+        with pytest.raises(DataError, match=r"instances_train2017\.json: image 1: its segmentations cannot be drawn"):
+            prepare_coco(coco, prepared, ("train2017",))
     for broken in ({}, {"images": {}, "annotations": [], "categories": []}, {**content, "images": [3]}, []):
         annotations.write_text(json.dumps(broken))
         with pytest.raises(DataError, match=r"instances_train2017\.json: "):

@@ -10,7 +10,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from exfuse.cli.options import Flip, Model, NetworkEngine, NetworkPrecision, Scales, parse_scales
+from exfuse.cli.options import Flip, Model, NetworkEngine, NetworkPrecision, Scales, parse_scales, reference_engine
 from exfuse.data.datasets import SegmentationDataset, open_dataset
 from exfuse.data.scan import scan_dataset
 from exfuse.distributed import only_process
@@ -28,7 +28,7 @@ def compare_command(
     split: Annotated[str, typer.Option(help="Which split to score.")] = "val",
     scales: Scales = "1",
     flip: Flip = False,
-    engine: NetworkEngine = "torch",
+    engine: NetworkEngine = None,
     precision: NetworkPrecision = None,
     show: Annotated[int, typer.Option(min=0, help="How many of the images that differ most to list and draw.")] = 8,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the JSON and the pictures.")] = Path(
@@ -39,7 +39,10 @@ def compare_command(
     console, ranks = Console(), only_process("exfuse compare")
     augmentation = TestTimeAugmentation(parse_scales(scales), flip)
     dataset = open_dataset(data, split)
-    predictors = [Predictor.from_pretrained(model, engine, precision, augmentation) for model in (first, second)]
+    predictors = [
+        Predictor.from_pretrained(model, reference_engine(model, engine), precision, augmentation)
+        for model in (first, second)
+    ]
     fingerprint = scan_dataset(dataset).fingerprint
     counts = [score_split(predictor, dataset, ranks, console).of_images for predictor in predictors]
     result = compare(tuple(entry.name for entry in dataset.entries), counts[0], counts[1])

@@ -7,7 +7,16 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from exfuse.cli.options import Flip, Model, NetworkEngine, NetworkPrecision, Scales, parse_measures, parse_scales
+from exfuse.cli.options import (
+    Flip,
+    Model,
+    NetworkEngine,
+    NetworkPrecision,
+    Scales,
+    parse_measures,
+    parse_scales,
+    reference_engine,
+)
 from exfuse.data.datasets import open_dataset
 from exfuse.data.scan import scan_dataset
 from exfuse.distributed import process_group
@@ -28,7 +37,7 @@ def evaluate_command(
     measures: Annotated[
         str, typer.Option(help=f"More to measure, separated by commas, or all: {', '.join(MEASURES)}.")
     ] = "",
-    engine: NetworkEngine = "torch",
+    engine: NetworkEngine = None,
     precision: NetworkPrecision = None,
     output: Annotated[
         Path | None,
@@ -40,7 +49,7 @@ def evaluate_command(
     with process_group() as ranks:
         console = Console(quiet=not ranks.is_first)
         predictor = Predictor.from_pretrained(
-            model, engine, precision, TestTimeAugmentation(parse_scales(scales), flip)
+            model, reference_engine(model, engine), precision, TestTimeAugmentation(parse_scales(scales), flip)
         )
         dataset = open_dataset(data, split)
         check_classes(predictor.info, dataset)

@@ -22,6 +22,7 @@ from exfuse.models.folder import find_model, read_info
 from exfuse.models.info import ModelInfo
 
 DRAWN_IMAGES = 8
+LONGEST_SIDE = 1024  # pixels of an image that is compared
 
 
 def export_command(
@@ -58,11 +59,19 @@ def check_samples(info: ModelInfo, data: Path | None, split: str, images: str | 
     if data is not None:
         dataset = open_dataset(data, split)
         check_classes(info, dataset)
-        return [dataset[index] for index in spread(len(dataset), limit)]
+        ignored = dataset.classes.ignore_index
+        samples = [cropped(dataset[index]) for index in spread(len(dataset), limit)]
+        return [Sample(s.image, np.where(s.mask == ignored, info.ignore_index, s.mask)) for s in samples]
     if images is None:
         return []
     paths = list(find_images([images]).values())
-    return [unlabelled(read_image(paths[index]), info) for index in spread(len(paths), limit)]
+    return [cropped(unlabelled(read_image(paths[index]), info)) for index in spread(len(paths), limit)]
+
+
+def cropped(sample: Sample) -> Sample:
+    """Returns a sample without what is beyond `LONGEST_SIDE`: many photographs are held and computed whole."""
+    image, mask = (np.ascontiguousarray(array[:LONGEST_SIDE, :LONGEST_SIDE]) for array in (sample.image, sample.mask))
+    return Sample(image, mask)
 
 
 def unlabelled(image: UInt8Array, info: ModelInfo) -> Sample:

@@ -1,5 +1,6 @@
 """What more than one command takes, and values that are read from text."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -7,7 +8,7 @@ import typer
 from exfuse.errors import ConfigError, did_you_mean
 from exfuse.evaluation.measures import MEASURES
 from exfuse.inference.engines.base import Precision
-from exfuse.inference.opening import EngineName
+from exfuse.inference.opening import EngineName, find_exported
 
 Recipe = Annotated[str, typer.Argument(help="A name from `exfuse recipes`, or a YAML file.")]
 Overrides = Annotated[
@@ -24,9 +25,17 @@ NetworkPrecision = Annotated[
     Precision | None, typer.Option("--precision", help="Precision of the network.  [default: the engine's own]")
 ]
 NetworkEngine = Annotated[
-    EngineName,
-    typer.Option("--engine", help="What computes the network; auto takes the fastest that is installed."),
+    EngineName | None,
+    typer.Option("--engine", help="What computes the network.  [default: torch, or an export's own]"),
 ]
+FastestEngine = Annotated[
+    EngineName, typer.Option("--engine", help="What computes the network; auto takes the fastest that is installed.")
+]
+
+
+def reference_engine(model: str, engine: EngineName | None) -> EngineName:
+    """Returns the engine that was asked for, or the one to measure with: torch, unless the model is an export."""
+    return engine or ("torch" if find_exported(Path(model)) is None else "auto")
 
 
 def parse_scales(text: str) -> tuple[float, ...]:

@@ -9,9 +9,9 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from exfuse.cli.options import Flip, Model, NetworkEngine, NetworkPrecision, Scales, parse_scales
+from exfuse.cli.options import FastestEngine, Flip, Model, NetworkPrecision, Scales, parse_scales
 from exfuse.data.samples import IMAGE_SUFFIXES, MAX_PIXELS, read_image
-from exfuse.errors import DataError
+from exfuse.errors import ConfigError, DataError
 from exfuse.inference.augmentation import TestTimeAugmentation
 from exfuse.inference.large import predict_large
 from exfuse.inference.predictor import Predictor
@@ -24,12 +24,15 @@ def predict_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for masks, overlays and fractions.json.")],
     scales: Scales = "1",
     flip: Flip = False,
-    engine: NetworkEngine = "auto",
+    engine: FastestEngine = "auto",
     precision: NetworkPrecision = None,
     tile: Annotated[
-        int | None, typer.Option(min=32, help="Cut larger images into tiles of this side, which bounds the memory.")
+        int | None, typer.Option(min=64, help="Cut larger images into tiles of this side, which bounds the memory.")
     ] = None,
-    overlap: Annotated[int, typer.Option(min=0, help="How many pixels neighbouring tiles share.")] = 192,
+    overlap: Annotated[
+        int | None,
+        typer.Option(min=0, help="How many pixels neighbouring tiles share.  [default: 192, or a quarter of a tile]"),
+    ] = None,
     max_megapixels: Annotated[int, typer.Option(min=1, help="Refuse larger images.")] = MAX_PIXELS // 10**6,
 ) -> None:
     """Segment images: palette PNG masks, overlays with a legend, and each class's share as JSON.
@@ -37,9 +40,12 @@ def predict_command(
     Broken files are reported and skipped; the exit code is then 1. Of an image in tiles the overlay is small.
     """
     console, errors = Console(), Console(stderr=True)
-    tiling = Tiling(tile, overlap) if tile is not None else None
-    if tiling is not None:
+    tiling = None
+    if tile is not None:
+        tiling = Tiling(tile, min(Tiling().overlap, tile // 4) if overlap is None else overlap)
         tiling.check()
+    elif overlap is not None:
+        raise ConfigError("--overlap is of tiles, and there are none without --tile")
     images = find_images(paths)
     augmentation = TestTimeAugmentation(parse_scales(scales), flip)
     with console.status("opening the model; an engine that sees it for the first time converts it"):

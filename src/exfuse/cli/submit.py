@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from exfuse.cli.options import Flip, Model, NetworkEngine, NetworkPrecision, Scales, parse_scales
+from exfuse.cli.options import Flip, Model, NetworkEngine, NetworkPrecision, Scales, parse_scales, reference_engine
 from exfuse.evaluation.submission import voc_test_images, write_voc_submission
 from exfuse.inference.augmentation import TestTimeAugmentation
 from exfuse.inference.predictor import Predictor
@@ -27,14 +27,16 @@ def submit_command(
     split: Annotated[str, typer.Option(help="Which split to predict.")] = "test",
     scales: Scales = "1",
     flip: Flip = False,
-    engine: NetworkEngine = "torch",
+    engine: NetworkEngine = None,
     precision: NetworkPrecision = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The archive to write.")] = Path("results.tgz"),
 ) -> None:
     """Predict a test set and write the archive that its evaluation server takes, read back and checked."""
     console = Console()
     images = voc_test_images(data, split)
-    predictor = Predictor.from_pretrained(model, engine, precision, TestTimeAugmentation(parse_scales(scales), flip))
+    predictor = Predictor.from_pretrained(
+        model, reference_engine(model, engine), precision, TestTimeAugmentation(parse_scales(scales), flip)
+    )
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("predicting", total=len(images))
         write_voc_submission(predictor, images, split, output, lambda: bar.advance(task))

@@ -70,15 +70,13 @@ class Examination:
 
 def open_leniently(source: Path, split: str) -> tuple[SegmentationDataset, tuple[Finding, ...]]:
     """Opens a split as `open_dataset` does, but leaves out what is missing and returns it as findings."""
-    missing: dict[str, Finding] = {}
+    missing: list[Finding] = []
 
     def note(error: DataError) -> None:
         message = str(error)
-        missing[message] = Finding("error", "missing", message.partition(": ")[0], message)
+        missing.append(Finding("error", "missing", message.partition(": ")[0], message))
 
-    dataset = open_dataset(source, split, note)
-    there = {str(entry.mask) for entry in dataset.entries}  # if it cannot be read, that will be found with the rest
-    return dataset, tuple(finding for finding in missing.values() if finding.file not in there)
+    return open_dataset(source, split, note), tuple(missing)
 
 
 def examine(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -79,22 +80,28 @@ def find_entries(
     Raises:
         DataError: If a file is missing, or the split has no images.
     """
+    absent: list[DataError] = []
+
+    def note(error: DataError) -> None:
+        missing(error)
+        absent.append(error)
+
     if layout in ("folders", "ade20k"):
         masks_folder = "masks" if layout == "folders" else "annotations"
         entries = _entries_of_folders(
-            _inside(root, f"images/{split_place}"), _inside(root, f"{masks_folder}/{split_place}"), missing
+            _inside(root, f"images/{split_place}"), _inside(root, f"{masks_folder}/{split_place}"), note
         )
     elif layout == "cityscapes":
         entries = _entries_of_cityscapes(
-            _inside(root, f"leftImg8bit/{split_place}"), _inside(root, f"gtFine/{split_place}"), missing
+            _inside(root, f"leftImg8bit/{split_place}"), _inside(root, f"gtFine/{split_place}"), note
         )
     else:
         images, masks, names = root / "images", root / "masks", _inside(root, split_place)
         if layout == "voc":
             images, masks = root / "JPEGImages", root / "SegmentationClass"
             names = _inside(root, f"ImageSets/Segmentation/{split_place}.txt")
-        entries = _entries_of_list(images, masks, names, missing)
-    if not entries:
+        entries = _entries_of_list(images, masks, names, note)
+    if not entries and not absent:
         raise DataError(f"{root}: split {split!r} has no images")
     return entries
 
@@ -162,16 +169,11 @@ def _inside(root: Path, relative: str) -> Path:
     return path
 
 
-def find_classes(root: Path, layout: Layout, missing: OnMissing = stop) -> Classes:
+def find_classes(root: Path, layout: Layout) -> Classes:
     """Returns the classes of a folder: those of `classes.json`, the layout's own, or the labels found in the masks.
 
-    Args:
-        root: The folder.
-        layout: How the data lies there.
-        missing: Called for each mask that was to be read and cannot be.
-
     Raises:
-        DataError: If a description or a mask cannot be read.
+        DataError: If a description cannot be read.
     """
     described = root / "classes.json"
     if described.is_file():
@@ -184,10 +186,8 @@ def find_classes(root: Path, layout: Layout, missing: OnMissing = stop) -> Class
         return read_ade20k_classes(root / "objectInfo150.txt")
     labels: set[int] = set()
     for path in sorted((root / "masks").rglob("*.png")):
-        try:
+        with suppress(DataError):  # a mask that cannot be read is found, and named, with whatever else is read
             labels.update(np.unique(read_mask(path)).tolist())
-        except DataError as error:
-            missing(error)
     count = max(labels - {255}, default=0) + 1
     return numbered_classes(max(count, 2))
 

@@ -67,7 +67,7 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> UInt8Array:
         max_pixels: How many it may have; a limit above the usual one lifts that of the sides as well.
 
     Raises:
-        DataError: If the file is missing, broken or larger than 50 megapixels or 16,384 pixels a side.
+        DataError: If the file is missing, broken or larger than `max_pixels` or, by default, 16,384 pixels a side.
     """
     try:
         with _pillow_limit(max_pixels), Image.open(path) as image:

@@ -6,16 +6,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from exfuse.data.samples import Sample
 from exfuse.durable import reason, staged_folder, write_file
-from exfuse.errors import ConfigError, ExportError
+from exfuse.errors import ConfigError, ExFuseError, ExportError, brief
 from exfuse.export.program import ProgramEngine
 from exfuse.export.verify import LIMITS, Agreement, compare_engines
 from exfuse.inference.augmentation import PLAIN
 from exfuse.inference.conversion import WRITE, export_program, quiet
+from exfuse.inference.converted import MAIN_FILE
 from exfuse.inference.engines.torch_engine import TorchEngine
 from exfuse.inference.graph import INPUT
-from exfuse.inference.opening import EXPORTED, EXPORTED_STEM, WRITTEN_WITH, open_engine, require
+from exfuse.inference.opening import EXPORTED, WRITTEN_WITH, open_engine, require
 from exfuse.models.pretrained import load_pretrained
 
 ExportFormat = Literal["torch-export", "onnx", "openvino"]
@@ -34,30 +37,34 @@ def export_model(
 ) -> Agreement:
     """Writes a folder with the exported model, its description and how well it agrees with the network.
 
-    It is written beside its place, opened as a user would open it, and compared with the network on images; only then
-    does the folder get its name, and whatever fails leaves nothing.
+    It is written beside its place, opened with the engine that computes it, in fp32, and compared with the network on
+    images; only then does the folder get its name, and whatever fails leaves nothing.
 
     Args:
         source: A model folder or a model of the hub.
-        output: The folder to write.
+        output: The folder to write; what is there is replaced if it is an older export.
         export_format: One of `SUFFIXES`.
         precision: "fp32", or "int8" for OpenVINO, calibrated on the images.
         samples: Real images to check with, labelled ones if there are any; see `compare_engines`.
 
     Raises:
         CheckpointError: If the model cannot be read.
-        ConfigError: If something that the format needs is not installed.
+        ConfigError: If something that the format needs is not installed, or `output` is something else than an export.
         ExportError: If the export cannot be made or written, or differs from the network by more than `LIMITS`.
     """
     suffix = SUFFIXES[export_format]
     require(WRITTEN_WITH.get(suffix, ()))
     if precision == "int8" and export_format != "openvino":
         raise ConfigError(f"int8 is made for openvino only, not for {export_format}")
+    if precision == "int8":
+        require(("nncf",))
+    if output.exists() and not (output / REPORT_FILE).is_file() and (output.is_file() or any(output.iterdir())):
+        raise ConfigError(f"{output}: not an export; choose a folder that is empty or does not exist")
     model, info = load_pretrained(source)
-    network = TorchEngine(model, info)
+    network = TorchEngine(model, info, device=torch.device("cpu"))  # a card's convolutions may round more
     try:
-        with staged_folder(output) as staged:
-            path = staged / f"{EXPORTED_STEM}{suffix}"
+        with staged_folder(output.resolve()) as staged:
+            path = staged / f"{MAIN_FILE}{suffix}"
             WRITE[suffix](export_program(model, info), info, path)
             if precision == "int8":
                 with quiet():
@@ -78,4 +85,8 @@ def export_model(
             write_file(staged / REPORT_FILE, (json.dumps(description, indent=2) + "\n").encode())
     except OSError as error:
         raise ExportError(f"{output}: the export could not be written ({reason(error, output.parent)})") from error
+    except ExFuseError as error:
+        raise ExportError(f"{output}: the {export_format} export was not kept: {error}") from error
+    except Exception as error:  # of one of several converters, which share no base of errors
+        raise ExportError(f"{source} could not be exported to {export_format} ({brief(error)})") from error
     return agreement

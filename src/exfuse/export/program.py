@@ -6,7 +6,7 @@ import torch
 
 from exfuse.data.samples import UInt8Array
 from exfuse.inference.augmentation import PLAIN
-from exfuse.inference.engines.base import Float32Array, Precision
+from exfuse.inference.engines.base import Float32Array
 
 
 class ProgramEngine:
@@ -17,7 +17,7 @@ class ProgramEngine:
     """
 
     name = "torch"
-    precision: Precision = "fp32"
+    precision: str = "fp32"
     device = "cpu"
     augmentation = PLAIN
 

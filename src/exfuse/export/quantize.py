@@ -10,7 +10,7 @@ import openvino as ov
 from exfuse.data.samples import Sample, UInt8Array
 from exfuse.export.verify import LIMITS
 from exfuse.inference.engines.base import Engine
-from exfuse.inference.engines.openvino_engine import read_openvino, save_openvino
+from exfuse.inference.engines.openvino_engine import INT8_PATH, read_openvino, save_openvino
 from exfuse.metrics import ConfusionMatrix
 
 CALIBRATION_IMAGES = 300
@@ -50,6 +50,7 @@ def quantize(path: Path, network: Engine, samples: Sequence[Sample]) -> None:
         preset=nncf.QuantizationPreset.MIXED,
         subset_size=min(CALIBRATION_IMAGES, len(pairs)),
     )
+    int8.set_rt_info("true", INT8_PATH)
     staged = path.with_stem(f"{path.stem}_int8")
     save_openvino(int8, info, staged)
     for suffix in (".xml", ".bin"):

@@ -13,8 +13,8 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 from exfuse.inference.graph import INPUT, OUTPUTS, LabelGraph
-from exfuse.models.exfuse import PAD_MULTIPLE, ExFuse
-from exfuse.models.info import ModelInfo
+from exfuse.models.exfuse import ExFuse
+from exfuse.models.info import PAD_MULTIPLE, ModelInfo
 
 OPSET = 20
 
@@ -91,6 +91,6 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         exporter.setLevel(level)
-        os.environ.pop("CI")
+        os.environ.pop("CI", None)
         if before is not None:
             os.environ["CI"] = before

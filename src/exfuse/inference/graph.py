@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from exfuse.models.exfuse import PAD_MULTIPLE, ExFuse
+from exfuse.models.exfuse import ExFuse
 from exfuse.models.folding import fold
-from exfuse.models.info import ModelInfo
+from exfuse.models.info import PAD_MULTIPLE, ModelInfo
 
 INPUT, OUTPUTS = "images", ("labels", "logits")
 

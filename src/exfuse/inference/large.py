@@ -46,7 +46,7 @@ def predict_large(predictor: Predictor, image: UInt8Array, tiling: Tiling, mask:
         for strip in label_strips(predictor.engine, image, tiling):
             writer.write(strip)
             counts += np.bincount(strip.ravel(), minlength=len(names))
-            rows.append(strip[-top % stride :: stride, ::stride])
+            rows.append(strip[-top % stride :: stride, ::stride].copy())  # else the strip would stay
             top += len(strip)
     small = np.ascontiguousarray(image[::stride, ::stride])
     preview = Prediction(small, np.concatenate(rows), predictor.info)

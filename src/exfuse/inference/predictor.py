@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from exfuse.data.samples import UInt8Array, read_image
-from exfuse.errors import DataError
+from exfuse.errors import DataError, brief
 from exfuse.inference.augmentation import PLAIN, TestTimeAugmentation
 from exfuse.inference.drawing import blend, with_legend
 from exfuse.inference.engines.base import Engine, Float32Array, Precision
@@ -132,7 +132,10 @@ def _as_pixels(image: str | Path | Image.Image | UInt8Array) -> UInt8Array:
     if isinstance(image, str | Path):
         return read_image(Path(image))
     if isinstance(image, Image.Image):
-        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+        try:
+            image = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+        except (OSError, SyntaxError, ValueError) as error:  # it is decoded only now
+            raise DataError(f"not a readable image ({brief(error)})") from error
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise DataError(f"expected an RGB uint8 array (H, W, 3), got {image.dtype} {image.shape}")
     return np.require(image, requirements=["C", "W"])

@@ -61,12 +61,15 @@ class StripWriter:
             if error is None:
                 raise ValueError(f"{self.path}: {self.rows} of {self.height} rows were written")
             return
-        self._chunk(b"IDAT", self._compressor.flush())
-        self._chunk(b"IEND", b"")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self._staged.replace(self.path)
+        try:
+            self._chunk(b"IDAT", self._compressor.flush())
+            self._chunk(b"IEND", b"")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._staged.replace(self.path)
+        finally:
+            self._staged.unlink(missing_ok=True)
 
     def _chunk(self, kind: bytes, content: bytes) -> None:
         if content or kind == b"IEND":

@@ -9,6 +9,7 @@ import numpy as np
 from exfuse.data.samples import UInt8Array
 from exfuse.errors import ConfigError
 from exfuse.inference.engines.base import Engine, Float32Array
+from exfuse.models.info import PAD_MULTIPLE
 
 
 class Tiling(NamedTuple):
@@ -28,22 +29,24 @@ class Tiling(NamedTuple):
         Raises:
             ConfigError: If the overlap leaves nothing that a tile has for itself.
         """
-        if self.overlap < 0 or self.tile < 32 or 2 * self.overlap >= self.tile:
+        if self.overlap < 0 or self.tile < self.overlap + max(PAD_MULTIPLE, self.overlap + 1):
             raise ConfigError(
-                f"tiles of {self.tile} pixels with an overlap of {self.overlap}: a tile must be at least 32 and more "
-                "than twice the overlap"
+                f"tiles of {self.tile} pixels with an overlap of {self.overlap}: a tile must be more than twice the "
+                f"overlap, and {PAD_MULTIPLE} more than it"
             )
 
 
 def label_strips(engine: Engine, image: UInt8Array, tiling: Tiling) -> Iterator[UInt8Array]:
     """Labels an image from top to bottom.
 
-    The image is cut into a grid of tiles, all of one size but for the last row and column, which may be a few pixels
-    smaller. Each tile is computed alone; a pixel in several of them gets the mean of their scores, weighted by how far
-    it is from each one's border. A pixel in one tile alone has that tile's label. So a label is that of the whole
-    image wherever the tiles that have it see all that its label depends on.
+    The image is cut into a grid of tiles, all of one size but for the last row and column, which may be smaller. Each
+    tile is computed alone; a pixel in several of them gets the mean of their scores, weighted by how far it is from
+    each one's border. A pixel in one tile alone has that tile's label. Tiles begin at multiples of the network's
+    largest stride, so that it sees in them what it sees in the whole image, and a label is that of the whole image
+    wherever the tiles that have it see all that its label depends on.
 
-    The memory taken is that of the scores of one row of tiles, 4 * K * tile * W bytes, and of one tile in the network.
+    The memory taken is that of the scores of one row of tiles, 4 * K * tile * W bytes, of what it shares with the
+    next, and of one tile in the network.
 
     Args:
         engine: What computes the tiles.
@@ -63,16 +66,21 @@ def label_strips(engine: Engine, image: UInt8Array, tiling: Tiling) -> Iterator[
             share = _ramp(shared)[:, None]
             band[:, :shared] = (1 - share) * waiting + share * band[:, :shared]
         done = (rows[place + 1][0] if place + 1 < len(rows) else bottom) - top
-        yield band[:, :done].argmax(axis=0).astype(np.uint8)
+        labels = np.empty((done, image.shape[1]), dtype=np.uint8)
+        for row in range(done):  # argmax makes a copy of what it is given, and numbers of eight bytes
+            labels[row] = band[:, row].argmax(axis=0)
+        yield labels
         waiting = band[:, done:].copy()
+        del band
 
 
 def cut(side: int, tiling: Tiling) -> list[tuple[int, int]]:
     """Returns first and end of each tile along a side; neighbours share the overlap, exactly."""
-    count = max(1, math.ceil((side - tiling.overlap) / (tiling.tile - tiling.overlap)))
-    if count == 1:
+    if side <= tiling.tile:
         return [(0, side)]
-    step = math.ceil((side - tiling.overlap) / count)
+    longest = (tiling.tile - tiling.overlap) // PAD_MULTIPLE * PAD_MULTIPLE
+    count = math.ceil((side - tiling.overlap) / longest)
+    step = math.ceil((side - tiling.overlap) / count / PAD_MULTIPLE) * PAD_MULTIPLE
     starts = range(0, side - tiling.overlap, step)
     return [(start, min(start + step + tiling.overlap, side)) for start in starts]
 

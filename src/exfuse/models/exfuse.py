@@ -15,11 +15,10 @@ from exfuse.layers import (
     SemanticEmbeddingBranch,
 )
 from exfuse.models.backbones import Backbone
+from exfuse.models.info import PAD_MULTIPLE
 
 Decoder = Literal["full", "stride4"]
 DecoderWidth = Literal["wide", "narrow"] | int
-
-PAD_MULTIPLE = 32
 
 
 class ExFuseOutput(NamedTuple):

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
+PAD_MULTIPLE = 32  # what the sides of an image are padded to: the stride of the deepest features
+
 if TYPE_CHECKING:
     from exfuse.models.builders import Parts
     from exfuse.models.exfuse import ExFuse
@@ -64,6 +66,9 @@ class ModelInfo:
             raise ValueError(f"{num_classes} classes, {len(labels)} names and {len(palette)} colours")
         if not all(0 <= value <= 255 for color in palette for value in color):
             raise ValueError("a colour is not three numbers from 0 to 255")
+        ignore_index = int(content["ignore_index"])
+        if not 0 <= ignore_index <= 255:
+            raise ValueError(f"ignore_index {ignore_index} is not between 0 and 255")
         mean, std = _three_floats(content["image_mean"]), _three_floats(content["image_std"])
         if not all(math.isfinite(value) for value in mean + std) or min(std) <= 0:
             raise ValueError("image_mean and image_std must be finite, image_std positive")
@@ -72,9 +77,9 @@ class ModelInfo:
             parts=cast("Parts", architecture),
             class_names=tuple(str(labels[str(index)]) for index in range(num_classes)),
             palette=palette,
-            ignore_index=int(content["ignore_index"]),
-            image_mean=_three_floats(content["image_mean"]),
-            image_std=_three_floats(content["image_std"]),
+            ignore_index=ignore_index,
+            image_mean=mean,
+            image_std=std,
             metrics=dict(content.get("metrics", {})),
         )
 

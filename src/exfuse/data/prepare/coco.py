@@ -11,7 +11,7 @@ from exfuse.data.classes import voc_classes
 from exfuse.data.prepare.tree import PreparedTree
 from exfuse.data.prepare.voc import Progress
 from exfuse.data.samples import UInt8Array, image_size
-from exfuse.errors import ConfigError, DataError
+from exfuse.errors import ConfigError, DataError, brief
 
 # COCO's category names for VOC's classes, where they are called otherwise.
 COCO_NAMES = {
@@ -74,7 +74,14 @@ def prepare_coco(
             name, size = f"coco_{image.stem}", (row["height"], row["width"])
             if image_size(image) != size:
                 raise DataError(f"{image}: not {size[1]} x {size[0]} pixels, as {annotations.name} says")
-            tree.add(name, image, draw_semantic_mask(wanted, labels, *size), classes)
+            try:
+                mask = draw_semantic_mask(wanted, labels, *size)
+            except (ValueError, TypeError, LookupError) as error:
+                why = f"{type(error).__name__}: {brief(error)}"
+                raise DataError(
+                    f"{annotations}: image {row['id']}: its segmentations cannot be drawn ({why})"
+                ) from error
+            tree.add(name, image, mask, classes)
             taken.append(name)
             progress()
     mixed = [*trainaug, *taken]

@@ -17,13 +17,13 @@ class Engine(Protocol):
 
     Attributes:
         name: As in `Predictor.from_pretrained`.
-        precision: Of the network; the scores are float32 in any case.
+        precision: Of the network, "fp32", "bf16" or "int8"; the scores are float32 in any case.
         device: Where it computes, in words.
         augmentation: What is averaged; the scores are then probabilities, and else logits.
     """
 
     name: str
-    precision: Precision
+    precision: str
     device: str
     augmentation: TestTimeAugmentation
 

@@ -2,12 +2,15 @@
 
 import torch
 from torch import Tensor
+from torch._dynamo import config as dynamo
 from torch._inductor import config as inductor
 
 from exfuse.data.samples import UInt8Array
 from exfuse.inference.augmentation import PLAIN
 from exfuse.inference.engines.base import Float32Array, Precision
 from exfuse.inference.graph import LabelGraph
+
+SIZES = 256  # of images that are compiled for; more are an error
 
 
 class CompiledEngine:
@@ -18,8 +21,9 @@ class CompiledEngine:
     augmentation = PLAIN
 
     def __init__(self, graph: LabelGraph, precision: Precision = "bf16") -> None:
-        self.precision: Precision = precision
-        self._compiled = torch.compile(graph.eval().to(memory_format=torch.channels_last), dynamic=False)  # type: ignore[call-overload]
+        self.precision: str = precision
+        fast = graph.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._compiled = torch.compile(fast, dynamic=False, fullgraph=True)
 
     def labels(self, images: UInt8Array) -> UInt8Array:
         """See `Engine`."""
@@ -32,5 +36,5 @@ class CompiledEngine:
     @torch.inference_mode()
     def _run(self, images: UInt8Array) -> tuple[Tensor, Tensor]:
         autocast = torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16")
-        with autocast, inductor.patch(freezing=True):
+        with autocast, inductor.patch(freezing=True), dynamo.patch(recompile_limit=SIZES):
             return self._compiled(torch.from_numpy(images))  # type: ignore[no-any-return]

@@ -9,7 +9,7 @@ import onnxruntime as ort
 from exfuse.data.samples import UInt8Array
 from exfuse.errors import CheckpointError, brief
 from exfuse.inference.augmentation import PLAIN
-from exfuse.inference.engines.base import Float32Array, Precision
+from exfuse.inference.engines.base import Float32Array
 from exfuse.models.info import ModelInfo
 
 INFO_KEY = "exfuse"  # of the description, among the metadata of a model
@@ -27,7 +27,7 @@ class OnnxRuntimeEngine:
     """
 
     name = "onnxruntime"
-    precision: Precision = "fp32"
+    precision: str = "fp32"
     device = "cpu"
     augmentation = PLAIN
 

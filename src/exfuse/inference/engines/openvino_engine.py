@@ -1,10 +1,10 @@
 """OpenVINO on the CPU. Knows no torch."""
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import openvino as ov
 
 from exfuse.data.samples import UInt8Array
@@ -14,7 +14,8 @@ from exfuse.inference.engines.base import Float32Array, Precision
 from exfuse.models.info import ModelInfo
 
 INFO_PATH = ["exfuse", "info"]  # of the description, in the runtime information of a model
-HINTS = {"fp32": "f32", "bf16": "bf16"}
+INT8_PATH = ["exfuse", "int8"]  # there in a quantised model
+HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
 
 
 def read_openvino(path: Path) -> tuple[ov.Model, ModelInfo]:
@@ -54,8 +55,8 @@ class OpenVINOEngine:
     """Computes an exported `LabelGraph`; see `Engine`.
 
     Args:
-        model: As `read_openvino` or `to_openvino` give it.
-        precision: By default the fastest that the processor has units for.
+        model: As `read_openvino` gives it.
+        precision: Of what is not in int8; by default the fastest that the processor has units for.
         cache: Folder for what OpenVINO compiles, so that the next process starts faster; None is without.
     """
 
@@ -64,12 +65,14 @@ class OpenVINOEngine:
     augmentation = PLAIN
 
     def __init__(self, model: ov.Model, precision: Precision | None = None, cache: Path | None = None) -> None:
-        self.precision: Precision = precision or best_precision()
+        computed = precision or best_precision()
+        self.precision: str = "int8" if model.has_rt_info(INT8_PATH) else computed
         self._model = model
-        self._options = {"INFERENCE_PRECISION_HINT": HINTS[self.precision], "PERFORMANCE_HINT": "LATENCY"}
+        self._options = {"INFERENCE_PRECISION_HINT": HINTS[computed], "PERFORMANCE_HINT": "LATENCY"}
         if cache is not None:
             self._options["CACHE_DIR"] = str(cache)
         self._compiled: dict[str, ov.CompiledModel] = {}
+        self._lock = threading.Lock()
 
     def labels(self, images: UInt8Array) -> UInt8Array:
         """See `Engine`."""
@@ -82,8 +85,9 @@ class OpenVINOEngine:
         return scores
 
     def _run(self, output: str, images: UInt8Array) -> Any:
-        if output not in self._compiled:
-            # Only what leads to this output is kept, so that labels never wait for scores to be copied out.
-            alone = ov.Model([self._model.output(output)], self._model.get_parameters(), self._model.friendly_name)
-            self._compiled[output] = ov.Core().compile_model(alone, "CPU", self._options)
-        return np.array(self._compiled[output](images)[0])
+        with self._lock:  # a compiled model runs one image at a time, on all cores
+            if output not in self._compiled:
+                # Only what leads to this output is kept, so that labels never wait for scores to be copied out.
+                alone = ov.Model([self._model.output(output)], self._model.get_parameters(), self._model.friendly_name)
+                self._compiled[output] = ov.Core().compile_model(alone, "CPU", self._options)
+            return self._compiled[output](images)[0]

@@ -35,7 +35,7 @@ class TorchEngine:
         self._device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.eval().to(self._device)
         self.augmentation = augmentation
-        self.precision: Precision = precision
+        self.precision: str = precision
         self.device = str(self._device)
         self._mean, self._std = info.image_mean, info.image_std
 
