@@ -37,4 +37,4 @@ class CompiledEngine:
     def _run(self, images: UInt8Array) -> tuple[Tensor, Tensor]:
         autocast = torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16")
         with autocast, inductor.patch(freezing=True), dynamo.patch(recompile_limit=SIZES):
-            return self._compiled(torch.from_numpy(images))  # type: ignore[no-any-return]
+            return self._compiled(torch.from_numpy(images))  # type: ignore[no-any-return, no-untyped-call]
