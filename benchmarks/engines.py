@@ -14,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from exfuse.inference.conversion import export_graph, write_openvino
 from exfuse.inference.engines.base import Engine
 from exfuse.inference.engines.compiled import CompiledEngine
+from exfuse.inference.engines.openvino_engine import OpenVINOEngine, read_openvino
 from exfuse.inference.engines.torch_engine import TorchEngine
 from exfuse.inference.graph import LabelGraph
 from exfuse.inference.predictor import Predictor
@@ -35,6 +37,13 @@ def open_case(case: str, folder: Path) -> Engine:
         return TorchEngine(fold(model) if "folded" in name else model, info, precision=precision)  # type: ignore[arg-type]
     if name == "compile":
         return CompiledEngine(LabelGraph(*load_pretrained(folder)), precision)  # type: ignore[arg-type]
+    if name == "openvino unfolded":
+        graph = LabelGraph(*load_pretrained(folder))
+        graph.model = load_pretrained(folder)[0]
+        with tempfile.TemporaryDirectory() as temporary:
+            path = Path(temporary) / "model.xml"
+            write_openvino(export_graph(graph), load_pretrained(folder)[1], path)
+            return OpenVINOEngine(read_openvino(path)[0], precision)  # type: ignore[arg-type]
     return Predictor.from_pretrained(folder, name, precision).engine  # type: ignore[arg-type]
 
 
@@ -45,6 +54,7 @@ CASES = (
     "torch folded bf16",
     "compile bf16",
     "onnxruntime fp32",
+    "openvino unfolded bf16",
     "openvino fp32",
     "openvino bf16",
 )

@@ -96,14 +96,19 @@ def peak_memory(program: str, *arguments: object) -> float:
 
 
 def report_memory(step: Callable[[], object]) -> None:
-    """Runs a case twice and prints this process's peak memory in GiB.
+    """Runs a case twice and prints this process's peak memory in GiB."""
+    step()
+    step()
+    print(peak_gib())
+
+
+def peak_gib() -> float:
+    """Returns this process's peak resident memory.
 
     The kernel's own count of this address space is read; `ru_maxrss` would begin with the parent's.
     """
-    step()
-    step()
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    print(int(status["VmHWM"].split()[0]) / 2**20)
+    return int(status["VmHWM"].split()[0]) / 2**20
 
 
 def environment() -> dict[str, Any]:

@@ -24,7 +24,12 @@ INFO_FILE = "exfuse.json"  # of the description, among a program's extra files
 
 def export_program(model: ExFuse, info: ModelInfo) -> ExportedProgram:
     """Traces a model's `LabelGraph` for any number of images of any size."""
-    graph = LabelGraph(model, info).eval()
+    return export_graph(LabelGraph(model, info))
+
+
+def export_graph(graph: LabelGraph) -> ExportedProgram:
+    """Traces a graph; see `export_program`."""
+    graph.eval()
     # Nothing about the traced example may be special: no one, no multiple of the padding, no square.
     example = torch.zeros(2, 2 * PAD_MULTIPLE + 5, 3 * PAD_MULTIPLE + 11, 3, dtype=torch.uint8)
     sizes = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC, 2: Dim.DYNAMIC}
