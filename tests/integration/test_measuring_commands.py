@@ -112,7 +112,7 @@ def test_an_ablation_runs_every_cell_once(pack: Path, tmp_path: Path, monkeypatc
     assert [cell.name for cell in cells] == ["baseline_0", "wide_baseline_0"]
     left = tensors_in(tmp_path / "out")
     record = json.loads((cells[0] / "cell.json").read_text())
-    predictor = Predictor.from_pretrained(cells[0] / "model_last", precision="bf16")
+    predictor = Predictor.from_pretrained(cells[0] / "model_last", "torch", "bf16")
     labels = predictor(open_dataset(pack, "val")[1].image).labels
     target = open_dataset(pack, "val")[1].mask
     assert sum(record["of_images"][1][0]) == int((labels == target)[target != 255].sum())

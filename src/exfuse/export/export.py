@@ -14,7 +14,7 @@ from exfuse.errors import ConfigError, ExFuseError, ExportError, brief
 from exfuse.export.program import ProgramEngine
 from exfuse.export.verify import LIMITS, Agreement, compare_engines
 from exfuse.inference.augmentation import PLAIN
-from exfuse.inference.conversion import WRITE, export_program, quiet
+from exfuse.inference.conversion import WRITE, export_program
 from exfuse.inference.converted import MAIN_FILE
 from exfuse.inference.engines.torch_engine import TorchEngine
 from exfuse.inference.graph import INPUT
@@ -67,10 +67,9 @@ def export_model(
             path = staged / f"{MAIN_FILE}{suffix}"
             WRITE[suffix](export_program(model, info), info, path)
             if precision == "int8":
-                with quiet():
-                    from exfuse.export.quantize import quantize
+                from exfuse.export.quantize import quantize
 
-                    quantize(path, network, samples)
+                quantize(path, network, samples, info)
             export = open_engine(path, "auto", "fp32", PLAIN)[0] if suffix in EXPORTED else ProgramEngine(path)
             agreement = compare_engines(network, export, samples, info)
             agreement.check(LIMITS[precision])

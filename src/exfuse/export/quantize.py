@@ -2,54 +2,73 @@
 
 import logging
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
-
-import nncf
-import openvino as ov
+from typing import TYPE_CHECKING
 
 from exfuse.data.samples import Sample, UInt8Array
 from exfuse.export.verify import LIMITS
+from exfuse.inference.conversion import quiet
 from exfuse.inference.engines.base import Engine
 from exfuse.inference.engines.openvino_engine import INT8_PATH, read_openvino, save_openvino
 from exfuse.metrics import ConfusionMatrix
+from exfuse.models.info import ModelInfo
+
+if TYPE_CHECKING:
+    import openvino as ov
 
 CALIBRATION_IMAGES = 300
 
+# RGB `(1, H, W, 3)`, and the labels `(H, W)` it is measured by.
+Pair = tuple[UInt8Array, UInt8Array]
 
-def quantize(path: Path, network: Engine, samples: Sequence[Sample]) -> None:
+
+def quantize(path: Path, network: Engine, samples: Sequence[Sample], info: ModelInfo) -> None:
     """Replaces an OpenVINO model by its int8 form.
 
     The mean IoU is measured on the images before and after. Where it drops by more than `LIMITS` allow, operations go
     back to higher precision one group after the other, those first that cost most, until it does not.
 
+    It is done in a process of its own: importing NNCF changes torch, and what trains afterwards may crash.
+
     Args:
         path: The `.xml` file.
         network: The model before, whose labels are the truth where no image is labelled.
         samples: To calibrate and to measure with.
+        info: What the labels mean.
     """
-    model, info = read_openvino(path)
     labelled = any((sample.mask != info.ignore_index).any() for sample in samples)
     pairs = [
         (sample.image[None], sample.mask if labelled else network.labels(sample.image[None])[0]) for sample in samples
     ]
+    with quiet(), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        pool.submit(_quantize, path, pairs).result()
 
-    def mean_iou(compiled: ov.CompiledModel, items: Iterable[tuple[UInt8Array, UInt8Array]]) -> tuple[float, None]:
+
+def _quantize(path: Path, pairs: Sequence[Pair]) -> None:
+    import nncf
+
+    model, info = read_openvino(path)
+
+    def mean_iou(compiled: "ov.CompiledModel", items: Iterable[Pair]) -> tuple[float, None]:
         matrix = ConfusionMatrix(len(info.class_names), info.ignore_index)
         for image, truth in items:
             matrix.update(compiled(image)["labels"][0], truth)
         return matrix.mean_iou(), None
 
     logging.getLogger("nncf").setLevel(logging.WARNING)
-    int8 = nncf.quantize_with_accuracy_control(
-        model,
-        calibration_dataset=nncf.Dataset(pairs, lambda pair: pair[0]),
-        validation_dataset=nncf.Dataset(pairs),
-        validation_fn=mean_iou,
-        max_drop=1 - LIMITS["int8"].mean_iou,
-        drop_type=nncf.DropType.RELATIVE,
-        preset=nncf.QuantizationPreset.MIXED,
-        subset_size=min(CALIBRATION_IMAGES, len(pairs)),
-    )
+    with quiet():
+        int8 = nncf.quantize_with_accuracy_control(
+            model,
+            calibration_dataset=nncf.Dataset(pairs, lambda pair: pair[0]),
+            validation_dataset=nncf.Dataset(pairs),
+            validation_fn=mean_iou,
+            max_drop=1 - LIMITS["int8"].mean_iou,
+            drop_type=nncf.DropType.RELATIVE,
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=min(CALIBRATION_IMAGES, len(pairs)),
+        )
     int8.set_rt_info("true", INT8_PATH)
     staged = path.with_stem(f"{path.stem}_int8")
     save_openvino(int8, info, staged)
