@@ -1,5 +1,7 @@
 """Every engine against the network it was made from (N2)."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -163,3 +165,23 @@ def test_a_model_is_converted_once_for_each_content(tmp_path: Path, monkeypatch:
     save_pretrained(folder, info.build(), info.to_json(), "")
     with pytest.raises(CheckpointError, match="could not be converted"):
         Predictor.from_pretrained(folder, "openvino")
+
+
+AFTER_OPENVINO = """
+import faulthandler, gc, signal, sys
+import numpy as np
+faulthandler.enable()  # which gives the process a signal stack, as pytest does
+from exfuse.inference.predictor import Predictor
+predictor = Predictor.from_pretrained(sys.argv[1])
+predictor(np.zeros((64, 64, 3), np.uint8))
+del predictor
+gc.collect()
+signal.signal(signal.SIGINT, lambda number, frame: print("interrupted"))
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+def test_control_c_after_openvino_is_handled(networks: dict[str, Written]):
+    command = [sys.executable, "-c", AFTER_OPENVINO, str(networks["stride4"].write(".xml"))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr

@@ -30,7 +30,7 @@ def quantize(path: Path, network: Engine, samples: Sequence[Sample], info: Model
     The mean IoU is measured on the images before and after. Where it drops by more than `LIMITS` allow, operations go
     back to higher precision one group after the other, those first that cost most, until it does not.
 
-    It is done in a process of its own: importing NNCF changes torch, and what trains afterwards may crash.
+    It is done in a process of its own, since importing NNCF changes torch's functions.
 
     Args:
         path: The `.xml` file.

@@ -11,6 +11,7 @@ from exfuse.data.samples import UInt8Array
 from exfuse.errors import CheckpointError, brief
 from exfuse.inference.augmentation import PLAIN
 from exfuse.inference.engines.base import Float32Array, Precision
+from exfuse.inference.engines.signal_stack import kept_signal_stack
 from exfuse.models.info import ModelInfo
 
 INFO_PATH = ["exfuse", "info"]  # of the description, in the runtime information of a model
@@ -48,7 +49,9 @@ def save_openvino(model: ov.Model, info: ModelInfo, path: Path) -> None:
 
 def best_precision() -> Precision:
     """Returns "bf16" where the processor has units for it."""
-    return "bf16" if "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "fp32"
+    with kept_signal_stack():
+        capabilities = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "bf16" if "BF16" in capabilities else "fp32"
 
 
 class OpenVINOEngine:
@@ -85,7 +88,8 @@ class OpenVINOEngine:
         return scores
 
     def _run(self, output: str, images: UInt8Array) -> Any:
-        with self._lock:  # a compiled model runs one image at a time, on all cores
+        # A compiled model runs one image at a time, on all cores.
+        with self._lock, kept_signal_stack():
             if output not in self._compiled:
                 # Only what leads to this output is kept, so that labels never wait for scores to be copied out.
                 alone = ov.Model([self._model.output(output)], self._model.get_parameters(), self._model.friendly_name)
