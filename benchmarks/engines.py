@@ -3,7 +3,6 @@
 python benchmarks/engines.py [--size 512] [--rounds 7]
 """
 
-import argparse
 import os
 import shutil
 import tempfile
@@ -23,7 +22,7 @@ from exfuse.inference.graph import LabelGraph
 from exfuse.inference.predictor import Predictor
 from exfuse.models.folding import fold
 from exfuse.models.pretrained import load_pretrained, save_pretrained
-from harness import interleave, peak_memory, report_memory, write
+from harness import interleave, parse_arguments, peak_memory, report_memory, write
 from subjects import OURS, info_of
 
 REFERENCE = "torch fp32"
@@ -69,11 +68,7 @@ def make_step(case: str, folder: Path, size: int) -> Callable[[], object]:
 
 def main() -> None:
     """Measures all engines on all of our networks and writes the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--memory", nargs=3, metavar=("CASE", "FOLDER", "SIZE"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parse_arguments(__doc__, ("CASE", "FOLDER", "SIZE"))
     if arguments.memory:
         case, folder, size = arguments.memory
         report_memory(make_step(case, Path(folder), int(size)))

@@ -5,6 +5,7 @@ round by round. The reference runs at the beginning and at the end of each round
 `QUIET`, the rounds count for nothing and are run again, and after `ATTEMPTS` of that nothing is reported.
 """
 
+import argparse
 import json
 import platform
 import statistics
@@ -109,6 +110,20 @@ def peak_gib() -> float:
     """
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["VmHWM"].split()[0]) / 2**20
+
+
+def parse_arguments(description: str, memory: tuple[str, ...]) -> argparse.Namespace:
+    """Reads what the benchmarks of networks take from the command line.
+
+    Args:
+        description: The script's docstring.
+        memory: What `peak_memory` hands to the process whose memory it reads.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--memory", nargs=len(memory), metavar=memory, help=argparse.SUPPRESS)
+    return parser.parse_args()
 
 
 def environment() -> dict[str, Any]:

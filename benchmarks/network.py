@@ -3,7 +3,6 @@
 python benchmarks/network.py [--size 512] [--rounds 7]
 """
 
-import argparse
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from exfuse.losses import cross_entropy
 from exfuse.models.builders import count_multiply_adds, count_parameters, create_model
-from harness import Timing, interleave, peak_memory, report_memory, write
+from harness import Timing, interleave, parse_arguments, peak_memory, report_memory, write
 
 CLASSES = 21
 NETWORKS = ("backbone", "gcn_resnet50", "gcn_resnet50 stride4", "exfuse_resnet50", "exfuse_resnet50 stride4")
@@ -67,11 +66,7 @@ def training_loss(output: Any, target: Tensor) -> Tensor:
 
 def main() -> None:
     """Measures both modes in both precisions and writes the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--memory", nargs=4, metavar=("NETWORK", "MODE", "PRECISION", "SIZE"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parse_arguments(__doc__, ("NETWORK", "MODE", "PRECISION", "SIZE"))
     if arguments.memory:
         network, mode, precision, size = arguments.memory
         report_memory(make_step(network, mode, precision, int(size)))

@@ -3,7 +3,6 @@
 python benchmarks/peers.py [--size 512] [--rounds 7]
 """
 
-import argparse
 import io
 import tempfile
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from exfuse.inference.engines.openvino_engine import OpenVINOEngine, read_openvi
 from exfuse.inference.predictor import Predictor
 from exfuse.models.builders import count_multiply_adds, count_parameters
 from exfuse.models.folding import fold
-from harness import interleave, peak_memory, report_memory, write
+from harness import interleave, parse_arguments, peak_memory, report_memory, write
 from subjects import CLASSES, OURS, info_of
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
@@ -153,11 +152,7 @@ def gemm_rate(precision: Precision) -> float:
 
 def main() -> None:
     """Measures everything in both precisions and writes the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--memory", nargs=3, metavar=("PATH", "PRECISION", "SIZE"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parse_arguments(__doc__, ("PATH", "PRECISION", "SIZE"))
     if arguments.memory:
         path, precision, size = arguments.memory
         report_memory(make_step(Path(path), precision, int(size)))

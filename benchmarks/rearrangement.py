@@ -3,7 +3,6 @@
 python benchmarks/rearrangement.py [--size 512] [--rounds 7]
 """
 
-import argparse
 from collections.abc import Callable
 from dataclasses import asdict
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from exfuse.models.backbones import BACKBONES
 from exfuse.models.builders import count_multiply_adds, count_parameters
-from harness import interleave, peak_memory, report_memory, write
+from harness import interleave, parse_arguments, peak_memory, report_memory, write
 
 PAIRS = (("resnext101", "resnext101_rearranged"), ("resnet34", "resnet34_rearranged"))
 
@@ -63,11 +62,7 @@ def saved_activations(model: nn.Module, size: int) -> int:
 
 def main() -> None:
     """Measures each pair and writes the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--memory", nargs=2, metavar=("NAME", "SIZE"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parse_arguments(__doc__, ("NAME", "SIZE"))
     if arguments.memory:
         report_memory(make_training_step(arguments.memory[0], int(arguments.memory[1])))
         return

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exfuse.ablation.rows import PAPER, REFERENCE, cell_config, plan_rows
+from exfuse.ablation.rows import ALL_OFF, PAPER, REFERENCE, cell_config, plan_rows
 from exfuse.ablation.run import Ablation, Cell
 from exfuse.ablation.table import comma_separated, markdown, table_lines, write_tables
 from exfuse.errors import ConfigError
@@ -83,11 +83,19 @@ def test_every_cell_has_a_folder_of_its_own_and_rows_share_their_seeds() -> None
         create_model(cell.model.name, num_classes=2, **cell.model.parts() | {"decoder_width": 18})
 
 
-@pytest.mark.parametrize(
-    "override",
-    ["model.dap_window=3", "model.backbone_weights=resnet34.safetensors", "model.decoder_width=48",
-     "model.supervised_features=true", "model.semantic_embedding=true"],
+DECIDED = (
+    "model.dap_window=3", "model.backbone_weights=resnet34.safetensors", "model.weights=runs/x/model",
+    "model.decoder_width=48", "model.supervised_features=true", "model.semantic_embedding=true",
+    "model.semantic_embedding_width=64", "model.channel_resolution_embedding=true", "model.auxiliary_prediction=true",
+    "model.plain_prediction=true",
 )  # fmt: skip
+
+
+def test_all_that_the_rows_switch_off_is_among_what_cannot_be_set() -> None:
+    assert {f"model.{key}" for key in ALL_OFF} <= {override.partition("=")[0] for override in DECIDED}
+
+
+@pytest.mark.parametrize("override", DECIDED)
 def test_what_the_rows_decide_cannot_be_set(override: str) -> None:
     key = override.partition("=")[0]
     with pytest.raises(ConfigError, match=f"{key} is decided by each row"):

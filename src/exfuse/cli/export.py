@@ -8,7 +8,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from exfuse.cli.options import Model
 from exfuse.cli.predict import find_images
 from exfuse.data.datasets import open_dataset
 from exfuse.data.samples import Sample, UInt8Array, read_image
@@ -26,7 +25,7 @@ LONGEST_SIDE = 1024  # pixels of an image that is compared
 
 
 def export_command(
-    model: Model,
+    model: Annotated[str, typer.Argument(help="A model folder, such as runs/x/model, or a model of the hub.")],
     export_format: Annotated[ExportFormat, typer.Option("--format", help="What to write.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
     precision: Annotated[

@@ -16,8 +16,8 @@ from exfuse.export.verify import LIMITS, Agreement, compare_engines
 from exfuse.inference.augmentation import PLAIN
 from exfuse.inference.conversion import WRITE, export_program
 from exfuse.inference.converted import MAIN_FILE
+from exfuse.inference.engines.base import IMAGES
 from exfuse.inference.engines.torch_engine import TorchEngine
-from exfuse.inference.graph import INPUT
 from exfuse.inference.opening import EXPORTED, WRITTEN_WITH, open_engine, require
 from exfuse.models.pretrained import load_pretrained
 
@@ -77,7 +77,7 @@ def export_model(
                 "format": export_format,
                 "precision": precision,
                 "model": info.to_json(),
-                "input": {"name": INPUT, "shape": ["N", "H", "W", 3], "type": "uint8", "channels": "RGB"},
+                "input": {"name": IMAGES, "shape": ["N", "H", "W", 3], "type": "uint8", "channels": "RGB"},
                 "checked": agreement.to_json(),
                 "versions": {"exfuse": version("exfuse")},
             }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from exfuse.data.samples import Sample, UInt8Array
 from exfuse.export.verify import LIMITS
 from exfuse.inference.conversion import quiet
-from exfuse.inference.engines.base import Engine
+from exfuse.inference.engines.base import LABELS, Engine
 from exfuse.inference.engines.openvino_engine import INT8_PATH, read_openvino, save_openvino
 from exfuse.metrics import ConfusionMatrix
 from exfuse.models.info import ModelInfo
@@ -54,7 +54,7 @@ def _quantize(path: Path, pairs: Sequence[Pair]) -> None:
     def mean_iou(compiled: "ov.CompiledModel", items: Iterable[Pair]) -> tuple[float, None]:
         matrix = ConfusionMatrix(len(info.class_names), info.ignore_index)
         for image, truth in items:
-            matrix.update(compiled(image)["labels"][0], truth)
+            matrix.update(compiled(image)[LABELS][0], truth)
         return matrix.mean_iou(), None
 
     logging.getLogger("nncf").setLevel(logging.WARNING)

@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 from torch.export import Dim, ExportedProgram
 
-from exfuse.inference.graph import INPUT, OUTPUTS, LabelGraph
+from exfuse.inference.engines.base import IMAGES, LABELS, LOGITS
+from exfuse.inference.graph import LabelGraph
 from exfuse.models.exfuse import ExFuse
 from exfuse.models.info import PAD_MULTIPLE, ModelInfo
 
 OPSET = 20
-
-
 INFO_FILE = "exfuse.json"  # of the description, among a program's extra files
+OUTPUTS = (LABELS, LOGITS)
 
 
 def export_program(model: ExFuse, info: ModelInfo) -> ExportedProgram:
@@ -50,7 +50,7 @@ def write_onnx(program: ExportedProgram, info: ModelInfo, path: Path) -> None:
 
     with quiet():
         converted = torch.onnx.export(
-            program, input_names=[INPUT], output_names=OUTPUTS, opset_version=OPSET, verbose=False
+            program, input_names=[IMAGES], output_names=OUTPUTS, opset_version=OPSET, verbose=False
         )
     assert converted is not None  # noqa: S101 - it is so only where a file was asked for
     content = converted.model_proto
@@ -66,7 +66,7 @@ def write_openvino(program: ExportedProgram, info: ModelInfo, path: Path) -> Non
 
     with quiet():
         converted = ov.convert_model(program)
-    converted.inputs[0].get_tensor().set_names({INPUT})
+    converted.inputs[0].get_tensor().set_names({IMAGES})
     for output, name in zip(converted.outputs, OUTPUTS, strict=True):
         output.get_tensor().set_names({name})
     save_openvino(converted, info, path)

@@ -2,13 +2,10 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from exfuse.models.exfuse import ExFuse
+from exfuse.models.exfuse import ExFuse, pad_to_multiple
 from exfuse.models.folding import fold
-from exfuse.models.info import PAD_MULTIPLE, ModelInfo
-
-INPUT, OUTPUTS = "images", ("labels", "logits")
+from exfuse.models.info import ModelInfo
 
 
 class LabelGraph(nn.Module):
@@ -40,7 +37,7 @@ class LabelGraph(nn.Module):
         """
         height, width = images.shape[1:3]
         pixels = (images.permute(0, 3, 1, 2).float() - self.shift) / self.scale
-        logits = self.model.segment(F.pad(pixels, (0, _missing(width), 0, _missing(height)))).logits
+        logits = self.model.segment(pad_to_multiple(pixels)).logits
         labels = logits.argmax(dim=1).to(torch.uint8)
         # Cut by index: of a slice, torch.export would ask whether its size differs from the whole.
         rows, columns = (torch.arange(side, device=images.device) for side in (height, width))
@@ -48,8 +45,3 @@ class LabelGraph(nn.Module):
             labels.index_select(1, rows).index_select(2, columns),
             logits.index_select(2, rows).index_select(3, columns),
         )
-
-
-def _missing(side: int) -> int:
-    """Returns how much a side lacks to a multiple of the padding, in a form that stays true of an unknown side."""
-    return (side + PAD_MULTIPLE - 1) // PAD_MULTIPLE * PAD_MULTIPLE - side

@@ -20,8 +20,8 @@ class SemanticEmbeddingBranch(nn.Module):
         low_channels: Channels C_l of the low-level feature.
         high_channels: Channels of each higher level, in the order in which `forward` takes them.
         normalize: Batch norm behind each convolution; False is the plain product.
-        width: Channels that a 1 x 1 convolution reduces each higher level to before its 3 x 3 convolution, which at a
-            backbone's width costs half as much as a ResNet-101; None is the paper's form, without.
+        width: Channels that a 1 x 1 convolution reduces each higher level to before its 3 x 3 convolution, to make that
+            cheaper; None is the paper's form, without.
 
     Raises:
         ValueError: If `high_channels` is empty or `width` is below 1.

@@ -119,8 +119,7 @@ class ExFuse(nn.Module):
                 with zeros (the mean colour) at the bottom and the right, and the scores cut back.
         """
         height, width = images.shape[-2:]
-        padded = F.pad(images, (0, -width % PAD_MULTIPLE, 0, -height % PAD_MULTIPLE))
-        logits, auxiliary = self.segment(padded)
+        logits, auxiliary = self.segment(pad_to_multiple(images))
         return ExFuseOutput(logits[..., :height, :width], auxiliary)
 
     def segment(self, padded: Tensor) -> ExFuseOutput:
@@ -138,6 +137,13 @@ class ExFuse(nn.Module):
         if self.training and self.auxiliary_head is not None:
             auxiliary = (self.auxiliary_head(up4).float(),)
         return ExFuseOutput(logits, auxiliary)
+
+
+def pad_to_multiple(images: Tensor) -> Tensor:
+    """Pads images `(N, C, H, W)` with zeros at the bottom and the right until both sides are multiples of 32."""
+    # Rounded up like this the sizes stay true of sides that torch.export does not know; a remainder would not.
+    below, beside = ((side + PAD_MULTIPLE - 1) // PAD_MULTIPLE * PAD_MULTIPLE - side for side in images.shape[-2:])
+    return F.pad(images, (0, beside, 0, below))
 
 
 class Fusion(nn.Module):

@@ -4,11 +4,11 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-PAD_MULTIPLE = 32  # what the sides of an image are padded to: the stride of the deepest features
-
 if TYPE_CHECKING:
     from exfuse.models.builders import Parts
     from exfuse.models.exfuse import ExFuse
+
+PAD_MULTIPLE = 32  # what the sides of an image are padded to: the stride of the deepest features
 
 
 @dataclass(frozen=True)

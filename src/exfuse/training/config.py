@@ -214,9 +214,9 @@ class AblationConfig(SegmentationConfig):
     def _rows_decide(self) -> "AblationConfig":
         model = self.model
         decided = {
-            "semantic_embedding": None, "channel_resolution_embedding": None, "auxiliary_prediction": None,
-            "dap_window": None, "backbone_weights": None, "weights": None, "plain_prediction": False,
-            "supervised_features": False, "decoder_width": "wide",
+            "semantic_embedding": None, "semantic_embedding_width": None, "channel_resolution_embedding": None,
+            "auxiliary_prediction": None, "dap_window": None, "backbone_weights": None, "weights": None,
+            "plain_prediction": False, "supervised_features": False, "decoder_width": "wide",
         }  # fmt: skip
         for key, value in decided.items():
             if getattr(model, key) != value:

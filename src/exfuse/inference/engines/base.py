@@ -9,6 +9,8 @@ from exfuse.data.samples import UInt8Array
 from exfuse.inference.augmentation import TestTimeAugmentation
 
 Precision = Literal["fp32", "bf16"]
+# The names of a `LabelGraph`'s input and outputs in a converted model.
+IMAGES, LABELS, LOGITS = "images", "labels", "logits"
 Float32Array = npt.NDArray[np.float32]
 
 

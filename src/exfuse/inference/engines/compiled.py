@@ -1,4 +1,4 @@
-"""torch.compile with the weights frozen into the code; it takes a C++ compiler, and a minute at the first image."""
+"""torch.compile with the weights frozen into the code; takes a C++ compiler, and time at a size's first image."""
 
 import torch
 from torch import Tensor

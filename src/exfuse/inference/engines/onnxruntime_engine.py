@@ -9,7 +9,7 @@ import onnxruntime as ort
 from exfuse.data.samples import UInt8Array
 from exfuse.errors import CheckpointError, brief
 from exfuse.inference.augmentation import PLAIN
-from exfuse.inference.engines.base import Float32Array
+from exfuse.inference.engines.base import IMAGES, LABELS, LOGITS, Float32Array
 from exfuse.models.info import ModelInfo
 
 INFO_KEY = "exfuse"  # of the description, among the metadata of a model
@@ -43,13 +43,13 @@ class OnnxRuntimeEngine:
 
     def labels(self, images: UInt8Array) -> UInt8Array:
         """See `Engine`."""
-        labels: UInt8Array = self._run("labels", images)
+        labels: UInt8Array = self._run(LABELS, images)
         return labels
 
     def scores(self, images: UInt8Array) -> Float32Array:
         """See `Engine`."""
-        scores: Float32Array = self._run("logits", images)
+        scores: Float32Array = self._run(LOGITS, images)
         return scores
 
     def _run(self, output: str, images: UInt8Array) -> Any:
-        return self._session.run([output], {"images": images})[0]
+        return self._session.run([output], {IMAGES: images})[0]

@@ -10,7 +10,7 @@ import openvino as ov
 from exfuse.data.samples import UInt8Array
 from exfuse.errors import CheckpointError, brief
 from exfuse.inference.augmentation import PLAIN
-from exfuse.inference.engines.base import Float32Array, Precision
+from exfuse.inference.engines.base import LABELS, LOGITS, Float32Array, Precision
 from exfuse.inference.engines.signal_stack import kept_signal_stack
 from exfuse.models.info import ModelInfo
 
@@ -79,12 +79,12 @@ class OpenVINOEngine:
 
     def labels(self, images: UInt8Array) -> UInt8Array:
         """See `Engine`."""
-        labels: UInt8Array = self._run("labels", images)
+        labels: UInt8Array = self._run(LABELS, images)
         return labels
 
     def scores(self, images: UInt8Array) -> Float32Array:
         """See `Engine`."""
-        scores: Float32Array = self._run("logits", images)
+        scores: Float32Array = self._run(LOGITS, images)
         return scores
 
     def _run(self, output: str, images: UInt8Array) -> Any:
