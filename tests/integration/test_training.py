@@ -933,3 +933,12 @@ def test_an_unknown_model_is_refused_before_anything_is_written(pack: Path, tmp_
     with pytest.raises(ConfigError, match="there is no model 'exfuse_tyni'; did you mean 'exfuse_tiny'"):
         train_quietly(tiny_config(pack, tmp_path / "run", "model.name=exfuse_tyni"))
     assert not (tmp_path / "run").exists()
+
+
+def test_decoded_images_train_the_same_network(
+    pack: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EXFUSE_CACHE", str(tmp_path / "cache"))
+    train_quietly(tiny_config(pack, tmp_path / "run", "data.cache=true"))
+    assert len(list((tmp_path / "cache" / "decoded").iterdir())) == 1
+    assert_same_run(tmp_path / "run", finished)

@@ -20,7 +20,10 @@ from exfuse.training.recipes import (
     recipe_summary,
 )
 
-TRAINING_RECIPES = {"camvid_resnet18", "ccp_resnet18", "demo", "demo_gcn", "voc_mixed", "voc_train", "voc_trainaug"}
+TRAINING_RECIPES = {
+    "camvid_resnet18", "camvid_resnet18_long", "ccp_resnet18", "demo", "demo_gcn", "voc_mixed", "voc_train",
+    "voc_trainaug",
+}  # fmt: skip
 PRETRAINING_RECIPES = {
     "imagenet_resnet50", "imagenet_resnext101", "imagenet_resnext101_rearranged", "imagenet_resnext131",
     "imagenette_resnet18",

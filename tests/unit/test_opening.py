@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from exfuse.cache import cache_folder
 from exfuse.errors import CheckpointError
-from exfuse.inference.converted import cache_folder
 from exfuse.inference.opening import find_exported
 from exfuse.inference.predictor import Predictor
 from exfuse.models.info import ModelInfo

@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from exfuse.cache import cache_folder
 from exfuse.durable import digest_of
 from exfuse.errors import CheckpointError, ExFuseError, brief
 from exfuse.models.folder import CONFIG_FILE, WEIGHTS_FILE, read_info
@@ -85,9 +86,3 @@ def compiled_folder() -> Path | None:
     except OSError:
         return None
     return folder if os.access(folder, os.W_OK) else None
-
-
-def cache_folder() -> Path:
-    """Returns where converted and compiled models are kept: `EXFUSE_CACHE`, or `exfuse` in the user's cache."""
-    own = os.environ.get("EXFUSE_CACHE")
-    return Path(own or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "exfuse").expanduser()

@@ -34,9 +34,13 @@ class InputConfig(_Section):
 
 
 class DataConfig(InputConfig):
-    """Images with masks, a folder or a dataset file; `scale` is the range of the random scale."""
+    """Images with masks, a folder or a dataset file.
+
+    `scale` is the range of the random scale; `cache` keeps decoded training images in the user's cache.
+    """
 
     scale: tuple[Positive, Positive]
+    cache: bool
 
     @model_validator(mode="after")
     def _ordered(self) -> "DataConfig":

@@ -87,7 +87,7 @@ def differing_keys(first: RunConfig, second: RunConfig) -> list[str]:
 
     How the data is reached and how often something is written down does not count.
     """
-    free = {"output", "checkpoint_every", "log_every", "max_skipped_steps", "data.root", "data.workers"}
+    free = {"output", "checkpoint_every", "log_every", "max_skipped_steps", "data.root", "data.workers", "data.cache"}
     a, b = _flatten(first.model_dump()), _flatten(second.model_dump())
     return [key for key in a if a[key] != b[key] and key not in free]
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from exfuse.data.augment import Augmentation
 from exfuse.data.datasets import SegmentationDataset, open_dataset
+from exfuse.data.decoded import DecodedDataset, decode
 from exfuse.data.samples import Sample
 from exfuse.data.scan import DatasetScan, scan_dataset
 from exfuse.data.stream import AugmentedDataset
@@ -89,6 +90,7 @@ class SegmentationTask:
     ranks: Ranks
     train: Split
     val: Split
+    images: SegmentationDataset | DecodedDataset
     info: ModelInfo
     criterion: SegmentationLoss
     best_folder: str = "model"
@@ -112,7 +114,7 @@ class SegmentationTask:
             fill=(red, green, blue),
             ignore_index=self.info.ignore_index,
         )
-        return AugmentedDataset(self.train.dataset, augmentation, self.config.seed)
+        return AugmentedDataset(self.images, augmentation, self.config.seed)
 
     def loss(self, output: ExFuseOutput, targets: Tensor) -> Tensor:
         """Returns the weighted sum of the recipe's losses."""
@@ -158,7 +160,8 @@ def set_up(config: TrainingConfig, ranks: Ranks, console: Console) -> tuple[Segm
     if config.model.weights is not None:
         load_weights(model, info, config.model.weights)
     criterion = _build_loss(config.loss, train_split, ranks)
-    return SegmentationTask(config, ranks, train_split, val_split, info, criterion), model
+    images = _decoded(train_split, ranks, console) if config.data.cache else train_split.dataset
+    return SegmentationTask(config, ranks, train_split, val_split, images, info, criterion), model
 
 
 def load_weights(model: ExFuse, info: ModelInfo, source: Path) -> None:
@@ -189,6 +192,14 @@ def _open_split(config: DataConfig, split: str, console: Console) -> Split:
     dataset = open_dataset(config.root, split)
     with console.status(f"checking the {len(dataset)} images of {split}"):
         return Split(dataset, scan_dataset(dataset))
+
+
+def _decoded(split: Split, ranks: Ranks, console: Console) -> DecodedDataset:
+    with console.status(f"decoding the {len(split.dataset)} images of {split.dataset.split}"):
+        if ranks.is_first:
+            decode(split.dataset, split.scan.fingerprint)
+        wait_for_all(ranks)
+        return decode(split.dataset, split.scan.fingerprint)
 
 
 def _build_loss(config: LossConfig, train_split: Split, ranks: Ranks) -> SegmentationLoss:

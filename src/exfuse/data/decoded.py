@@ -1,0 +1,134 @@
+"""A split decoded once: its pixels in one file of uint8, from which samples are mapped into memory."""
+
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+
+from exfuse.cache import cache_folder
+from exfuse.data.datasets import SegmentationDataset
+from exfuse.data.samples import Sample, image_size
+from exfuse.durable import sync_folder
+from exfuse.errors import DataError
+
+FORMAT = 1  # to be raised with every change to what is kept or how
+PIXELS, SIDES = "pixels.uint8", "sides.npy"
+BYTES_A_PIXEL = 4  # three of the image, one of the mask
+AHEAD = 8  # images decoded at a time
+
+
+class DecodedDataset:
+    """The samples of a split as `SegmentationDataset` gives them, without decoding.
+
+    Args:
+        dataset: The split.
+        folder: What `decode` left of it.
+
+    Raises:
+        DataError: If the folder cannot be read.
+    """
+
+    def __init__(self, dataset: SegmentationDataset, folder: Path) -> None:
+        self._dataset = dataset
+        self._pixels = folder / PIXELS
+        try:
+            self._sides: npt.NDArray[np.int64] = np.load(folder / SIDES, allow_pickle=False)
+            whole = BYTES_A_PIXEL * int(self._sides.prod(axis=1).sum()) == self._pixels.stat().st_size
+        except (OSError, ValueError, EOFError) as error:
+            raise _damaged(folder) from error
+        if not whole or len(self._sides) != len(dataset):
+            raise _damaged(folder)
+        self._starts = BYTES_A_PIXEL * np.concatenate([[0], self._sides.prod(axis=1).cumsum()])
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Maps one sample.
+
+        Raises:
+            DataError: If the file is gone or was cut off since it was opened.
+        """
+        height, width = (int(side) for side in self._sides[index])
+        try:
+            # Mapped anew for each sample: nothing is shared with worker processes, and what was read can be let go.
+            both = np.memmap(
+                self._pixels, np.uint8, mode="c", offset=int(self._starts[index]), shape=(BYTES_A_PIXEL, height, width)
+            )
+        except (OSError, ValueError) as error:
+            raise _damaged(self._pixels.parent) from error
+        image = np.asarray(both[:3]).reshape(height, width, 3)
+        return Sample(image, np.asarray(both[3]))
+
+    def image_path(self, index: int) -> Path:
+        """Returns where the image was decoded from."""
+        return self._dataset.image_path(index)
+
+
+def decode(dataset: SegmentationDataset, fingerprint: str) -> DecodedDataset:
+    """Decodes a split into the user's cache, or finds it there.
+
+    Args:
+        dataset: The split.
+        fingerprint: Of its content; see `scan_dataset`. The cache goes by it and by the version of what decodes.
+
+    Raises:
+        DataError: If the cache cannot be written to or has too little space, or a file of the split cannot be read.
+    """
+    folder = cache_folder() / "decoded" / f"{fingerprint[:32]}-{FORMAT}-{PIL.__version__}"
+    if not folder.is_dir():
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            _check_space(dataset, folder.parent)
+            with TemporaryDirectory(dir=folder.parent, prefix=".") as temporary:
+                staged = Path(temporary) / folder.name
+                staged.mkdir()
+                _write(dataset, staged)
+                try:
+                    staged.rename(folder)
+                except OSError:
+                    if not folder.is_dir():  # else another process was faster
+                        raise
+        except OSError as error:
+            raise DataError(
+                f"{folder}: decoded images cannot be kept there ({error.strerror}); set data.cache=false, or "
+                "EXFUSE_CACHE to another folder"
+            ) from error
+    return DecodedDataset(dataset, folder)
+
+
+def _check_space(dataset: SegmentationDataset, folder: Path) -> None:
+    needed = 0
+    for entry in dataset.entries:
+        height, width = image_size(entry.image)
+        needed += BYTES_A_PIXEL * height * width
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(
+            f"{folder}: the decoded images of {dataset.root} take {needed:,} bytes and {free:,} are free; set "
+            "data.cache=false, or EXFUSE_CACHE to another folder"
+        )
+
+
+def _write(dataset: SegmentationDataset, folder: Path) -> None:
+    sides = np.empty((len(dataset), 2), dtype=np.int64)
+    with (folder / PIXELS).open("wb") as file, ThreadPoolExecutor() as pool:
+        for start in range(0, len(dataset), AHEAD):
+            places = range(start, min(start + AHEAD, len(dataset)))
+            for index, sample in zip(places, pool.map(dataset.__getitem__, places), strict=True):
+                sides[index] = sample.mask.shape
+                file.write(sample.image.tobytes())
+                file.write(sample.mask.tobytes())
+        file.flush()
+        os.fsync(file.fileno())
+    np.save(folder / SIDES, sides)
+    sync_folder(folder)
+
+
+def _damaged(folder: Path) -> DataError:
+    return DataError(f"{folder}: these decoded images are damaged; delete the folder, and they are decoded again")

@@ -1,0 +1,149 @@
+"""Decoded splits: the same samples from one file, which is whole, of this content, or not used."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_stream import AUGMENTATION, assert_same_batches
+
+from exfuse.data import decoded
+from exfuse.data.datasets import SegmentationDataset, open_dataset
+from exfuse.data.decoded import PIXELS, SIDES, DecodedDataset, decode
+from exfuse.data.scan import scan_dataset
+from exfuse.data.stream import AugmentedDataset, Batch, SampleOrder, training_loader
+from exfuse.errors import DataError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Returns where this test's decoded images go."""
+    monkeypatch.setenv("EXFUSE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "decoded"
+
+
+@pytest.fixture
+def copy(pack: Path, tmp_path: Path) -> Path:
+    """Returns a copy of the scenes, of which one is cut to a size of its own."""
+    root = Path(shutil.copytree(pack, tmp_path / "copy"))
+    dataset = open_dataset(root, "train")
+    for path in (dataset.entries[3].image, dataset.entries[3].mask):
+        with Image.open(path) as image:
+            image.crop((0, 0, 51, 37)).save(path)
+    return root
+
+
+def decoded_train(root: Path) -> tuple[SegmentationDataset, DecodedDataset]:
+    dataset = open_dataset(root, "train")
+    return dataset, decode(dataset, scan_dataset(dataset).fingerprint)
+
+
+def refusal(root: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        decoded_train(root)
+    return str(caught.value)
+
+
+def test_samples_are_those_of_the_files(copy: Path) -> None:
+    dataset, found = decoded_train(copy)
+    assert len(found) == len(dataset) == 12
+    assert found[3].image.shape == (37, 51, 3)
+    for index in range(len(dataset)):
+        expected = dataset[index]
+        np.testing.assert_array_equal(found[index].image, expected.image, strict=True)
+        np.testing.assert_array_equal(found[index].mask, expected.mask, strict=True)
+        assert found.image_path(index) == dataset.image_path(index)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_stream_of_training_samples_is_the_same(pack: Path, workers: int) -> None:
+    def batches(images: SegmentationDataset | DecodedDataset) -> list[Batch]:
+        return list(training_loader(AugmentedDataset(images, AUGMENTATION, 7), SampleOrder(12, 4, 0, 6, 7), workers))
+
+    dataset, found = decoded_train(pack)
+    assert_same_batches(batches(found), batches(dataset))
+
+
+def test_a_sample_can_be_changed_without_changing_the_cache(pack: Path) -> None:
+    _, found = decoded_train(pack)
+    before = found[0].image.copy()
+    found[0].image[:] = 0
+    np.testing.assert_array_equal(found[0].image, before)
+
+
+def test_images_are_decoded_once(pack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded_train(pack)
+    dataset = open_dataset(pack, "train")
+    fingerprint = scan_dataset(dataset).fingerprint
+    monkeypatch.setattr(SegmentationDataset, "__getitem__", None)
+    assert len(decode(dataset, fingerprint)[0].mask.shape) == 2
+
+
+def test_changed_files_are_decoded_anew(copy: Path, cache: Path) -> None:
+    decoded_train(copy)
+    dataset = open_dataset(copy, "train")
+    with Image.open(dataset.entries[0].image) as image:
+        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(dataset.entries[0].image)
+    _, found = decoded_train(copy)
+    np.testing.assert_array_equal(found[0].image, dataset[0].image)
+    assert len(list(cache.iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", [PIXELS, SIDES])
+@pytest.mark.parametrize("left", [0, 10, -1, None], ids=["empty", "short", "one byte", "gone"])
+def test_a_damaged_cache_is_refused_with_its_place(pack: Path, cache: Path, name: str, left: int | None) -> None:
+    decoded_train(pack)
+    (folder,) = cache.iterdir()
+    path = folder / name
+    content = path.read_bytes()
+    path.unlink()
+    if left is not None:
+        path.write_bytes(content[:left])
+    assert f"{folder}: these decoded images are damaged; delete the folder" in refusal(pack)
+
+
+def test_a_file_cut_off_later_is_an_error_not_a_crash(pack: Path, cache: Path) -> None:
+    _, found = decoded_train(pack)
+    (folder,) = cache.iterdir()
+    with (folder / PIXELS).open("r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(DataError, match="damaged"):
+        found[1]
+
+
+def test_too_little_space_is_said_before_anything_is_written(
+    pack: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(pack)
+    monkeypatch.setattr(decoded.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    needed = 4 * sum(open_dataset(pack, "train")[index].mask.size for index in range(12))
+    message = refusal(pack)
+    assert f"take {needed:,} bytes and 1,000 are free" in message
+    assert "data.cache=false" in message
+    assert list(cache.iterdir()) == []
+
+
+def test_a_write_that_fails_leaves_nothing(pack: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(decoded.os, "fsync", fail)
+    assert "cannot be kept there (No space left on device)" in refusal(pack)
+    assert list(cache.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_made_is_an_error(pack: Path, cache: Path) -> None:
+    cache.parent.parent.mkdir(exist_ok=True)
+    cache.parent.write_text("a file")
+    assert "EXFUSE_CACHE" in refusal(pack)
+
+
+def test_a_broken_image_is_named_and_leaves_nothing(copy: Path, cache: Path) -> None:
+    dataset = open_dataset(copy, "train")
+    fingerprint = scan_dataset(dataset).fingerprint
+    path = dataset.entries[5].image
+    path.write_bytes(path.read_bytes()[:900])
+    with pytest.raises(DataError, match=path.name):
+        decode(dataset, fingerprint)
+    assert list(cache.iterdir()) == []
