@@ -45,6 +45,7 @@ bench: $(BENCH)/installed
 	$(BENCH)/bin/python benchmarks/rearrangement.py
 	$(BENCH)/bin/python benchmarks/engines.py
 	$(BENCH)/bin/python benchmarks/peers.py
+	$(BENCH)/bin/python benchmarks/scaling.py
 
 clean:
 	rm -rf .venv benchmarks/.venv build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage

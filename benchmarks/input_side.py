@@ -13,7 +13,9 @@ import numpy as np
 
 from exfuse.data.augment import Augmentation, jitter_colors
 from exfuse.data.datasets import open_dataset
+from exfuse.data.decoded import decode
 from exfuse.data.samples import read_image, read_mask
+from exfuse.data.scan import scan_dataset
 from harness import write
 
 
@@ -48,6 +50,7 @@ def main() -> None:
         fill=(105, 108, 110),
         ignore_index=dataset.classes.ignore_index,
     )
+    mapped = decode(dataset, scan_dataset(dataset).fingerprint)
     sample, rng = dataset[0], np.random.default_rng(0)
     crop = augmentation(sample, rng).image
     parts = {
@@ -57,6 +60,7 @@ def main() -> None:
         "change the colours of a crop": lambda _: jitter_colors(crop, jitter, jitter, jitter, rng),
         "scale, crop, flip, change colours": lambda _: augmentation(sample, rng),
         "the whole way": lambda index: augmentation(dataset[index], rng),
+        "the same with data.cache": lambda index: augmentation(mapped[index], rng),
     }
     measured = {name: milliseconds(part, min(arguments.samples, len(dataset))) for name, part in parts.items()}
     height, width = sample.mask.shape

@@ -100,8 +100,12 @@ def build_peer(name: str) -> nn.Module:
 PEERS = (REFERENCE, "smp FPN R101", "smp UPerNet R101", "transformers SegFormer-B2")
 
 
-def convert(name: str, path: Path, size: int) -> tuple[int, int]:
-    """Writes a network for OpenVINO; returns its parameters and its multiply-adds for one image."""
+def convert(name: str, path: Path, size: int, batch: int = 1) -> tuple[int, int]:
+    """Writes a network for OpenVINO, a peer's for this size and batch only.
+
+    Returns:
+        Its parameters and its multiply-adds for one image.
+    """
     torch.manual_seed(0)
     if name in OURS:
         info = info_of(OURS[name])
@@ -109,7 +113,7 @@ def convert(name: str, path: Path, size: int) -> tuple[int, int]:
         write_openvino(export_program(model, info), info, path)
         return count_parameters(model), count_multiply_adds(fold(model), size, size)
     graph = Backbone() if name == "backbone" else Peer(build_peer(name))
-    example = torch.zeros(1, size, size, 3, dtype=torch.uint8)
+    example = torch.zeros(batch, size, size, 3, dtype=torch.uint8)
     with torch.no_grad():
         program = torch.export.export(graph.eval(), (example,), strict=False)
     write_openvino(program, info_of({}), path)
@@ -117,11 +121,11 @@ def convert(name: str, path: Path, size: int) -> tuple[int, int]:
     return count_parameters(network), count_multiply_adds(network, size, size)
 
 
-def make_step(path: Path, precision: Precision, size: int) -> Callable[[], object]:
-    """Returns a function that labels one image."""
+def make_step(path: Path, precision: Precision, size: int, batch: int = 1) -> Callable[[], object]:
+    """Returns a function that labels a batch of images."""
     engine = OpenVINOEngine(read_openvino(path)[0], precision)
-    image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
-    return lambda: engine.labels(image)
+    images = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
+    return lambda: engine.labels(images)
 
 
 def make_whole_way(path: Path, precision: Precision, size: int) -> Callable[[], object]:
