@@ -133,9 +133,9 @@ def main() -> None:
         f"training-{arguments.data.name}",
         f"Training steps and checkpoints, {RECIPE} on {arguments.data.name}",
         f"Batches of {batch} crops of {width} x {height} with Muon and the moving average, read by the training "
-        f"process itself: {waiting:.1%} of a step of the first row. Ratios to the first row, median of the rounds (least to "
-        f"greatest). A checkpoint has {checkpoint:.0f} MiB; one every {INTERVAL} steps takes {share:.1%} of the time; "
-        f"saving it needs {growth:.0f} MiB of memory more.",
+        f"process itself: {waiting:.1%} of a step of the first row. Ratios to the first row, median of the rounds "
+        f"(least to greatest). A checkpoint has {checkpoint:.0f} MiB; one every {INTERVAL} steps takes {share:.1%} of "
+        f"the time; saving it needs {growth:.0f} MiB of memory more.",
         ["", "median ms", "ratio", "images a second"],
         rows,
         {
