@@ -1,15 +1,16 @@
 """A training run that is killed again and again: DATA OUTPUT KILLS SEED PRECISION; prints what it did as JSON.
 
-Each attempt is a forked process that trains, or goes on, and is killed after a random time; the last one may finish.
+Each attempt is a forked process that trains, or goes on, and is killed, until one comes to the end: that after the last
+kill, or an earlier one that was fast enough.
 """
 
 import json
 import random
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
-from faults import in_a_child
+from faults import Operations, in_a_child, kill_myself
 from rich.console import Console
 
 from exfuse.training.checkpoint import latest_checkpoint
@@ -21,6 +22,7 @@ OVERRIDES = (
     "model.name=exfuse_tiny", "model.decoder_width=8", "model.gcn_kernel=3",
 )  # fmt: skip
 STEPS = 200
+OPERATIONS = 30  # about as many as a save has
 
 
 def run(data: Path, output: Path, kills: int, seed: int, precision: str) -> dict[str, object]:
@@ -28,25 +30,29 @@ def run(data: Path, output: Path, kills: int, seed: int, precision: str) -> dict
     options = [*OVERRIDES, f"epochs={epochs}", f"precision={precision}", f"data.root={data}", f"output={output}"]
     config = load_config("demo", options)
     rng = random.Random(seed)
+    checkpoints = output / "checkpoints"
     reached: list[str] = []
+    inside = 0
 
-    def attempt() -> None:
+    def attempt(operation: int) -> None:
         import torch
 
         torch.set_num_threads(1)
-        train(config, resume=True, console=Console(quiet=True))
+        with Operations(checkpoints, operation, kill_myself).installed():
+            train(config, resume=True, console=Console(quiet=True))
 
-    while len(reached) < kills:
-        started = time.monotonic()
-        code = in_a_child(attempt, kill_after=rng.uniform(1.0, 8.0))
-        latest = latest_checkpoint(config.output / "checkpoints")
-        reached.append(latest.name if latest else "nothing")
+    while True:
+        # Every other kill comes at a file operation of a save, the rest at any moment; none after the last.
+        last, at_a_save = len(reached) == kills, len(reached) % 2
+        operation = rng.randint(1, 3 * OPERATIONS) if at_a_save and not last else 0
+        delay = rng.uniform(1.0, 8.0) if not at_a_save and not last else None
+        code = in_a_child(partial(attempt, operation), delay)
         if code == 0:
-            break
-        assert code == -9, f"ended with {code} after {time.monotonic() - started:.1f} s"
-    code = in_a_child(attempt)
-    assert code == 0, f"the last attempt ended with {code}"
-    return {"kills": len(reached), "reached": reached}
+            return {"kills": len(reached), "inside": inside, "reached": reached}
+        assert code == -9, f"ended with {code}"
+        latest = latest_checkpoint(checkpoints)
+        reached.append(latest.name if latest else "nothing")
+        inside += any(checkpoints.glob(".step_*"))
 
 
 if __name__ == "__main__":
