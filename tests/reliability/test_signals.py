@@ -26,6 +26,7 @@ OPTIONS = (
     "model.decoder_width=8", "model.gcn_kernel=3",
 )  # fmt: skip
 IMAGES = 12 + 4  # read once before training starts
+FILES = 5  # of a checkpoint
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -62,18 +63,46 @@ def test_r6_a_signal_in_any_phase_keeps_the_newest_finished_step(
     phase: str, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place, name, at_call, step = PHASES[phase]
-    command = ("train", "demo", *OPTIONS, f"data.root={pack}", f"output={tmp_path / 'run'}")
+    assert stopped_and_resumed(place, name, at_call, pack, tmp_path, monkeypatch, capsys) == step
+
+
+# Phase -> where the signal comes, the calls before the first, and the newest finished step of the n-th of ten.
+TEN_TIMES: dict[str, tuple[object, str, int, Callable[[int], int]]] = {
+    "start-up": (SegmentationDataset, "__getitem__", 0, lambda n: 0),
+    "data wait": (SegmentationDataset, "__getitem__", IMAGES, lambda n: n // 4),
+    "step": (torch.nn.utils, "get_total_norm", 0, lambda n: n + 1),
+    "evaluation": (TorchEngine, "labels", 0, lambda n: 3 * (n // 4 + 1)),
+    "save": (checkpoint, "write_file", 0, lambda n: 2 * (n // FILES + 1)),
+}
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("number", range(10))
+@pytest.mark.parametrize("phase", TEN_TIMES)
+def test_r6_a_signal_at_ten_places_of_any_phase(
+    phase: str, number: int, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    place, name, before, step = TEN_TIMES[phase]
+    found = stopped_and_resumed(place, name, before + number, pack, tmp_path, monkeypatch, capsys, "epochs=4")
+    assert found == step(number)
+
+
+def stopped_and_resumed(
+    place: object, name: str, at_call: int, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], *overrides: str,
+) -> int:  # fmt: skip
+    """Stops a run by a signal and compares it, resumed, with one that nothing stopped; returns the step of the save."""
+    command = ("train", "demo", *OPTIONS, *overrides, f"data.root={pack}", f"output={tmp_path / 'run'}")
     with monkeypatch.context() as patch:
         patch.setattr(place, name, signalling(getattr(place, name), at_call))
         assert call(patch, *command) == 143
     said = capsys.readouterr().err
     latest = latest_checkpoint(tmp_path / "run" / "checkpoints")
-    if step == 0:
-        assert latest is None
+    step = 0 if latest is None else int(latest.name.split("_")[1])
+    if latest is None:
         assert "stopped before training went on" in said
     else:
-        assert latest is not None
-        assert latest.name == f"step_{step:08d}"
         assert f"stopped after step {step}; to go on, run the same command with --resume" in said
     for output, resume in (("run", ("--resume",)), ("whole", ())):
         monkeypatch.setattr(sys, "argv", ["exfuse", *map(str, command[:-1]), f"output={tmp_path / output}", *resume])
@@ -81,6 +110,7 @@ def test_r6_a_signal_in_any_phase_keeps_the_newest_finished_step(
     for path in (tmp_path / "whole").rglob("*.safetensors"):
         other = load_file(tmp_path / "run" / path.relative_to(tmp_path / "whole"))
         assert all(torch.equal(value, other[key]) for key, value in load_file(path).items())
+    return step
 
 
 def main_returns() -> None:

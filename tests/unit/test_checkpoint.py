@@ -395,13 +395,14 @@ def test_a_pickle_in_the_place_of_a_file_is_refused_and_not_run(
     assert not trace.exists()
 
 
-def test_any_flipped_bit_is_refused_with_the_name_of_its_file(trained: Training, folder: Path) -> None:
+@pytest.mark.parametrize("flips", [200, pytest.param(1000, marks=pytest.mark.nightly)])
+def test_any_flipped_bit_is_refused_with_the_name_of_its_file(trained: Training, folder: Path, flips: int) -> None:
     target = trained.save(folder, 1)
     rng = np.random.default_rng(0)
     files = [*sorted(target.iterdir()), folder / LATEST]
     sizes = np.array([path.stat().st_size for path in files])
     other = start_training(seed=1)
-    for trial in range(200):
+    for trial in range(flips):
         # Every small file gets its share, too; by size alone the weights would get all.
         path = files[trial % len(files)] if trial % 2 else files[int(rng.choice(len(files), p=sizes / sizes.sum()))]
         content = path.read_bytes()
