@@ -15,7 +15,8 @@ def load_yaml(text: str) -> Any:
     """Reads a YAML document of plain values.
 
     Raises:
-        ValueError: If it nests too deep, or repeats itself by aliases, with which a short text can be a huge document.
+        ValueError: If it nests too deep, has a key twice, or repeats itself by aliases, with which a short text can be
+            a huge document.
         yaml.YAMLError: If it is no YAML.
     """
     depth = 0
@@ -25,7 +26,23 @@ def load_yaml(text: str) -> Any:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
             raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+    _check_keys(yaml.compose(text, Loader=yaml.SafeLoader))
     return yaml.safe_load(text)
+
+
+def _check_keys(node: yaml.Node | None) -> None:
+    """Looks for keys that come twice, of which YAML's readers silently take the last."""
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if key.value in seen:
+                raise ValueError(f"line {key.start_mark.line + 1}: the key {key.value!r} comes a second time")
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+            _check_keys(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _check_keys(item)
 
 
 def describe(error: ValidationError, model: type[BaseModel]) -> str:

@@ -94,7 +94,7 @@ def test_a_folded_network_is_the_network(switches: str, size: tuple[int, int]) -
 
 
 @pytest.mark.parametrize("switches", ["paper", "stride4"])
-def test_in_fp32_logits_agree_within_a_millionth_and_labels_where_they_are_clear(switches: str) -> None:
+def test_in_fp32_logits_agree_to_rounding_and_labels_where_they_are_clear(switches: str) -> None:
     torch.manual_seed(0)
     model = unsettle(create_model("exfuse_tiny", num_classes=5, **SWITCHES[switches])).eval()
     images = torch.randn(2, 3, 96, 128)

@@ -310,6 +310,17 @@ def test_a_long_bad_value_is_cut_in_the_message() -> None:
     assert len(refusal(f"optimizer.name={'x' * 5000}")) < 300
 
 
+@pytest.mark.parametrize(("line", "key"), [("batch_size: 9", "batch_size"), ("optimizer: {}", "optimizer")])
+def test_a_key_that_comes_twice_is_refused(line: str, key: str, tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    text = read_recipe_text("demo").rstrip()
+    path.write_text(f"{text}\n{line}\n", encoding="utf-8")
+    assert f"line {len(text.splitlines()) + 1}: the key {key!r} comes a second time" in refusal(recipe=str(path))
+    nested = text.replace("  flip:", "  flip: 0.1\n  flip:")
+    path.write_text(nested, encoding="utf-8")
+    assert "the key 'flip' comes a second time" in refusal(recipe=str(path))
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -339,6 +350,7 @@ def test_a_dumped_configuration_reads_back_equal(name: str, tmp_path: Path) -> N
             "data.val_split='0123'",
             "optimizer.weight_decay=1.0e-7",
             "optimizer.learning_rate=0.1000000000000000055",
+            "model.weights=null",
             "model.backbone_weights=~/weights.safetensors",
             "model.decoder_width=narrow",
         ],

@@ -154,6 +154,33 @@ def test_numbered_classes_are_the_same_in_every_split(tmp_path: Path, layout: st
     assert open_dataset(tmp_path, "val").classes == open_dataset(tmp_path, "train").classes
 
 
+def test_masks_of_0_and_255_alone_are_refused_with_what_to_do(tmp_path: Path):
+    save(tmp_path / "images" / "train" / "a.png", pixels_of("a"))
+    mask = np.zeros((6, 8), dtype=np.uint8)
+    mask[2:4] = 255
+    save(tmp_path / "masks" / "train" / "a.png", mask)
+    with pytest.raises(DataError, match=r"label_map: \{255: 1\}"):
+        open_dataset(tmp_path, "train")
+    described = {
+        "root": ".", "layout": "folders", "splits": {"train": "train"}, "names": ["rest", "thing"],
+        "label_map": {255: 1},
+    }  # fmt: skip
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(described))
+    np.testing.assert_array_equal(open_dataset(tmp_path / "data.yaml", "train")[0].mask, mask // 255)
+
+
+@pytest.mark.parametrize("layout", ["lists", "folders"])
+def test_an_image_that_is_named_twice_is_refused(tmp_path: Path, layout: str):
+    write_data(tmp_path, layout)
+    if layout == "lists":
+        with (tmp_path / "train.txt").open("a") as file:
+            file.write("a\n")
+    else:
+        save(tmp_path / "images" / "train" / "a.bmp", pixels_of("a"))
+    with pytest.raises(DataError, match="'a' is in the split already"):
+        open_dataset(tmp_path, "train")
+
+
 def test_masks_of_one_label_still_make_two_classes(tmp_path: Path):
     save(tmp_path / "images" / "train" / "a.png", pixels_of("a"))
     save(tmp_path / "masks" / "train" / "a.png", np.zeros((6, 8), dtype=np.uint8))

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from exfuse.data.datasets import open_dataset
-from exfuse.data.doctor import examine, open_leniently
+from exfuse.data.doctor import examine, find_shared, open_leniently
 
 
 @pytest.fixture
@@ -142,12 +142,32 @@ def test_all_missing_files_are_found_and_the_rest_is_examined(data: Path) -> Non
     dataset, missing = open_leniently(data, "train")
     result = examine(dataset, missing)
     assert [(finding.kind, Path(finding.file).name) for finding in result.findings if finding.severity == "error"] == [
-        ("missing", "train.txt"),
-        ("missing", "train_0005.png"),
+        ("listing", "train.txt"),
+        ("listing", "train_0005.png"),
         ("label", "train_0007.png"),
     ]
     assert "line 4: no image named 'train_0003'" in result.findings[0].message
     assert result.images == 10
+
+
+def test_an_image_in_two_splits_is_found(data: Path) -> None:
+    with (data / "val.txt").open("a") as file:
+        file.write("train_0003\n")
+    splits = [open_leniently(data, split)[0] for split in ("train", "val")]
+    of_train, of_val = find_shared(splits)
+    assert of_train == ()
+    assert [(f.severity, f.kind, Path(f.file).name) for f in of_val] == [("warning", "shared", "train_0003.jpg")]
+    assert "the split 'train'" in of_val[0].message
+
+
+def test_an_image_named_twice_is_found_and_counted_once(data: Path) -> None:
+    with (data / "train.txt").open("a") as file:
+        file.write("train_0003\n")
+    dataset, found = open_leniently(data, "train")
+    assert len(dataset) == 12
+    assert [(finding.kind, "'train_0003' is in the split already" in finding.message) for finding in found] == [
+        ("listing", True)
+    ]
 
 
 def test_a_broken_mask_of_unnamed_classes_is_found_once(data: Path) -> None:

@@ -11,6 +11,7 @@ import exfuse
 from exfuse.errors import ConfigError
 from exfuse.models import backbones, builders
 from exfuse.models.builders import count_multiply_adds, count_parameters, create_model, describe_models
+from exfuse.models.exfuse import FullSizeHead, QuarterSizeHead
 
 PARTS_OFF = {"semantic_embedding": False, "channel_resolution_embedding": False, "dap_window": 1}
 
@@ -136,6 +137,23 @@ def test_scores_stay_float32_under_bfloat16_autocast() -> None:
         assert output.auxiliary_logits[0].dtype == torch.float32
 
 
+@pytest.mark.parametrize(
+    ("head", "width"),
+    [(FullSizeHead(3, 3, 1, False), 3), (QuarterSizeHead(8, 3, 3, False), 8), (QuarterSizeHead(8, 3, 1, False), 8)],
+    ids=["the baseline's", "stride 4", "stride 4, narrow"],
+)
+def test_scores_are_computed_in_float32_under_autocast_not_just_stored_in_it(head: nn.Module, width: int) -> None:
+    y = torch.randn(1, width, 8, 8)
+    with torch.no_grad():
+        first = head.refine2(head.upsample2(y)) if isinstance(head, FullSizeHead) else y
+        expected = head(y)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = head(y)
+            coarse = head.refine2(head.upsample2(y)) if isinstance(head, FullSizeHead) else y
+    assert (found - expected).abs().max() <= 8 * (coarse - first).abs().max() + 1e-5
+    assert not torch.equal(found, found.bfloat16().float())
+
+
 def test_float32_agrees_with_float64() -> None:
     torch.manual_seed(0)
     model = create_model("exfuse_tiny", num_classes=4).eval()
@@ -157,7 +175,16 @@ def test_unknown_names_and_arguments_are_answered_with_near_ones() -> None:
 
 @pytest.mark.parametrize(
     "parts",
-    [{"num_classes": 1}, {"dap_window": 2}, {"gcn_kernel": 4}, {"decoder_width": 0}, {"decoder": "half"}],
+    [
+        {"num_classes": 1},
+        {"dap_window": 2},
+        {"dap_window": 0},
+        {"dap_window": 2, "plain_prediction": True},
+        {"num_classes": 256},
+        {"gcn_kernel": 4},
+        {"decoder_width": 0},
+        {"decoder": "half"},
+    ],
 )
 def test_values_out_of_range_are_refused(parts: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="exfuse_tiny"):
@@ -206,6 +233,20 @@ def test_a_timm_feature_extractor_becomes_a_backbone(monkeypatch: pytest.MonkeyP
     assert model(torch.randn(1, 3, 40, 64)).logits.shape == (1, 3, 40, 64)
     with pytest.raises(ConfigError, match="Unknown model"):
         create_model("gcn_timm/nothing", num_classes=3)
+
+
+def test_a_timm_model_that_keeps_channels_last_is_turned(monkeypatch: pytest.MonkeyPatch) -> None:
+    timm = fake_timm([4, 8, 16, 32])
+    plain = timm.create_model("x", features_only=True, pretrained=False)
+    forward = type(plain).forward
+    monkeypatch.setattr(type(plain), "output_fmt", "NHWC", raising=False)
+    monkeypatch.setattr(type(plain), "forward", lambda self, x: [f.permute(0, 2, 3, 1) for f in forward(self, x)])
+    timm.create_model = lambda name, **options: plain
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    features = create_model("exfuse_timm/swin", num_classes=3).backbone(torch.randn(1, 3, 64, 96))
+    assert [tuple(feature.shape) for feature in features] == [
+        (1, 4, 16, 24), (1, 8, 8, 12), (1, 12, 4, 6), (1, 16, 2, 3)
+    ]  # fmt: skip
 
 
 def test_a_timm_model_without_the_four_strides_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,6 +102,23 @@ def test_read_mask_returns_grey_values(tmp_path: Path):
     np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), labels)
 
 
+@pytest.mark.parametrize("bits", [2, 4])
+def test_read_mask_refuses_grey_values_of_fewer_bits_that_readers_would_stretch(tmp_path: Path, bits: int):
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    row = b"\0" + b"\x1b" * bits  # no filter, eight pixels
+    header = struct.pack(">IIBBBBB", 8, 3, bits, 0, 0, 0, 0)
+    content = (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(3 * row)) + chunk(b"IEND", b"")
+    )
+    (tmp_path / "a.png").write_bytes(content)
+    with Image.open(tmp_path / "a.png") as image:
+        assert (image.mode, image.size) == ("L", (8, 3))
+    with pytest.raises(DataError, match=r"a\.png: a greyscale mask of fewer than 8 bits"):
+        read_mask(tmp_path / "a.png")
+
+
 @pytest.mark.parametrize("mode", ["1", "LA", "RGB", "RGBA", "I;16"])
 def test_read_mask_refuses_what_is_not_one_byte_a_pixel(tmp_path: Path, mode: str):
     path = tmp_path / "a.png"

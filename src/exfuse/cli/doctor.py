@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from exfuse.data.doctor import examine, open_leniently
+from exfuse.data.doctor import examine, find_shared, open_leniently
 
 SHOWN = 20
 
@@ -28,8 +28,12 @@ def doctor_command(
     console = Console()
     opened = [open_leniently(data, split.strip()) for split in splits.split(",")]
     with Progress(console=console, transient=True) as bar:
+        shared = find_shared([dataset for dataset, _ in opened])
         task = bar.add_task("examining", total=sum(len(dataset) for dataset, _ in opened))
-        results = [examine(dataset, missing, lambda: bar.advance(task)) for dataset, missing in opened]
+        results = [
+            examine(dataset, (*missing, *also), lambda: bar.advance(task))
+            for (dataset, missing), also in zip(opened, shared, strict=True)
+        ]
     for result in results:
         summary = f"{result.split}: {result.images} images, {result.errors} errors"
         console.print(summary, markup=False, highlight=False, soft_wrap=True)

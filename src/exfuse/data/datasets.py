@@ -101,11 +101,11 @@ def open_dataset(source: Path, split: str, missing: OnMissing = stop) -> Segment
             in it. Class names come from the dataset file, from `classes.json` in the folder, or are PASCAL VOC's for
             its tree; otherwise the labels found in the masks are numbered.
         split: For example "train" or "val".
-        missing: Called for each image or mask that is not there; if it returns, the image is left out.
+        missing: Called for each image or mask that is not there or is named twice; if it returns, it is left out.
 
     Raises:
         ConfigError: If the dataset file is wrong or lacks the split.
-        DataError: If the folder is in none of the layouts, or a file of the split is missing.
+        DataError: If the folder is in none of the layouts, or a file of the split is missing or named twice.
     """
     if source.suffix.lower() in (".yaml", ".yml"):
         return _open_described(source, split, missing)

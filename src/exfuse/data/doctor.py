@@ -1,6 +1,6 @@
 """Looking for everything that is wrong with a data set, not only for the first of it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -69,14 +69,31 @@ class Examination:
 
 
 def open_leniently(source: Path, split: str) -> tuple[SegmentationDataset, tuple[Finding, ...]]:
-    """Opens a split as `open_dataset` does, but leaves out what is missing and returns it as findings."""
+    """Opens a split as `open_dataset` does; what is missing or named twice is left out, and returned as findings."""
     missing: list[Finding] = []
 
     def note(error: DataError) -> None:
         message = str(error)
-        missing.append(Finding("error", "missing", message.partition(": ")[0], message))
+        missing.append(Finding("error", "listing", message.partition(": ")[0], message))
 
     return open_dataset(source, split, note), tuple(missing)
+
+
+def find_shared(datasets: Sequence[SegmentationDataset]) -> list[tuple[Finding, ...]]:
+    """Returns, for each of several splits, the images that an earlier one has, too: a score on them would flatter."""
+    seen: dict[Path, str] = {}
+    found = []
+    for dataset in datasets:
+        places = {entry.image.resolve(): str(entry.image) for entry in dataset.entries}
+        found.append(
+            tuple(
+                Finding("warning", "shared", name, f"is in the split {seen[place]!r}, too")
+                for place, name in places.items()
+                if place in seen
+            )
+        )
+        seen |= dict.fromkeys(places, dataset.split)
+    return found
 
 
 def examine(

@@ -75,10 +75,10 @@ def find_entries(
         layout: How it lies there.
         split: The split's name.
         split_place: Its list file or its folder.
-        missing: Called for each file that is not there; if it returns, the image is left out.
+        missing: Called for each file that is not there or is named twice; if it returns, the image is left out.
 
     Raises:
-        DataError: If a file is missing, or the split has no images.
+        DataError: If a file is missing or named twice, or the split has no images.
     """
     absent: list[DataError] = []
 
@@ -148,8 +148,13 @@ def _entries_of_list(images: Path, masks: Path, list_path: Path, missing: OnMiss
 
 def _with_masks(found: Sequence[tuple[str, Path, str]], masks: Path, missing: OnMissing) -> tuple[Entry, ...]:
     """Adds the masks to images given by name, path and name of the mask."""
-    entries = []
+    entries: list[Entry] = []
+    seen: dict[str, Path] = {}
     for name, image, of_mask in found:
+        if name in seen:
+            missing(DataError(f"{image}: {name!r} is in the split already, as {seen[name]}; each image counts once"))
+            continue
+        seen[name] = image
         mask = _inside(masks, f"{of_mask}.png")
         if mask.is_file():
             entries.append(Entry(name, image, mask))
@@ -173,7 +178,7 @@ def find_classes(root: Path, layout: Layout) -> Classes:
     """Returns the classes of a folder: those of `classes.json`, the layout's own, or the labels found in the masks.
 
     Raises:
-        DataError: If a description cannot be read.
+        DataError: If a description cannot be read, or masks without one hold 0 and 255 only.
     """
     described = root / "classes.json"
     if described.is_file():
@@ -188,6 +193,11 @@ def find_classes(root: Path, layout: Layout) -> Classes:
     for path in sorted((root / "masks").rglob("*.png")):
         with suppress(DataError):  # a mask that cannot be read is found, and named, with whatever else is read
             labels.update(np.unique(read_mask(path)).tolist())
+    if labels == {0, 255}:
+        raise DataError(
+            f"{root / 'masks'}: the masks hold 0 and 255 only, and 255 is ignored: nothing is left to tell apart. If "
+            "255 is your second class, describe the data in a YAML file with label_map: {255: 1} (docs/data.md)"
+        )
     count = max(labels - {255}, default=0) + 1
     return numbered_classes(max(count, 2))
 

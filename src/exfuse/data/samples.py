@@ -112,6 +112,9 @@ def read_mask(path: Path) -> UInt8Array:
                     f"{path}: a mask must be an 8-bit palette or greyscale image whose values are class indices; "
                     f"this one has mode {image.mode}"
                 )
+            if image.format == "PNG" and str(image.tile[0][3]).startswith("L;"):
+                # Readers stretch its 4 or 16 greys to 256, so that it is not known what number was meant.
+                raise DataError(f"{path}: a greyscale mask of fewer than 8 bits; save it with 8, or with a palette")
             return np.array(ImageOps.exif_transpose(image))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such mask") from error

@@ -1,4 +1,4 @@
-"""Explicit channel resolution embedding (ExFuse, section 3.4)."""
+"""Explicit channel resolution embedding (ExFuse)."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -1,8 +1,10 @@
-"""Densely adjacent prediction (ExFuse, section 3.4): a pixel's score is the mean of what its neighbours say of it."""
+"""Densely adjacent prediction (ExFuse): a pixel's score is the mean of what its neighbours say of it."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from exfuse.layers.precision import in_float32
 
 
 class DenselyAdjacentPrediction(nn.Module):
@@ -28,8 +30,7 @@ class DenselyAdjacentPrediction(nn.Module):
 
     def __init__(self, num_classes: int, window: int = 3) -> None:
         super().__init__()
-        if window < 1 or window % 2 == 0:
-            raise ValueError(f"DenselyAdjacentPrediction needs an odd window of at least 1, got {window}")
+        check_window(window)
         if num_classes < 1:
             raise ValueError(f"DenselyAdjacentPrediction needs at least one class, got {num_classes}")
         self.num_classes = num_classes
@@ -68,15 +69,28 @@ class PlainPrediction(nn.Module):
 
     Args:
         num_classes: K.
-        window: k, odd.
+        window: The odd k.
+
+    Raises:
+        ValueError: If `window` is even or below 1.
     """
 
     def __init__(self, num_classes: int, window: int) -> None:
         super().__init__()
+        check_window(window)
         reach = window + 2
         self.convolution = nn.Conv2d(num_classes * window**2, num_classes, kernel_size=reach, padding=reach // 2)
 
     def forward(self, y: Tensor) -> Tensor:
         """Maps `(N, K * k * k, H, W)` to `(N, K, H, W)`, computed in float32 at least, as scores are everywhere."""
-        with torch.autocast(y.device.type, enabled=False):
-            return self.convolution(y.to(self.convolution.weight.dtype))  # type: ignore[no-any-return]
+        return in_float32(self.convolution, y)
+
+
+def check_window(window: int) -> None:
+    """Checks the window k of densely adjacent prediction.
+
+    Raises:
+        ValueError: If it is even or below 1, so that no pixel is its middle.
+    """
+    if window < 1 or window % 2 == 0:
+        raise ValueError(f"densely adjacent prediction needs an odd window of at least 1, got {window}")

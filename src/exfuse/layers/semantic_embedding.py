@@ -1,4 +1,4 @@
-"""The semantic embedding branch (ExFuse, section 3.3): high-level features gate a low-level one."""
+"""The semantic embedding branch (ExFuse): high-level features gate a low-level one."""
 
 from collections.abc import Sequence
 

@@ -83,7 +83,7 @@ class ResNet(nn.Module):
 
     Args:
         block: `BasicBlock` or `Bottleneck`.
-        depths: Blocks in stages res-2 to res-5. Layer rearrangement (ExFuse, section 3.1) is a choice of this tuple.
+        depths: Blocks in stages res-2 to res-5. Layer rearrangement (ExFuse) is a choice of this tuple.
         widths: Inner width of the blocks of each stage.
         stem_channels: Channels of the 7 x 7 convolution.
         groups: Groups of the 3 x 3 convolution (the cardinality of ResNeXt).
@@ -171,7 +171,7 @@ def resnext101() -> ResNet:
 
 
 def resnext101_rearranged() -> ResNet:
-    """ResNeXt-101 32x4d with the paper's layer rearrangement: {3, 4, 23, 3} becomes {8, 8, 9, 8} (section 3.1).
+    """ResNeXt-101 32x4d with the paper's layer rearrangement: {3, 4, 23, 3} becomes {8, 8, 9, 8}.
 
     A block costs nearly the same in every stage, so the multiply-adds stay the same at equal widths.
     """

@@ -14,9 +14,12 @@ from exfuse.layers import (
     PlainPrediction,
     SemanticEmbeddingBranch,
 )
+from exfuse.layers.densely_adjacent_prediction import check_window
+from exfuse.layers.precision import in_float32
 from exfuse.models.backbones import Backbone
 from exfuse.models.info import PAD_MULTIPLE
 
+MAX_CLASSES = 255
 Decoder = Literal["full", "stride4"]
 DecoderWidth = Literal["wide", "narrow"] | int
 
@@ -39,16 +42,15 @@ class ExFuse(nn.Module):
 
     Args:
         backbone: Feature extractor with strides 4, 8, 16 and 32; also an `nn.Module`.
-        num_classes: K.
+        num_classes: K, 2 to 255: labels are kept in a byte, of which one value means none.
         gcn_kernel: The odd size g of the global convolutions.
-        semantic_embedding: SEB on levels 2, 3 and 4 (section 3.3).
+        semantic_embedding: SEB on levels 2, 3 and 4.
         semantic_embedding_norm: Batch norm on SEB's factors; False is the plain product.
         semantic_embedding_width: Channels that SEB reduces the higher levels to, for speed; None is the paper's form.
-        channel_resolution_embedding: ECRE: sub-pixel upsampling in place of the first transposed convolution (section
-            3.4).
+        channel_resolution_embedding: ECRE: sub-pixel upsampling in place of the first transposed convolution.
         auxiliary_prediction: A prediction on the result of the first upsampling while training; None follows
             `channel_resolution_embedding`.
-        dap_window: The odd window k of densely adjacent prediction (section 3.4); 1 is without.
+        dap_window: The odd window k of densely adjacent prediction; 1 is without.
         plain_prediction: A convolution of size k + 2 from the same K * k * k channels in place of the averaging; see
             `PlainPrediction`.
         decoder: "full" goes on to the image's size with two more transposed convolutions, as the paper does;
@@ -77,8 +79,9 @@ class ExFuse(nn.Module):
         decoder_width: DecoderWidth = "wide",
     ) -> None:
         super().__init__()
-        if num_classes < 2:
-            raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+        if not 2 <= num_classes <= MAX_CLASSES:
+            raise ValueError(f"num_classes must be 2 to {MAX_CLASSES}, got {num_classes}")
+        check_window(dap_window)
         if decoder not in ("full", "stride4"):
             raise ValueError(f'decoder must be "full" or "stride4", got {decoder!r}')
         self.num_classes = num_classes
@@ -117,6 +120,9 @@ class ExFuse(nn.Module):
         Args:
             images: Normalised images `(N, 3, H, W)`; any H and W. Sizes that are no multiple of 32 are padded
                 with zeros (the mean colour) at the bottom and the right, and the scores cut back.
+
+        Returns:
+            Scores `(N, K, H, W)`, float32 also under autocast, and in training those of the auxiliary prediction.
         """
         height, width = images.shape[-2:]
         logits, auxiliary = self.segment(pad_to_multiple(images))
@@ -135,7 +141,7 @@ class ExFuse(nn.Module):
 
         auxiliary: tuple[Tensor, ...] = ()
         if self.training and self.auxiliary_head is not None:
-            auxiliary = (self.auxiliary_head(up4).float(),)
+            auxiliary = (in_float32(self.auxiliary_head, up4),)
         return ExFuseOutput(logits, auxiliary)
 
 
@@ -178,8 +184,9 @@ class FullSizeHead(nn.Module):
     def forward(self, y: Tensor) -> Tensor:
         """Maps the decoder's features `(N, D, H / 4, W / 4)` to scores `(N, K, H, W)`, float32."""
         y = self.refine2(self.upsample2(y))
-        y = self.refine1(self.upsample1(y))
-        return self.dap(y)  # type: ignore[no-any-return]
+        if isinstance(self.refine1, BoundaryRefinement):
+            return in_float32(self.refine1, in_float32(self.upsample1, y))
+        return self.dap(self.upsample1(y))  # type: ignore[no-any-return]
 
 
 class QuarterSizeHead(nn.Module):
@@ -195,7 +202,8 @@ class QuarterSizeHead(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         """Maps the decoder's features `(N, D, H / 4, W / 4)` to scores `(N, K, H, W)`, float32."""
-        return F.interpolate(self.dap(self.classify(y)), scale_factor=4.0, mode="bilinear", align_corners=False)
+        scores = self.dap(in_float32(self.classify, y))
+        return F.interpolate(scores, scale_factor=4.0, mode="bilinear", align_corners=False)
 
 
 def _prediction(num_classes: int, dap_window: int, plain: bool) -> nn.Module:

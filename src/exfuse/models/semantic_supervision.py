@@ -1,4 +1,4 @@
-"""Semantic supervision (ExFuse, section 3.2): a classifier whose every stage has to tell the classes apart.
+"""Semantic supervision (ExFuse): a classifier whose every stage has to tell the classes apart.
 
 While a backbone is pre-trained on classification, an auxiliary head hangs on each of its stages, so that the early
 ones learn semantics, too. For segmentation the heads are dropped, or their convolutions stay and the decoder reads

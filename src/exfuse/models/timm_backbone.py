@@ -7,7 +7,7 @@ from exfuse.models.backbones import STRIDES, Features, FourInts
 
 
 class TimmBackbone(nn.Module):
-    """Wraps a timm model so that it gives four features at strides 4, 8, 16 and 32.
+    """Wraps a timm model with fresh weights so that it gives four features at strides 4, 8, 16 and 32.
 
     timm is imported here and nowhere else; it needs torchvision, which this package does not.
 
@@ -40,4 +40,7 @@ class TimmBackbone(nn.Module):
     def forward(self, images: Tensor) -> Features:
         """Maps normalised images `(N, 3, H, W)` to the features at strides 4, 8, 16 and 32."""
         features = self.model(images)
-        return tuple(features[level] for level in self.levels)
+        chosen = [features[level] for level in self.levels]
+        if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
+            chosen = [feature.permute(0, 3, 1, 2) for feature in chosen]
+        return tuple(chosen)

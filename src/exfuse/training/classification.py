@@ -1,4 +1,4 @@
-"""Pre-training a backbone on classification, with semantic supervision (ExFuse, section 3.2) or without."""
+"""Pre-training a backbone on classification, with semantic supervision (ExFuse) or without."""
 
 import hashlib
 import json

@@ -56,7 +56,7 @@ def build_optimizers(
     if name == "adamw":
         return (AdamW(grouped(everything), fused=True),)
     if name == "sgd":
-        return (SGD(grouped(everything), momentum=momentum, nesterov=momentum > 0, fused=True),)
+        return (SGD(grouped(everything), momentum=momentum, fused=True),)
     taken = {id(module.weight) for module in model.modules() if isinstance(module, nn.Conv2d)}
     kernels = [parameter for parameter in everything if id(parameter) in taken]
     rest = [parameter for parameter in everything if id(parameter) not in taken]
