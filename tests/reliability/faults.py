@@ -50,7 +50,10 @@ class Operations:
 
     def _counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
-            self.tick(arguments[0])
+            path, folder = arguments[0], options.get("dir_fd")
+            if folder is not None and isinstance(path, str | os.PathLike):  # as `shutil.rmtree` names what it removes
+                path = Path(f"/proc/self/fd/{folder}").readlink() / path
+            self.tick(path)
             return function(*arguments, **options)
 
         return call

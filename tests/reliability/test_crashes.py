@@ -107,7 +107,7 @@ def test_r5_an_error_at_any_file_operation_of_a_save_is_said_and_loses_nothing(
             assert os.strerror(code) in said
             assert ("bytes are free in" in said) is (code in (errno.ENOSPC, errno.EDQUOT))
         assert reader.load(folder) in (1, 2)
-    assert refused > 0.6 * total  # the others are the tidying up of what is not there
+    assert refused >= total - 1  # the folder that is made if it is not there
 
 
 def test_r5_a_disk_that_is_full_at_any_level_keeps_the_previous_checkpoint(

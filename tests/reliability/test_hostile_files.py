@@ -201,6 +201,16 @@ def test_foreign_weights_of_another_backbone_are_refused_by_name(tmp_path: Path)
         import_weights(source, "tinny", output)
 
 
+def test_foreign_weights_that_hold_a_backbone_twice_are_refused(tmp_path: Path) -> None:
+    state = backbones.tiny().state_dict()
+    two = {
+        f"{prefix}{name}": value for prefix in ("student.module.", "module.", "model.") for name, value in state.items()
+    }
+    torch.save(two, tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError, match=r"weights\.pth: holds 'bn1\.[a-z_]+' more than once, 'm[a-z]+\.bn1"):
+        import_weights(tmp_path / "weights.pth", "tiny", tmp_path / "out.safetensors")
+
+
 def test_s1_paths_and_tags_in_descriptions_lead_nowhere(model_folder: Path, tmp_path: Path) -> None:
     mark = tmp_path / "touched"
     good = json.loads((model_folder / CONFIG_FILE).read_text())

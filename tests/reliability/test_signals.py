@@ -150,6 +150,45 @@ def test_r6_a_second_signal_leaves_at_once(first: signal.Signals, pack: Path, tm
         assert b"Traceback" not in (process.stderr.read() if process.stderr else b"")
 
 
+@pytest.mark.parametrize("place", ["torch.nn.utils.get_total_norm", "exfuse.training.checkpoint.write_file"])
+def test_r6_a_signal_to_a_group_of_processes_with_data_workers_saves_all_the_same(
+    place: str, pack: Path, tmp_path: Path
+) -> None:
+    program = tmp_path / "program.py"
+    module, _, name = place.rpartition(".")
+    program.write_text(
+        "import sys, time\n"
+        "from exfuse.cli.app import main\n"
+        f"import {module} as module\n"
+        f"plain, calls = module.{name}, [0]\n"
+        "def slow(*arguments, **options):\n"
+        "    calls[0] += 1\n"
+        "    if calls[0] == 2:\n"
+        f"        open({str(tmp_path / 'there')!r}, 'w').close()\n"
+        "        time.sleep(1.5)\n"
+        "    return plain(*arguments, **options)\n"
+        f"module.{name} = slow\n"
+        "main()\n"
+    )
+    options = [*OPTIONS, "data.workers=2", f"data.root={pack}", f"output={tmp_path / 'run'}"]
+    command = [sys.executable, program, "train", "demo", *options]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True, text=True
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "there").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGTERM)
+        said = process.communicate(timeout=30)[1]
+    assert process.returncode == 143, said
+    assert "stopped after step 2; to go on" in said
+    latest = latest_checkpoint(tmp_path / "run" / "checkpoints")
+    assert latest is not None
+    assert latest.name == "step_00000002"
+
+
 def test_records_have_neither_gaps_nor_doubles_after_stops(
     pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -189,6 +189,51 @@ def test_coco_that_is_not_whole_is_refused_by_name(coco: Path, prepared: Path) -
     assert not (prepared / "mixed.txt").exists()
 
 
+def test_polygons_without_an_area_are_passed_over_and_half_points_refused(coco: Path, prepared: Path) -> None:
+    shape = rectangle(2, 2, 12, 12)
+    rows = [{"category_id": id_of("cat"), "segmentation": polygons} for polygons in ([[1, 2], shape], [[1, 2, 3, 4]])]
+    alone = draw_semantic_mask([{"category_id": id_of("cat"), "segmentation": [shape]}], {id_of("cat"): 8}, 20, 20)
+    np.testing.assert_array_equal(draw_semantic_mask(rows, {id_of("cat"): 8}, 20, 20), alone)
+    annotations = coco / "annotations" / "instances_train2017.json"
+    content = json.loads(annotations.read_text())
+    rows = [row | {"segmentation": [[1, 2, 3, 4, 5, 6, 7]]} for row in content["annotations"]]
+    annotations.write_text(json.dumps(content | {"annotations": rows}))
+    with pytest.raises(DataError, match="image 1: its segmentations cannot be drawn"):
+        prepare_coco(coco, prepared, ("train2017",))
+
+
+@pytest.mark.parametrize("name", ["../../outside", "/outside", "sub/2010_21"])
+def test_s7_names_of_sbd_and_coco_stay_within_their_folders(name: str, sbd: Path, coco: Path, prepared: Path) -> None:
+    before = sorted(path for path in prepared.parent.rglob("*") if path.is_file())
+    (sbd / "train.txt").write_text(f"{name}\n")
+    for folder, suffix in (("img", ".jpg"), ("cls", ".mat")):
+        (sbd / folder / "sub").mkdir()
+        (sbd / folder / f"sub/2010_21{suffix}").write_bytes((sbd / folder / f"2010_21{suffix}").read_bytes())
+    with pytest.raises(DataError, match=r"leads out of the folder|cannot be the name of an image"):
+        prepare_sbd(sbd, prepared, partial=True)
+    assert sorted(path for path in prepared.parent.rglob("*") if path.is_file() and "sub" not in path.parts) == [
+        path for path in before if path.name not in ("trainaug.txt", "mixed.txt")
+    ]
+    (prepared / "trainaug.txt").write_text("2007_01\n")
+    annotations = coco / "annotations" / "instances_train2017.json"
+    content = json.loads(annotations.read_text())
+    images = [row | {"file_name": f"../{name}.jpg"} for row in content["images"]]
+    annotations.write_text(json.dumps(content | {"images": images}))
+    with pytest.raises(DataError, match="leads out of the folder"):
+        prepare_coco(coco, prepared, ("train2017",))
+
+
+def test_lists_made_from_an_earlier_val_split_do_not_stay(voc: Path, sbd: Path, coco: Path, prepared: Path) -> None:
+    prepare_coco(coco, prepared, ("train2017",))
+    assert (prepared / "mixed.txt").exists()
+    prepare_sbd(sbd, prepared, partial=True)
+    assert not (prepared / "mixed.txt").exists()
+    (voc / "ImageSets" / "Segmentation" / "val.txt").write_text("2007_11\n2008_12\n2007_02\n")
+    (voc / "ImageSets" / "Segmentation" / "train.txt").write_text("2007_01\n")
+    prepare_voc(voc, prepared, partial=True)
+    assert not (prepared / "trainaug.txt").exists()
+
+
 def test_an_image_of_another_size_than_its_annotations_say_is_refused(coco: Path, prepared: Path) -> None:
     annotations = coco / "annotations" / "instances_train2017.json"
     content = json.loads(annotations.read_text())

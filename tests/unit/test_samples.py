@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
-from exfuse.data.samples import MAX_PIXELS, MAX_SIDE, Sample, check_sample, read_image, read_mask
+from exfuse.data.samples import MAX_PIXELS, MAX_SIDE, Sample, check_sample, image_size, read_image, read_mask
 from exfuse.errors import DataError
 
 READERS = pytest.mark.parametrize("read", [read_image, read_mask])
@@ -163,6 +163,35 @@ def test_a_folder_in_place_of_a_file_is_named(tmp_path: Path, read):
     with pytest.raises(DataError, match="not a readable") as raised:
         read(tmp_path)
     assert str(tmp_path) in str(raised.value)
+
+
+@READERS
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+def test_no_program_is_started_for_a_file_that_says_it_is_postscript(
+    tmp_path: Path, read, suffix: str, monkeypatch: pytest.MonkeyPatch
+):
+    started = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: started.append(1))
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n")
+    with pytest.raises(DataError, match="not a readable"):
+        read(path)
+    with pytest.raises(DataError, match="not a readable"):
+        image_size(path)
+    assert started == []
+
+
+def test_exif_numbers_that_do_not_fit_their_type_are_no_crash(tmp_path: Path):
+    def entry(tag: int, kind: int, value: int) -> bytes:
+        return struct.pack("<HHII", tag, kind, 1, value)
+
+    rich = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + entry(0x0112, 3, 6) + entry(0x0128, 4, 70_000) + b"\0\0\0\0"
+    path = tmp_path / "a.jpg"
+    Image.fromarray(random_pixels(12, 16, 3)).save(path, exif=rich)
+    with Image.open(path) as image:
+        assert image.getexif()[0x0112] == 6
+    with pytest.raises(DataError, match=r"a\.jpg: not a readable image"):
+        read_image(path)
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of some of the damage

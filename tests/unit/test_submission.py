@@ -109,6 +109,9 @@ def test_missing_lists_and_images_are_named(voc: Path) -> None:
     (voc / "ImageSets" / "Segmentation" / "test.txt").write_text("2008_01\n2012_03\n2008_01\n")
     with pytest.raises(DataError, match="lists '2008_01' more than once"):
         voc_test_images(voc, "test")
+    (voc / "ImageSets" / "Segmentation" / "test.txt").write_text("../../2008_01\n")
+    with pytest.raises(DataError, match=r"'\.\./\.\./2008_01' cannot be the name of an image"):
+        voc_test_images(voc, "test")
     (voc / "ImageSets" / "Segmentation" / "test.txt").write_text("\n")
     with pytest.raises(DataError, match="lists no image"):
         voc_test_images(voc, "test")

@@ -12,7 +12,7 @@ from PIL import Image
 from exfuse.data.classes import Classes
 from exfuse.data.datasets import SegmentationDataset, open_dataset
 from exfuse.data.layouts import Entry
-from exfuse.data.samples import ORIENTATION, UInt8Array, read_image, read_mask
+from exfuse.data.samples import FORMATS, ORIENTATION, UInt8Array, read_image, read_mask
 from exfuse.data.scan import Int64Array
 from exfuse.errors import DataError
 
@@ -145,7 +145,7 @@ def _examine_entry(entry: Entry, dataset: SegmentationDataset) -> tuple[Int64Arr
 
 
 def _examine_orientation(entry: Entry) -> Iterator[Finding]:
-    with Image.open(entry.image) as image:
+    with Image.open(entry.image, formats=FORMATS) as image:
         orientation = image.getexif().get(ORIENTATION, 1)
     if orientation != 1:
         message = f"turned by its EXIF tag (orientation {orientation}); its mask must be upright already"

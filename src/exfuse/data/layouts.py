@@ -89,17 +89,17 @@ def find_entries(
     if layout in ("folders", "ade20k"):
         masks_folder = "masks" if layout == "folders" else "annotations"
         entries = _entries_of_folders(
-            _inside(root, f"images/{split_place}"), _inside(root, f"{masks_folder}/{split_place}"), note
+            inside(root, f"images/{split_place}"), inside(root, f"{masks_folder}/{split_place}"), note
         )
     elif layout == "cityscapes":
         entries = _entries_of_cityscapes(
-            _inside(root, f"leftImg8bit/{split_place}"), _inside(root, f"gtFine/{split_place}"), note
+            inside(root, f"leftImg8bit/{split_place}"), inside(root, f"gtFine/{split_place}"), note
         )
     else:
-        images, masks, names = root / "images", root / "masks", _inside(root, split_place)
+        images, masks, names = root / "images", root / "masks", inside(root, split_place)
         if layout == "voc":
             images, masks = root / "JPEGImages", root / "SegmentationClass"
-            names = _inside(root, f"ImageSets/Segmentation/{split_place}.txt")
+            names = inside(root, f"ImageSets/Segmentation/{split_place}.txt")
         entries = _entries_of_list(images, masks, names, note)
     if not entries and not absent:
         raise DataError(f"{root}: split {split!r} has no images")
@@ -135,7 +135,7 @@ def _entries_of_list(images: Path, masks: Path, list_path: Path, missing: OnMiss
         if not name:
             continue
         try:
-            candidates = [_inside(images, name + end) for end in (*IMAGE_SUFFIXES, *_UPPER_SUFFIXES)]
+            candidates = [inside(images, name + end) for end in (*IMAGE_SUFFIXES, *_UPPER_SUFFIXES)]
             image = next((path for path in candidates if path.is_file()), None)
         except (OSError, ValueError, DataError) as error:
             raise DataError(f"{list_path}: line {number}: {error}") from error
@@ -155,7 +155,7 @@ def _with_masks(found: Sequence[tuple[str, Path, str]], masks: Path, missing: On
             missing(DataError(f"{image}: {name!r} is in the split already, as {seen[name]}; each image counts once"))
             continue
         seen[name] = image
-        mask = _inside(masks, f"{of_mask}.png")
+        mask = inside(masks, f"{of_mask}.png")
         if mask.is_file():
             entries.append(Entry(name, image, mask))
         else:
@@ -163,7 +163,12 @@ def _with_masks(found: Sequence[tuple[str, Path, str]], masks: Path, missing: On
     return tuple(entries)
 
 
-def _inside(root: Path, relative: str) -> Path:
+def inside(root: Path, relative: str) -> Path:
+    """Returns the path of a file that a list or a description names.
+
+    Raises:
+        DataError: If it leads out of `root`, or cannot be a path.
+    """
     path = root / relative
     try:
         inside = path.resolve().is_relative_to(root.resolve())

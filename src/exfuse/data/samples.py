@@ -1,5 +1,6 @@
 """One labelled image: reading the two files and holding what was read."""
 
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from exfuse.errors import DataError
 UInt8Array = npt.NDArray[np.uint8]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+# The only readers of Pillow that see a file, whatever its name; another one would run Ghostscript on it.
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
 
 ORIENTATION = 0x0112  # the EXIF tag
 FIRST_LYING = 5  # its values from here on turn the image by a quarter
@@ -38,6 +42,7 @@ _BROKEN = (
     AttributeError,
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
+    struct.error,
 )
 
 
@@ -70,7 +75,7 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> UInt8Array:
         DataError: If the file is missing, broken or larger than `max_pixels` or, by default, 16,384 pixels a side.
     """
     try:
-        with _pillow_limit(max_pixels), Image.open(path) as image:
+        with _pillow_limit(max_pixels), Image.open(path, formats=FORMATS) as image:
             _check_size(path, image, max_pixels)
             upright = ImageOps.exif_transpose(image)
             return np.array(upright.convert("RGB"))
@@ -87,7 +92,7 @@ def image_size(path: Path) -> tuple[int, int]:
         DataError: If the file is missing, no image, or too large; see `read_image`.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             _check_size(path, image)
             width, height = image.size
             lies = image.getexif().get(ORIENTATION, 1) >= FIRST_LYING
@@ -105,7 +110,7 @@ def read_mask(path: Path) -> UInt8Array:
         DataError: If the file is missing, broken, too large, or neither an 8-bit palette nor an 8-bit greyscale image.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             _check_size(path, image)
             if image.mode not in ("P", "L"):
                 raise DataError(

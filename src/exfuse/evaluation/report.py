@@ -30,7 +30,10 @@ def scores_table(report: EvaluationReport) -> Table:
     flip = " with flip" if protocol["flip"] else ""
     table = Table(
         title=f"{protocol['split']}: {protocol['images']} images, scales {scales}{flip}",
-        caption=f"absent, not in the means: {', '.join(report.absent)}" if report.absent else None,
+        caption="\n".join(
+            [f"mean IoU: {protocol['mean_iou']}"]
+            + [f"absent, not in the means: {', '.join(report.absent)}"] * bool(report.absent)
+        ),
         show_footer=True,
     )
     matrix = report.matrix

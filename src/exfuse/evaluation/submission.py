@@ -50,6 +50,8 @@ def voc_test_images(root: Path, split: str) -> tuple[UnlabelledImage, ...]:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"{path}: lists {twice!r} more than once")
+    if elsewhere := [name for name in names if name != Path(name).name]:
+        raise DataError(f"{path}: {elsewhere[0]!r} cannot be the name of an image")
     images = tuple(UnlabelledImage(name, root / "JPEGImages" / f"{name}.jpg") for name in names)
     for image in images:
         if not image.path.is_file():

@@ -44,13 +44,19 @@ def import_weights(source: Path, backbone: str, output: Path) -> ImportReport:
         output: The `.safetensors` file to write.
 
     Raises:
-        CheckpointError: If the file holds anything else, is damaged, takes too much, or lacks a weight of the backbone.
+        CheckpointError: If the file holds anything else, is damaged, takes too much, or lacks a weight of the
+            backbone or has several, such as those of a teacher and a student.
     """
     if backbone not in BACKBONES:
         raise CheckpointError(f"there is no backbone {backbone!r}; {did_you_mean(backbone, BACKBONES)}")
     network = BACKBONES[backbone]()
     own = network.state_dict()
-    state = {_own_name(name, own): value for name, value in _read_in_child(source).items()}
+    state: dict[str, Tensor] = {}
+    for name, value in _read_in_child(source).items():
+        own_name = _own_name(name, own)
+        if own_name in state:
+            raise CheckpointError(f"{source}: holds {own_name!r} more than once, {name!r} being one of them")
+        state[own_name] = value
     taken = {name: value for name, value in state.items() if name in own}
     load_backbone_state(network, taken, source=str(source))
     try:

@@ -145,7 +145,7 @@ def _loop(run: Run, task: Task, log: RunLog, stop: StopSignals) -> None:
             return
         _stop_together(run, stop)
         with stop.interruptible(), clock.waiting():
-            batch = next(batches)
+            batch = _next_batch(batches, stop)
         loss = _take_step(run, task, batch)
         state.step += 1
         log.advance(f"loss {loss:.3f}  {clock.tick():.2f} s/step")
@@ -153,6 +153,15 @@ def _loop(run: Run, task: Task, log: RunLog, stop: StopSignals) -> None:
             rate, time = run.optimizers[0].param_groups[-1]["lr"], clock.mean()
             of_time = {"seconds_per_step": time.seconds, "waiting": time.waiting}
             log.record("train", state.step, epoch=_epoch(run), loss=loss, lr=rate, **of_time)
+
+
+def _next_batch(batches: Iterator[Batch], stop: StopSignals) -> Batch:
+    try:
+        return next(batches)
+    except DataError:
+        if stop.received is None:
+            raise
+        raise StopRequested from None  # the workers were sent the same signal
 
 
 def _stop_together(run: Run, stop: StopSignals) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Under torchrun a Ctrl-C arrives twice, from the terminal and from the launcher.
@@ -45,6 +46,7 @@ class StopSignals:
         self._received_at = 0.0
         self._alone = True
         self._interruptible = True  # until `begin`, when there is something to lose
+        self._of_children: Any = None  # torch's handler, which raises wherever the main thread is
 
     def begin(self, alone: bool) -> None:
         """Says that from now on a signal may only be acted on where the loop allows it.
@@ -77,8 +79,19 @@ class StopSignals:
                 return
             os._exit(128 + number)
         self.received, self._received_at = number, now
+        # A signal to all of a group of processes, as launchers send it, ends the data workers, too: no news then.
+        self._of_children = signal.signal(signal.SIGCHLD, _do_nothing)
         if self._interruptible:
             raise StopRequested
+
+    def restore_children(self) -> None:
+        """Puts back what a signal replaced."""
+        if self._of_children is not None:
+            signal.signal(signal.SIGCHLD, self._of_children)
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    """Handles a signal."""
 
 
 @contextmanager
@@ -104,3 +117,4 @@ def stop_signals() -> Iterator[StopSignals]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+        stop.restore_children()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from exfuse.data.classes import voc_classes
+from exfuse.data.layouts import inside
 from exfuse.data.prepare.tree import PreparedTree
 from exfuse.data.prepare.voc import Progress
 from exfuse.data.samples import UInt8Array, image_size
@@ -30,6 +31,7 @@ ROWS: dict[str, dict[str, type | tuple[type, ...]]] = {
 }
 # An image is taken if the areas of its annotations of VOC's classes add up to more than this many pixels.
 MIN_AREA = 1000
+CORNERS = 3  # that a polygon has at least
 
 
 def prepare_coco(
@@ -53,6 +55,7 @@ def prepare_coco(
         DataError: If a file is missing or broken, or a val image would be trained on.
     """
     tree, classes = PreparedTree(output), voc_classes()
+    tree.drop_lists("mixed")
     trainaug = tree.read_list("trainaug", "exfuse data prepare sbd")
     val = tree.read_list("val", "exfuse data prepare voc")
     taken: list[str] = []
@@ -68,7 +71,7 @@ def prepare_coco(
             wanted = of_image[row["id"]]
             if sum(annotation["area"] for annotation in wanted) <= MIN_AREA:
                 continue
-            image = coco / split / row["file_name"]
+            image = inside(coco / split, row["file_name"])
             if not image.is_file():
                 raise DataError(f"{image}: no such image, but {annotations.name} lists it")
             name, size = f"coco_{image.stem}", (row["height"], row["width"])
@@ -76,7 +79,9 @@ def prepare_coco(
                 raise DataError(f"{image}: not {size[1]} x {size[0]} pixels, as {annotations.name} says")
             try:
                 mask = draw_semantic_mask(wanted, labels, *size)
-            except (ValueError, TypeError, LookupError) as error:
+            except ConfigError:
+                raise
+            except Exception as error:  # pycocotools raises all kinds
                 why = f"{type(error).__name__}: {brief(error)}"
                 raise DataError(
                     f"{annotations}: image {row['id']}: its segmentations cannot be drawn ({why})"
@@ -109,7 +114,12 @@ def draw_semantic_mask(
     for annotation in annotations:
         shape = annotation["segmentation"]
         if isinstance(shape, list):
-            runs = coco_mask.merge(coco_mask.frPyObjects(shape, height, width))
+            if not shape or any(len(polygon) % 2 for polygon in shape):
+                raise ValueError("not a list of polygons")
+            polygons = [polygon for polygon in shape if len(polygon) >= 2 * CORNERS]  # others have no area
+            if not polygons:
+                continue
+            runs = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
         else:
             runs = coco_mask.frPyObjects(shape, height, width) if isinstance(shape["counts"], list) else shape
         region = coco_mask.decode(runs).astype(bool)

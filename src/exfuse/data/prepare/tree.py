@@ -55,7 +55,12 @@ class PreparedTree:
             image: The image file.
             mask: Class indices, uint8 `(H, W)`.
             classes: For the mask's palette.
+
+        Raises:
+            DataError: If the name leads to another folder.
         """
+        if name != Path(name).name:
+            raise DataError(f"{self.root}: {name!r} cannot be the name of an image")
         link_or_copy(image, self.root / "images" / f"{name}{image.suffix.lower()}")
         palette = np.zeros((256, 3), dtype=np.uint8)
         palette[: len(classes)] = classes.palette
@@ -63,6 +68,11 @@ class PreparedTree:
         picture = Image.fromarray(mask).convert("P")
         picture.putpalette(palette.ravel().tolist())
         picture.save(self.root / "masks" / f"{name}.png", optimize=True)
+
+    def drop_lists(self, *splits: str) -> None:
+        """Removes lists that were made from what is about to change."""
+        for split in splits:
+            (self.root / f"{split}.txt").unlink(missing_ok=True)
 
     def write_list(self, split: str, names: Iterable[str]) -> None:
         """Writes the list of a split."""

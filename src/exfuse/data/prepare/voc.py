@@ -8,6 +8,7 @@ import numpy as np
 
 from exfuse.data.classes import voc_classes
 from exfuse.data.datasets import open_dataset
+from exfuse.data.layouts import inside
 from exfuse.data.prepare.tree import PreparedTree, check_counts
 from exfuse.data.samples import Sample, UInt8Array, check_sample, read_image
 from exfuse.errors import ConfigError, DataError
@@ -21,7 +22,7 @@ Progress = Callable[[], None]
 
 
 def prepare_voc(voc: Path, output: Path, partial: bool, progress: Progress = lambda: None) -> dict[str, int]:
-    """Takes the train and val splits of VOC 2012.
+    """Takes the train and val splits of VOC 2012; lists that were made from earlier ones are removed.
 
     Args:
         voc: The folder `VOC2012`, with JPEGImages, SegmentationClass and ImageSets.
@@ -42,6 +43,7 @@ def prepare_voc(voc: Path, output: Path, partial: bool, progress: Progress = lam
         check_counts(counts, PUBLISHED_VOC, voc)
     tree = PreparedTree(output)
     tree.start(classes)
+    tree.drop_lists("trainaug", "mixed")
     for dataset in splits.values():
         for index, entry in enumerate(dataset.entries):
             tree.add(entry.name, entry.image, dataset[index].mask, classes)
@@ -72,6 +74,7 @@ def prepare_sbd(sbd: Path, output: Path, partial: bool, progress: Progress = lam
         DataError: If a file is missing or broken, images are missing, or a val image would be trained on.
     """
     tree, classes = PreparedTree(output), voc_classes()
+    tree.drop_lists("trainaug", "mixed")
     train, val = (tree.read_list(split, "exfuse data prepare voc") for split in PUBLISHED_VOC)
     names = [name for split in ("train", "val") for name in _read_names(sbd / f"{split}.txt")]
     added = sorted(set(names) - set(train) - set(val))
@@ -80,7 +83,7 @@ def prepare_sbd(sbd: Path, output: Path, partial: bool, progress: Progress = lam
     if not partial:
         check_counts(counts, PUBLISHED_SBD, sbd)
     for name in added:
-        image, annotation = sbd / "img" / f"{name}.jpg", sbd / "cls" / f"{name}.mat"
+        image, annotation = inside(sbd / "img", f"{name}.jpg"), inside(sbd / "cls", f"{name}.mat")
         mask = read_sbd_mask(annotation)
         check_sample(Sample(read_image(image), mask), len(classes), classes.ignore_index, image, annotation)
         tree.add(name, image, mask, classes)
