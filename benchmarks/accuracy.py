@@ -1,6 +1,6 @@
 """What each engine and format makes of a trained model: mean IoU, and labels against eager torch in fp32.
 
-python benchmarks/accuracy.py MODEL DATA [--split val] [EXPORT ...]
+python benchmarks/accuracy.py [--split val] MODEL DATA [EXPORT ...]
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """What every comparison shares: interleaved rounds, a check that the machine is quiet, memory, and the page.
 
 Each case runs once a round, in turn, so that a machine whose speed drifts slows all of them alike; ratios are taken
-round by round. The reference runs at the beginning and at the end of each round: if the two differ by more than
-`QUIET`, the rounds count for nothing and are run again, and after `ATTEMPTS` of that nothing is reported.
+round by round. The reference runs twice in each round: if the two differ by more than `QUIET`, the rounds count
+for nothing and are run again, and after `ATTEMPTS` of that nothing is reported.
 """
 
 import argparse
@@ -76,8 +76,11 @@ def interleave(cases: Mapping[str, Callable[[], object]], reference: str, rounds
 
 def _rounds(cases: Mapping[str, Callable[[], object]], reference: str, rounds: int) -> dict[str, Timing]:
     seconds: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(rounds):
-        for name, step in cases.items():
+    names = list(cases)
+    for number in range(rounds):
+        # Each round begins with another case, so that none always comes behind the same one.
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            step = cases[name]
             started = time.perf_counter()
             step()
             seconds[name].append(time.perf_counter() - started)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exfuse.losses import cross_entropy
+from exfuse.losses import SegmentationLoss
 from exfuse.models.builders import count_multiply_adds, count_parameters, create_model
 from harness import Timing, interleave, parse_arguments, peak_memory, report_memory, write
 
@@ -18,6 +18,7 @@ CLASSES = 21
 NETWORKS = ("backbone", "gcn_resnet50", "gcn_resnet50 stride4", "exfuse_resnet50", "exfuse_resnet50 stride4")
 PRECISIONS = ("fp32", "bf16")
 TRAIN_BATCH = 2
+LOSS = SegmentationLoss(255, None, ohem=False, dice=0.0, lovasz=0.0, auxiliary=0.4)
 
 
 def build(network: str) -> nn.Module:
@@ -58,10 +59,10 @@ def make_step(network: str, mode: str, precision: str, size: int) -> Callable[[]
 
 
 def training_loss(output: Any, target: Tensor) -> Tensor:
-    """Cross-entropy for a segmentation output; for a bare backbone the mean of its features, which costs nothing."""
+    """The recipes' loss of a segmentation output; of a bare backbone the mean of its features, which costs nothing."""
     if not hasattr(output, "logits"):
         return torch.stack([feature.float().mean() for feature in output]).sum()
-    return cross_entropy(output.logits, target, ignore_index=255)
+    return LOSS(output.logits, output.auxiliary_logits, target)
 
 
 def main() -> None:

@@ -128,10 +128,19 @@ def test_an_ablation_runs_every_cell_once(pack: Path, tmp_path: Path, monkeypatc
     assert "baseline_0: run with another batch_size" in other.errors
 
     moved = Path(shutil.copytree(pack, tmp_path / "other"))
-    (moved / "val.txt").write_text("val_0000\nval_0001\n")
-    elsewhere = call_exfuse(*command, f"data.root={moved}")
-    assert elsewhere.code == 1
-    assert "measured on other data" in elsewhere.errors
+    for split in ("val", "train"):
+        whole = (moved / f"{split}.txt").read_text()
+        (moved / f"{split}.txt").write_text("".join(whole.splitlines(keepends=True)[:2]))
+        elsewhere = call_exfuse(*command, f"data.root={moved}")
+        assert elsewhere.code == 1
+        assert "run with other data" in elsewhere.errors
+        (moved / f"{split}.txt").write_text(whole)
+    recorded = (cells[0] / "cell.json").read_text()
+    (cells[0] / "cell.json").write_text(json.dumps(record | {"backbone_sha256": "0" * 64}))
+    retrained = call_exfuse(*command)
+    assert retrained.code == 1
+    assert "run with other backbone weights" in retrained.errors
+    (cells[0] / "cell.json").write_text(recorded)
 
     (cells[1] / "cell.json").unlink()  # as if it had been cut off after its last checkpoint
     resumed = call_exfuse(*command)

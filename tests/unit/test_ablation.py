@@ -14,7 +14,12 @@ from exfuse.errors import ConfigError
 from exfuse.models.builders import create_model
 from exfuse.training.recipes import differing_keys, load_ablation_config
 
-PRETRAINED = ("pretrained.plain=plain", "pretrained.supervised=ss", "pretrained.rearranged=lr")
+PRETRAINED = (
+    "pretrained.plain=plain",
+    "pretrained.supervised=ss",
+    "pretrained.rearranged=lr",
+    "pretrained.rearranged_supervised=lrss",
+)
 
 
 def names_of(*overrides: str) -> tuple[list[str], dict[str, str]]:
@@ -25,14 +30,14 @@ def names_of(*overrides: str) -> tuple[list[str], dict[str, str]]:
 def test_with_every_pretrained_backbone_all_rows_are_run() -> None:
     names, left_out = names_of(*PRETRAINED)
     assert names == [row.name for row in PAPER]
-    assert len(set(names)) == len(names) == 14
+    assert len(set(names)) == len(names) == 16
     assert left_out == {}
 
 
 def test_rows_that_cannot_be_run_are_named_with_the_reason() -> None:
     names, left_out = names_of()
-    assert set(left_out) == {"+ SS", "+ SS, second convolution", "all"}
-    assert "pretrained.supervised" in left_out["all"]
+    assert set(left_out) == {"+ SS", "+ SS, second convolution", "all but LR", "all"}
+    assert "pretrained.rearranged_supervised" in left_out["all"]
     assert "+ SS" in names_of("pretrained.supervised=ss")[1]  # against a reference from random weights
     assert "+ LR" in names  # from random weights, as the others
     assert "+ LR" in names_of("model.name=gcn_resnet18")[1]
@@ -64,9 +69,17 @@ def test_each_row_changes_the_reference_in_what_it_is_named_for() -> None:
         "+ ECRE, SEB, DAP": {
             "channel_resolution_embedding", "auxiliary_prediction", "semantic_embedding", "dap_window",
         },
-        "all": {
+        "all but SS": {
+            "channel_resolution_embedding", "auxiliary_prediction", "semantic_embedding", "dap_window",
+            "name", "backbone_weights",
+        },
+        "all but LR": {
             "channel_resolution_embedding", "auxiliary_prediction", "semantic_embedding", "dap_window",
             "backbone_weights", "supervised_features",
+        },
+        "all": {
+            "channel_resolution_embedding", "auxiliary_prediction", "semantic_embedding", "dap_window",
+            "name", "backbone_weights", "supervised_features",
         },
     }  # fmt: skip
     assert cell_config(config, rows["baseline"], 0, 11).model.decoder_width == 11
@@ -76,7 +89,7 @@ def test_each_row_changes_the_reference_in_what_it_is_named_for() -> None:
 def test_every_cell_has_a_folder_of_its_own_and_rows_share_their_seeds() -> None:
     config = load_ablation_config("paper", ["data.root=photos", "seed=10", *PRETRAINED])
     cells = {(row.name, seed): cell_config(config, row, seed, 5) for row in PAPER for seed in (0, 1)}
-    assert len({cell.output for cell in cells.values()}) == len(cells) == 28
+    assert len({cell.output for cell in cells.values()}) == len(cells) == 32
     assert {cell.seed for (_, seed), cell in cells.items() if seed == 1} == {11}
     assert cells["+ SEB", 0].output == Path("runs/paper/cells/seb_0")
     for cell in cells.values():

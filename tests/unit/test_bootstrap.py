@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from exfuse.evaluation import bootstrap
 from exfuse.evaluation.bootstrap import difference_interval, image_counts, mean_iou, mean_iou_interval
 from exfuse.evaluation.compare import compare
 from exfuse.metrics import ConfusionMatrix
@@ -84,6 +85,22 @@ def test_runs_that_disagree_widen_the_interval() -> None:
     shaky = difference_interval(np.stack([base, base]), np.stack([up, down]))
     assert steady.low > 0
     assert shaky.low < 0 < shaky.high
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_rows_that_differ_by_their_seeds_alone_are_seldom_told_apart(
+    seeds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bootstrap, "DRAWS", bootstrap.DRAWS_AT_ONCE)
+    rng = np.random.default_rng(seeds)
+
+    def runs() -> np.ndarray:  # every run has a skill of its own, the same in each of eight images
+        hits = np.rint(10_000 * rng.normal(0.7, 0.02, (seeds, 1, 1, 1))).astype(np.int64)
+        return np.concatenate([hits, np.full_like(hits, 10_000), np.full_like(hits, 10_000)], axis=2).repeat(8, axis=1)
+
+    trials = 400
+    apart = sum(not difference_interval(runs(), runs(), seed=trial).contains(0.0) for trial in range(trials))
+    assert apart / trials < 0.09  # one in twenty, were the draws endless
 
 
 def test_a_comparison_says_how_sure_it_is_and_where_the_models_differ() -> None:

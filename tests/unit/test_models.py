@@ -226,6 +226,11 @@ def fake_timm(reductions: list[int]) -> SimpleNamespace:
     return SimpleNamespace(create_model=create)
 
 
+def test_a_stage_without_a_block_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"every stage needs a block, got the depths \(2, 0, 2, 2\)"):
+        backbones.ResNet(backbones.BasicBlock, (2, 0, 2, 2))
+
+
 def test_a_timm_feature_extractor_becomes_a_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", fake_timm([2, 4, 4, 8, 16, 32]))
     model = create_model("exfuse_timm/anything", num_classes=3).eval()

@@ -29,7 +29,7 @@ class Row:
     Attributes:
         name: What it is called.
         parts: Arguments of the model that differ from `ALL_OFF`.
-        begins_with: Which pre-trained backbone it takes: "plain", "supervised" or "rearranged".
+        begins_with: Which pre-trained backbone it takes, of the names in `PretrainedConfig`.
         rearranged: Whether the backbone is the rearranged one.
         narrow: Whether the decoder has K channels only.
     """
@@ -55,6 +55,7 @@ class Plan:
 
 
 EMBEDDED = {"channel_resolution_embedding": True, "auxiliary_prediction": True}
+DECODER = EMBEDDED | {"semantic_embedding": True, "dap_window": DAP_WINDOW}
 PAPER = (
     Row("baseline", {}, narrow=True),
     Row(REFERENCE, {}),
@@ -68,12 +69,10 @@ PAPER = (
     Row("+ SEB, reduced", {"semantic_embedding": True, "semantic_embedding_width": REDUCED}),
     Row("+ DAP", {"dap_window": DAP_WINDOW}),
     Row("+ 5x5 in DAP's place", {"dap_window": DAP_WINDOW, "plain_prediction": True}),
-    Row("+ ECRE, SEB, DAP", EMBEDDED | {"semantic_embedding": True, "dap_window": DAP_WINDOW}),
-    Row(
-        "all",
-        EMBEDDED | {"semantic_embedding": True, "dap_window": DAP_WINDOW, "supervised_features": True},
-        begins_with="supervised",
-    ),
+    Row("+ ECRE, SEB, DAP", DECODER),
+    Row("all but SS", DECODER, begins_with="rearranged", rearranged=True),
+    Row("all but LR", DECODER | {"supervised_features": True}, begins_with="supervised"),
+    Row("all", DECODER | {"supervised_features": True}, begins_with="rearranged_supervised", rearranged=True),
 )
 
 
@@ -85,12 +84,14 @@ def plan_rows(config: AblationConfig) -> Plan:
     """
     rows, left_out = [], []
     for row in PAPER:
-        if row.begins_with == "supervised" and None in (config.pretrained.supervised, config.pretrained.plain):
-            # Against a reference from random weights it would show what pre-training gives, not supervision.
-            left_out.append((row.name, "needs pretrained.supervised and pretrained.plain, folders of exfuse pretrain"))
-        elif row.rearranged and _model_name(config, row) not in MODELS:
+        given, plain = getattr(config.pretrained, row.begins_with), config.pretrained.plain
+        if row.rearranged and _model_name(config, row) not in MODELS:
             left_out.append((row.name, f"there is no rearranged form of {config.model.name}"))
-        elif row.rearranged and (config.pretrained.rearranged is None) != (config.pretrained.plain is None):
+        elif row.begins_with.endswith("supervised") and None in (given, plain):
+            # Against a reference from random weights it would show what pre-training gives, not supervision.
+            needed = f"needs pretrained.{row.begins_with} and pretrained.plain, folders of exfuse pretrain"
+            left_out.append((row.name, needed))
+        elif row.rearranged and (given is None) != (plain is None):
             left_out.append((row.name, "needs pretrained.rearranged and pretrained.plain, both or neither"))
         else:
             rows.append(row)

@@ -13,12 +13,13 @@ from exfuse.ablation.rows import Row, cell_config, plan_rows
 from exfuse.data.datasets import SegmentationDataset, open_dataset
 from exfuse.data.scan import scan_dataset
 from exfuse.distributed import only_process
-from exfuse.durable import replace_file
-from exfuse.errors import ConfigError, DataError
+from exfuse.durable import digest_of, replace_file
+from exfuse.errors import CheckpointError, ConfigError, DataError
 from exfuse.evaluation.bootstrap import Int64Array, mean_iou
 from exfuse.evaluation.evaluate import score_split
 from exfuse.inference.predictor import Predictor
 from exfuse.models.builders import count_multiply_adds, count_parameters
+from exfuse.models.folder import WEIGHTS_FILE
 from exfuse.models.info import ModelInfo
 from exfuse.training.checkpoint import LATEST
 from exfuse.training.config import AblationConfig, TrainingConfig
@@ -83,8 +84,10 @@ def run_ablation(config: AblationConfig, console: Console) -> Iterator[Ablation]
     only_process(config.command)
     if config.data.root is None:
         raise ConfigError("data.root is not set: add data.root=FOLDER (or a dataset file)")
-    val = open_dataset(config.data.root, config.data.val_split)
-    fingerprint = scan_dataset(val).fingerprint
+    train_split, val = (
+        open_dataset(config.data.root, split) for split in (config.data.train_split, config.data.val_split)
+    )
+    fingerprint = f"{scan_dataset(train_split).fingerprint} {scan_dataset(val).fingerprint}"
     plan = plan_rows(config)
     cells: dict[str, list[Cell]] = {row.name: [] for row in plan.rows}
     for seed in range(config.seeds):
@@ -99,6 +102,7 @@ def _run_cell(
     config: AblationConfig, row: Row, seed: int, val: SegmentationDataset, fingerprint: str, console: Console
 ) -> Cell:
     cell = cell_config(config, row, seed, len(val.classes))
+    trained_on = {"data_sha256": fingerprint, "backbone_sha256": _digest(cell.model.backbone_weights)}
     done = cell.output / CELL_FILE
     if done.is_file():
         changed = differing_keys(load_recorded(cell.output / CONFIG_FILE, TrainingConfig), cell)
@@ -106,12 +110,12 @@ def _run_cell(
             raise ConfigError(
                 f"{cell.output}: run with another {', '.join(changed)}; choose another output, or remove that folder"
             )
-        return _read_cell(done, fingerprint)
+        return _read_cell(done, trained_on)
     train(cell, resume=(cell.output / "checkpoints" / LATEST).is_file(), console=console)
     predictor = Predictor.from_pretrained(cell.output / "model_last", "torch", cell.precision)
     ranks = only_process(config.command)
     of_images = score_split(predictor, val, ranks, Console(quiet=True)).of_images
-    content = _describe(cell, predictor.info, of_images)
+    content = trained_on | _describe(cell, predictor.info, of_images)
     replace_file(done, json.dumps(content))
     return _cell_of(content)
 
@@ -121,7 +125,6 @@ def _describe(cell: TrainingConfig, info: ModelInfo, of_images: Int64Array) -> d
     records = read_records(cell.output)
     seconds = [record["seconds_per_step"] for record in records if record["kind"] == "train"]
     return {
-        "data_sha256": info.metrics["protocol"]["data_sha256"],
         "of_images": of_images.tolist(),
         "parameters": count_parameters(model),
         "multiply_adds": count_multiply_adds(model, *cell.data.crop_size),
@@ -129,11 +132,22 @@ def _describe(cell: TrainingConfig, info: ModelInfo, of_images: Int64Array) -> d
     }
 
 
-def _read_cell(path: Path, fingerprint: str) -> Cell:
+def _digest(weights: Path | None) -> str | None:
+    if weights is None:
+        return None
+    path = weights / WEIGHTS_FILE if weights.is_dir() else weights
+    try:
+        return digest_of(path).sha256
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _read_cell(path: Path, trained_on: dict[str, str | None]) -> Cell:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content["data_sha256"] != fingerprint:
-            raise DataError(f"{path}: measured on other data; choose another output, or remove the folder")
+        for key, what in (("data_sha256", "data"), ("backbone_sha256", "backbone weights")):
+            if content[key] != trained_on[key]:
+                raise DataError(f"{path}: run with other {what}; choose another output, or remove the folder")
         return _cell_of(content)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path}: not the record of a cell ({error}); remove it to run the cell again") from error

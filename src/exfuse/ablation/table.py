@@ -29,7 +29,7 @@ class Line:
         mean: Mean mIoU over the seeds.
         spread: Standard deviation over the seeds; nan for one.
         difference: From the reference, mean over the seeds.
-        interval: Of the difference, over images and seeds.
+        interval: Of the difference; see `difference_interval`.
         parameters: Of the network.
         multiply_adds: Of one image of the crop's size.
         seconds: Median of a training step, mean over the seeds.
@@ -96,7 +96,12 @@ def markdown(ablation: Ablation, lines: tuple[Line, ...], command: str) -> str:
             "",
             f"Mean IoU in points at the end of each run on {ablation.split}; {seeds} seed{'s' * (seeds > 1)}, the same "
             "samples in the same order for every row. Spread: standard deviation over seeds. Differences are paired; "
-            f"in brackets their {100 * LEVEL:g} % bootstrap interval over images and seeds.",
+            f"in brackets their {100 * LEVEL:g} % interval, a bootstrap over images"
+            + (
+                ", widened by Student's t for the spread over seeds."
+                if seeds > 1
+                else " that says nothing of other seeds."
+            ),
             "",
             f"| row | mIoU | spread | against the {REFERENCE} | parameters (M) | multiply-adds (G) | s/step |",
             "|---|---|---|---|---|---|---|",

@@ -88,6 +88,9 @@ class ResNet(nn.Module):
         stem_channels: Channels of the 7 x 7 convolution.
         groups: Groups of the 3 x 3 convolution (the cardinality of ResNeXt).
         width_per_group: Width of one group at an inner width of 64.
+
+    Raises:
+        ValueError: If a stage has no block, or the block does not come in groups of that width.
     """
 
     def __init__(
@@ -100,6 +103,8 @@ class ResNet(nn.Module):
         width_per_group: int = 64,
     ) -> None:
         super().__init__()
+        if min(depths) < 1:
+            raise ValueError(f"every stage needs a block, got the depths {tuple(depths)}")
         self.conv1 = nn.Conv2d(3, stem_channels, kernel_size=7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(stem_channels)
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)

@@ -140,8 +140,9 @@ class RunConfig(_Section):
     """What every training run says.
 
     `batch_size` counts the samples of one optimizer step over all processes; `accumulation` cuts it into that many
-    forward passes. `ema_decay` 0 is without. `evaluate_every` counts epochs, `checkpoint_every` and `log_every` steps.
-    A run ends at a loss or gradient that is not finite, or leaves such steps out, at most `max_skipped_steps` in a row.
+    forward passes. Each process's share and each piece of it counts alike, its loss the mean over its own pixels.
+    `ema_decay` 0 is without. `evaluate_every` counts epochs, `checkpoint_every` and `log_every` steps. A run ends at a
+    loss or gradient that is not finite, or leaves such steps out, at most `max_skipped_steps` in a row.
     """
 
     command: ClassVar[str]
@@ -197,12 +198,13 @@ class PretrainingConfig(RunConfig):
 class PretrainedConfig(_Section):
     """Folders of `exfuse pretrain` that the rows of an ablation begin with; without them they begin at random.
 
-    `plain` is without auxiliary heads, `supervised` with them, `rearranged` without and of the rearranged backbone.
+    `plain` is without auxiliary heads, `supervised` with them; the other two are the same of the rearranged backbone.
     """
 
     plain: Path | None
     supervised: Path | None
     rearranged: Path | None
+    rearranged_supervised: Path | None
 
 
 class AblationConfig(SegmentationConfig):

@@ -146,7 +146,7 @@ def _loop(run: Run, task: Task, log: RunLog, stop: StopSignals) -> None:
         _stop_together(run, stop)
         with stop.interruptible(), clock.waiting():
             batch = _next_batch(batches, stop)
-        loss = _take_step(run, task, batch)
+        loss = take_step(run, task, batch)
         state.step += 1
         log.advance(f"loss {loss:.3f}  {clock.tick():.2f} s/step")
         if state.step % config.log_every == 0:
@@ -178,7 +178,7 @@ def _order(run: Run, last_step: int) -> SampleOrder:
     return SampleOrder(run.samples, config.batch_size, run.state.step, last_step, config.seed, ranks.rank, ranks.size)
 
 
-def _take_step(run: Run, task: Task, batch: Batch) -> float:
+def take_step(run: Run, task: Task, batch: Batch) -> float:
     """Takes one optimizer step and returns the loss, the mean over the processes.
 
     A step whose loss or gradient is not finite is not taken: the run ends, or leaves it out where the recipe says so.
