@@ -73,6 +73,11 @@ def sum_over_ranks(values: torch.Tensor, ranks: Ranks) -> torch.Tensor:
     return total.to(values.device)
 
 
+def is_lost_process(error: RuntimeError) -> bool:
+    """Returns whether an error is what a process of the group says when it cannot reach another one."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
 def copy_from_first(module: nn.Module, ranks: Ranks) -> None:
     """Overwrites a module's parameters and buffers with those of the first process."""
     if ranks.size > 1:

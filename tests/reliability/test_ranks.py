@@ -45,6 +45,7 @@ def test_r9_a_dead_rank_ends_the_run_within_seconds(batch: int, pack: Path, tmp_
     done = run_two(pack, tmp_path / "two", batch, restarts=0)
     seconds = time.time() - (tmp_path / "two" / "died").stat().st_mtime
     assert done.returncode != 0
+    assert "another process of this run is gone" in done.stderr
     assert seconds < 15
     left = subprocess.run(["pgrep", "-f", str(DYING)], capture_output=True, text=True, check=False).stdout.split()
     assert left == []

@@ -24,9 +24,9 @@ from exfuse.data.stream import (
     training_loader,
     worker_error,
 )
-from exfuse.distributed import any_rank, copy_from_first, sum_over_ranks, wait_for_all
+from exfuse.distributed import any_rank, copy_from_first, is_lost_process, sum_over_ranks, wait_for_all
 from exfuse.durable import reason, replace_file
-from exfuse.errors import CheckpointError, DataError, TrainingError
+from exfuse.errors import CheckpointError, DataError, TrainingError, brief
 from exfuse.inference.preprocessing import normalize
 from exfuse.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from exfuse.training.log import RunLog, StepClock
@@ -119,6 +119,11 @@ def run_training(run: Run, task: Task, resume: bool, stop: StopSignals, console:
             wait_for_all(run.ranks)  # the first process may still be writing
             raise Interrupted(run.state.step, stop.received or SIGINT) from None
         except RuntimeError as error:
+            if run.ranks.size > 1 and is_lost_process(error):
+                raise TrainingError(
+                    f"after step {run.state.step}: another process of this run is gone or does not answer "
+                    f"({brief(error)}); --resume goes on from the latest checkpoint"
+                ) from error
             # A worker's death is told by a signal, wherever the main thread is at that moment.
             if not is_worker_failure(error):
                 raise
