@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from exfuse.cache import cache_folder
 from exfuse.errors import CheckpointError
-from exfuse.inference.opening import find_exported
+from exfuse.inference.opening import EngineName, find_exported
 from exfuse.inference.predictor import Predictor
 from exfuse.models.info import ModelInfo
 from exfuse.models.pretrained import save_pretrained
@@ -40,7 +41,21 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("EXFUSE_CACHE", str(tmp_path / "file"))
     with pytest.raises(CheckpointError, match=r"model: it could not be converted into .*file/xml/.*EXFUSE_CACHE"):
         Predictor.from_pretrained(tmp_path / "model", "openvino")
-    assert Predictor.from_pretrained(tmp_path / "model").engine.name == "torch", "auto goes on without"
+    with pytest.warns(RuntimeWarning, match="the engine torch is used, which is slower: .*could not be converted"):
+        assert Predictor.from_pretrained(tmp_path / "model").engine.name == "torch", "auto goes on without"
+
+
+@pytest.mark.parametrize(("engine", "suffix"), [("openvino", ".xml"), ("openvino", ".bin"), ("onnxruntime", ".onnx")])
+def test_a_damaged_converted_model_is_converted_anew(
+    engine: EngineName, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EXFUSE_CACHE", str(tmp_path / "cache"))
+    save_pretrained(tmp_path / "model", INFO.build(), INFO.to_json(), "")
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    expected = Predictor.from_pretrained(tmp_path / "model", engine, "fp32").scores(image)
+    (path,) = (tmp_path / "cache").rglob(f"model{suffix}")
+    path.write_bytes(path.read_bytes()[:1000])
+    np.testing.assert_array_equal(Predictor.from_pretrained(tmp_path / "model", engine, "fp32").scores(image), expected)
 
 
 def test_an_export_is_found_by_its_file_or_its_folder(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import warnings
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
@@ -66,16 +67,20 @@ def find_exported(source: Path) -> Path | None:
 def _open_fastest(
     folder: Path, precision: Precision | None, augmentation: TestTimeAugmentation
 ) -> tuple[Engine, ModelInfo]:
-    """Takes a graphics card first, then what is installed, in the benchmark's order, and torch if all else fails."""
+    """Takes a graphics card first, then what is installed, and torch, with a warning, if all else fails."""
+    failure = None
     if augmentation == PLAIN and not _has_cuda():
         for suffix, engine in EXPORTED.items():
             if _missing(WRITTEN_WITH[suffix]) or (engine == "onnxruntime" and precision == "bf16"):
                 continue
             try:
                 return _open_folder(folder, engine, precision, augmentation)
-            except CheckpointError:  # it does not convert, or cannot be kept; torch will say what else is wrong with it
-                break
-    return _open_folder(folder, "torch", precision, augmentation)
+            except CheckpointError as error:  # it does not convert, or cannot be kept, or torch says more of it
+                failure = error
+    opened = _open_folder(folder, "torch", precision, augmentation)
+    if failure is not None:
+        warnings.warn(f"the engine torch is used, which is slower: {failure}", RuntimeWarning, stacklevel=4)
+    return opened
 
 
 def _has_cuda() -> bool:
@@ -139,7 +144,12 @@ def _open_folder(
         _check_onnx_precision(precision)
     suffix = next(suffix for suffix, engine in EXPORTED.items() if engine == name)
     require(WRITTEN_WITH[suffix])
-    return _open_exported(converted(folder, suffix, WRITTEN_WITH[suffix]), name, precision)
+    path = converted(folder, suffix, WRITTEN_WITH[suffix])
+    try:
+        return _open_exported(path, name, precision)
+    except CheckpointError:  # what was kept is damaged, which costs a conversion and no more
+        shutil.rmtree(path.parent, ignore_errors=True)
+        return _open_exported(converted(folder, suffix, WRITTEN_WITH[suffix]), name, precision)
 
 
 def _check_onnx_precision(precision: Precision | None) -> None:
