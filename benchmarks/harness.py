@@ -107,12 +107,14 @@ def report_memory(step: Callable[[], object]) -> None:
 
 
 def peak_gib() -> float:
-    """Returns this process's peak resident memory.
+    """Returns this process's peak resident memory; `ru_maxrss` would begin with the parent's."""
+    return memory_gib("VmHWM")
 
-    The kernel's own count of this address space is read; `ru_maxrss` would begin with the parent's.
-    """
+
+def memory_gib(key: str) -> float:
+    """Returns one of the kernel's own counts of this address space, of the names in /proc/self/status."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status["VmHWM"].split()[0]) / 2**20
+    return int(status[key].split()[0]) / 2**20
 
 
 def parse_arguments(description: str, memory: tuple[str, ...]) -> argparse.Namespace:

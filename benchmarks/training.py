@@ -20,7 +20,7 @@ from exfuse.training.loop import take_step
 from exfuse.training.recipes import load_config
 from exfuse.training.run import Run, start_run
 from exfuse.training.segmentation import SegmentationTask, set_up
-from harness import interleave, write
+from harness import interleave, memory_gib, peak_gib, write
 
 RECIPE = "camvid_resnet18"
 VARIANTS = {
@@ -80,14 +80,9 @@ def median_ms(action: Callable[[], object], times: int) -> float:
 def peak_growth_mib(action: Callable[[], object]) -> float:
     """Returns how much more memory than before is in use at the worst moment of an action."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is in use now
-    before = _status_mib("VmRSS")
+    before = memory_gib("VmRSS")
     action()
-    return _status_mib("VmHWM") - before
-
-
-def _status_mib(key: str) -> float:
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status[key].split()[0]) / 1024
+    return 1024 * (peak_gib() - before)
 
 
 def main() -> None:

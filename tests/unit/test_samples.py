@@ -104,14 +104,9 @@ def test_read_mask_returns_grey_values(tmp_path: Path):
 
 @pytest.mark.parametrize("bits", [2, 4])
 def test_read_mask_refuses_grey_values_of_fewer_bits_that_readers_would_stretch(tmp_path: Path, bits: int):
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    row = b"\0" + b"\x1b" * bits  # no filter, eight pixels
-    header = struct.pack(">IIBBBBB", 8, 3, bits, 0, 0, 0, 0)
-    content = (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(3 * row)) + chunk(b"IEND", b"")
-    )
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 3, bits, 0, 0, 0, 0))
+    rows = 3 * (b"\0" + b"\x1b" * bits)  # no filter, eight pixels
+    content = b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
     (tmp_path / "a.png").write_bytes(content)
     with Image.open(tmp_path / "a.png") as image:
         assert (image.mode, image.size) == ("L", (8, 3))

@@ -171,10 +171,10 @@ def inside(root: Path, relative: str) -> Path:
     """
     path = root / relative
     try:
-        inside = path.resolve().is_relative_to(root.resolve())
+        within = path.resolve().is_relative_to(root.resolve())
     except (OSError, ValueError) as error:
         raise DataError(f"{relative!r} cannot be the name of a file in {root} ({error})") from error
-    if not inside:
+    if not within:
         raise DataError(f"{relative!r} leads out of the folder {root}")
     return path
 
