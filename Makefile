@@ -16,8 +16,10 @@ RECIPE ?= demo
 demo: $(INSTALLED)
 	$(BIN)/exfuse demo --recipe $(RECIPE)
 
+# A process for each core, one thread each: the threads of several processes would wait for one another. The folders with
+# the longest tests come first by name, so the files are taken in that order.
 test: check
-	$(BIN)/python -m pytest --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
