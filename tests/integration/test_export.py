@@ -13,8 +13,10 @@ from tiny_run import call_exfuse, tiny_config, train_quietly
 
 from exfuse.data.datasets import open_dataset
 from exfuse.export import export, verify
+from exfuse.inference.engines.openvino_engine import best_precision
 from exfuse.inference.predictor import Predictor
 
+HAS_BF16 = best_precision() == "bf16"
 FORMATS = {"torch-export": "model.pt2", "onnx": "model.onnx", "openvino": "model.xml"}
 
 
@@ -48,7 +50,8 @@ def test_an_export_says_what_it_is_and_how_it_was_checked(exported: dict[str, Pa
     content = json.loads((exported[name] / "export.json").read_text())
     assert (exported[name] / FORMATS[name]).is_file()
     assert content["model"] == json.loads((model / "config.json").read_text())
-    checked = content["checked"]
+    assert list(content["checked"]) == (["fp32", "bf16"] if name == "openvino" and HAS_BF16 else ["fp32"])
+    checked = content["checked"]["fp32"]
     assert checked["images"] == 4
     assert checked["logit_error"] < 1e-4
     assert checked["labels_equal_outside_ties"] == 1
@@ -110,12 +113,23 @@ def test_an_export_that_fails_its_check_leaves_nothing_and_the_older_one_stays(
     assert [path.read_text() for path in output.iterdir()] == ["an older export"]
 
 
+@pytest.mark.skipif(not HAS_BF16, reason="the processor has no units for bf16, so that fp32 is what everybody gets")
+def test_an_export_is_checked_in_the_precision_it_is_opened_in(
+    model: Path, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(export.LIMITS, "bf16", verify.Limits(0.0, 0.0, 0.0))
+    outcome = call_exfuse("export", model, "--format", "openvino", "-o", tmp_path / "export", "--data", pack)
+    assert outcome.code == 1
+    assert "the openvino export was not kept: scores differ by" in outcome.errors
+    assert not (tmp_path / "export").exists()
+
+
 def test_int8_holds_the_score(model: Path, pack: Path, tmp_path: Path) -> None:
     outcome = call_exfuse(
         "export", model, "--format", "openvino", "--precision", "int8", "-o", tmp_path / "int8", "--data", pack
     )
     assert outcome.code == 0, outcome.errors
-    checked = json.loads((tmp_path / "int8" / "export.json").read_text())["checked"]
+    checked = json.loads((tmp_path / "int8" / "export.json").read_text())["checked"]["int8"]
     assert checked["mean_iou_of_export"] >= 0.99 * checked["mean_iou_of_network"]
     assert 0 < checked["logit_error"] < 1
     assert Predictor.from_pretrained(tmp_path / "int8").engine.precision == "int8"
@@ -128,7 +142,7 @@ def test_images_without_labels_or_none_at_all_check_an_export_too(model: Path, p
         assert outcome.code == 0, outcome.errors
         assert "mean IoU" not in outcome.output
         assert ("checked on drawn scenes" in outcome.output) == (not options)
-        checked = json.loads((tmp_path / "export" / "export.json").read_text())["checked"]
+        checked = json.loads((tmp_path / "export" / "export.json").read_text())["checked"]["fp32"]
         assert checked["images"] == (3 if options else 8)
         assert checked["mean_iou_of_export"] is None
 

@@ -117,13 +117,16 @@ def test_n3_bfloat16_changes_few_labels(written: Written):
 
 # torch says so of itself, while it imports its compiler.
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")
-def test_the_compiled_engine_agrees(tmp_path: Path):
+def test_the_compiled_engine_agrees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     written = Written(NETWORKS["baseline"], tmp_path / "model")
     engine = Predictor.from_pretrained(written.folder, "compile", "fp32").engine
     images = pictures((1, 70, 90))
     expected = written.network.scores(images)
     assert np.abs(engine.scores(images) - expected).max() <= 1e-4 * np.abs(expected).max()
     assert (engine.labels(images) == expected.argmax(axis=1)).mean() > 0.999
+    monkeypatch.setattr("exfuse.inference.engines.compiled.SIZES", 1)
+    with pytest.raises(ConfigError, match="makes code for each size of image, and 1 are its limit"):
+        engine.labels(pictures((1, 60, 90)))
 
 
 def test_auto_takes_the_fastest_that_is_installed_and_can_do_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

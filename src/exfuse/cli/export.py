@@ -46,8 +46,8 @@ def export_command(
         console.print("no --data, no --images: checked on drawn scenes", style="yellow")
         samples = [unlabelled(make_scene(seed).image, info) for seed in range(DRAWN_IMAGES)]
     with console.status(f"writing {export_format}, and comparing {len(samples)} images"):
-        agreement = export_model(model, output, export_format, precision, samples)
-    console.print(agreement_table(agreement))
+        agreements = export_model(model, output, export_format, precision, samples)
+    console.print(agreement_table(agreements))
     console.print(f"export  {output}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -78,14 +78,18 @@ def unlabelled(image: UInt8Array, info: ModelInfo) -> Sample:
     return Sample(image, np.full(image.shape[:2], info.ignore_index, dtype=np.uint8))
 
 
-def agreement_table(agreement: Agreement) -> Table:
-    """Returns what was compared, as a table."""
-    table = Table(title=f"export against network, {agreement.images} images", show_header=False)
-    table.add_row("largest difference of a score, against the largest score", f"{agreement.logit_error:.1e}")
-    table.add_row("labels equal", f"{agreement.labels_equal:.4%}")
-    table.add_row("labels equal, the network's ties left out", f"{agreement.labels_equal_outside_ties:.4%}")
-    if agreement.mean_iou is not None:
-        network, export = agreement.mean_iou
-        table.add_row("mean IoU of the network", f"{100 * network:.2f}")
-        table.add_row("mean IoU of the export", f"{100 * export:.2f}")
+def agreement_table(agreements: dict[str, Agreement]) -> Table:
+    """Returns what was compared, as a table with a column for each precision."""
+    images = next(iter(agreements.values())).images
+    table = Table("", *agreements, title=f"export against network, {images} images")
+    found = agreements.values()
+    error = "largest difference of a score, against the largest score"
+    table.add_row(error, *(f"{agreement.logit_error:.1e}" for agreement in found))
+    table.add_row("labels equal", *(f"{agreement.labels_equal:.4%}" for agreement in found))
+    without_ties = [f"{agreement.labels_equal_outside_ties:.4%}" for agreement in found]
+    table.add_row("labels equal, the network's ties left out", *without_ties)
+    scores = [agreement.mean_iou for agreement in found if agreement.mean_iou is not None]
+    if scores:
+        table.add_row("mean IoU of the network", *(f"{100 * network:.2f}" for network, _ in scores))
+        table.add_row("mean IoU of the export", *(f"{100 * export:.2f}" for _, export in scores))
     return table

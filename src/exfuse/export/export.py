@@ -16,7 +16,7 @@ from exfuse.export.verify import LIMITS, Agreement, compare_engines
 from exfuse.inference.augmentation import PLAIN
 from exfuse.inference.conversion import WRITE, export_program
 from exfuse.inference.converted import MAIN_FILE
-from exfuse.inference.engines.base import IMAGES
+from exfuse.inference.engines.base import IMAGES, Engine
 from exfuse.inference.engines.torch_engine import TorchEngine
 from exfuse.inference.opening import EXPORTED, WRITTEN_WITH, open_engine, require
 from exfuse.models.pretrained import load_pretrained
@@ -34,11 +34,12 @@ def export_model(
     export_format: ExportFormat,
     precision: ExportPrecision,
     samples: Sequence[Sample],
-) -> Agreement:
+) -> dict[str, Agreement]:
     """Writes a folder with the exported model, its description and how well it agrees with the network.
 
-    It is written beside its place, opened with the engine that computes it, in fp32, and compared with the network on
-    images; only then does the folder get its name, and whatever fails leaves nothing.
+    It is written beside its place, opened with the engine that computes it, and compared with the network on images;
+    only then does the folder get its name, and whatever fails leaves nothing. It is compared in fp32, which shows that
+    the file holds the same function, and in the precision that the engine takes by itself on this machine.
 
     Args:
         source: A model folder or a model of the hub.
@@ -46,6 +47,9 @@ def export_model(
         export_format: One of `SUFFIXES`.
         precision: "fp32", or "int8" for OpenVINO, calibrated on the images.
         samples: Real images to check with, labelled ones if there are any; see `compare_engines`.
+
+    Returns:
+        The agreement in each precision that was compared.
 
     Raises:
         CheckpointError: If the model cannot be read.
@@ -70,15 +74,16 @@ def export_model(
                 from exfuse.export.quantize import quantize
 
                 quantize(path, network, samples, info)
-            export = open_engine(path, "auto", "fp32", PLAIN)[0] if suffix in EXPORTED else ProgramEngine(path)
-            agreement = compare_engines(network, export, samples, info)
-            agreement.check(LIMITS[precision])
+            agreements = {}
+            for export in _opened(path, precision):
+                agreements[export.precision] = compare_engines(network, export, samples, info)
+                agreements[export.precision].check(LIMITS[export.precision])
             description = {
                 "format": export_format,
                 "precision": precision,
                 "model": info.to_json(),
                 "input": {"name": IMAGES, "shape": ["N", "H", "W", 3], "type": "uint8", "channels": "RGB"},
-                "checked": agreement.to_json(),
+                "checked": {name: agreement.to_json() for name, agreement in agreements.items()},
                 "versions": {"exfuse": version("exfuse")},
             }
             write_file(staged / REPORT_FILE, (json.dumps(description, indent=2) + "\n").encode())
@@ -88,4 +93,14 @@ def export_model(
         raise ExportError(f"{output}: the {export_format} export was not kept: {error}") from error
     except Exception as error:  # of one of several converters, which share no base of errors
         raise ExportError(f"{source} could not be exported to {export_format} ({brief(error)})") from error
-    return agreement
+    return agreements
+
+
+def _opened(path: Path, precision: ExportPrecision) -> list[Engine]:
+    """Opens what was written: as it is opened by default, after fp32 if that is something else."""
+    if path.suffix not in EXPORTED:
+        return [ProgramEngine(path)]
+    default = open_engine(path, "auto", None, PLAIN)[0]
+    if default.precision in ("fp32", precision):
+        return [default]
+    return [open_engine(path, "auto", "fp32", PLAIN)[0], default]

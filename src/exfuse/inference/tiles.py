@@ -45,8 +45,8 @@ def label_strips(engine: Engine, image: UInt8Array, tiling: Tiling) -> Iterator[
     largest stride, so that it sees in them what it sees in the whole image, and a label is that of the whole image
     wherever the tiles that have it see all that its label depends on.
 
-    The memory taken is that of the scores of one row of tiles, 4 * K * tile * W bytes, of what it shares with the
-    next, and of one tile in the network.
+    Besides the labels of a row of tiles, the memory taken is that of the scores of one tile and of what is shared with
+    tiles to come: of the row below 4 * K * overlap * W bytes, and of the tile beside as much as a tile is high.
 
     Args:
         engine: What computes the tiles.
@@ -58,20 +58,22 @@ def label_strips(engine: Engine, image: UInt8Array, tiling: Tiling) -> Iterator[
     """
     tiling.check()
     rows, columns = (cut(side, tiling) for side in image.shape[:2])
-    waiting: Float32Array | None = None
+    above = np.empty(0, dtype=np.float32)  # what the row above says of the rows that this one shares with it
     for place, (top, bottom) in enumerate(rows):
-        band = _score_row(engine, image[top:bottom], columns)
-        if waiting is not None:
-            shared = waiting.shape[1]
-            share = _ramp(shared)[:, None]
-            band[:, :shared] = (1 - share) * waiting + share * band[:, :shared]
         done = (rows[place + 1][0] if place + 1 < len(rows) else bottom) - top
         labels = np.empty((done, image.shape[1]), dtype=np.uint8)
-        for row in range(done):  # argmax makes a copy of what it is given, and numbers of eight bytes
-            labels[row] = band[:, row].argmax(axis=0)
+        for left, scores in _score_row(engine, image[top:bottom], columns):
+            right = left + scores.shape[2]
+            if place:
+                _blend_into(scores, above[:, :, left:right], axis=1)
+            for row in range(done):  # argmax makes a copy of what it is given, and numbers of eight bytes
+                labels[row, left:right] = scores[:, row].argmax(axis=0)
+            if place + 1 < len(rows):
+                if not above.size:
+                    above = np.empty((len(scores), tiling.overlap, image.shape[1]), dtype=np.float32)
+                above[:, :, left:right] = scores[:, done:]
+            del scores  # before the next tile is computed
         yield labels
-        waiting = band[:, done:].copy()
-        del band
 
 
 def cut(side: int, tiling: Tiling) -> list[tuple[int, int]]:
@@ -85,28 +87,26 @@ def cut(side: int, tiling: Tiling) -> list[tuple[int, int]]:
     return [(start, min(start + step + tiling.overlap, side)) for start in starts]
 
 
-def _score_row(engine: Engine, band: UInt8Array, columns: list[tuple[int, int]]) -> Float32Array:
-    """Returns the scores `(K, h, W)` of a row of tiles, blended along the row."""
-    row: Float32Array | None = None
-    for left, right in columns:
+def _score_row(engine: Engine, band: UInt8Array, columns: list[tuple[int, int]]) -> Iterator[tuple[int, Float32Array]]:
+    """Yields the scores `(K, h, w)` of a row of tiles, blended along the row, and the column each begins at."""
+    before: Float32Array | None = None  # what the tile before says of the columns that this one shares with it
+    for place, (left, right) in enumerate(columns):
         scores: Float32Array = engine.scores(np.ascontiguousarray(band[:, left:right])[None])[0]
-        if row is None:
-            if len(columns) == 1:
-                return scores
-            row = np.empty((*scores.shape[:2], band.shape[1]), dtype=np.float32)
-            row[..., :right] = scores
-            known = right
-            continue
-        shared = known - left
-        share = _ramp(shared)
-        row[..., left:known] = (1 - share) * row[..., left:known] + share * scores[..., :shared]
-        row[..., known:right] = scores[..., shared:]
-        known = right
-    assert row is not None  # noqa: S101 - every side has a tile
-    return row
+        if before is not None:
+            _blend_into(scores, before, axis=2)
+        done = (columns[place + 1][0] if place + 1 < len(columns) else right) - left
+        before = scores[..., done:].copy()
+        yield left, scores[..., :done]
+        del scores  # before the next tile is computed
 
 
-def _ramp(length: int) -> Float32Array:
-    """Returns the later tile's share of the pixels that two neighbours share: from 0 to 1, both left out."""
-    ramp: Float32Array = np.arange(1, length + 1, dtype=np.float32) / np.float32(length + 1)
-    return ramp
+def _blend_into(scores: Float32Array, earlier: Float32Array, axis: int) -> None:
+    """Mixes into the first rows (axis 1) or columns (axis 2) of a tile what its neighbour before says of them."""
+    shared = earlier.shape[axis]
+    # The later tile's share goes from 0 to 1, both left out.
+    share = np.arange(1, shared + 1, dtype=np.float32) / np.float32(shared + 1)
+    if axis == 1:
+        share = share[:, None]
+    part = scores[:, :shared] if axis == 1 else scores[..., :shared]
+    part *= share
+    part += (1 - share) * earlier

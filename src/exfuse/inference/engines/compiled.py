@@ -6,11 +6,12 @@ from torch._dynamo import config as dynamo
 from torch._inductor import config as inductor
 
 from exfuse.data.samples import UInt8Array
+from exfuse.errors import ConfigError
 from exfuse.inference.augmentation import PLAIN
 from exfuse.inference.engines.base import Float32Array, Precision
 from exfuse.inference.graph import LabelGraph
 
-SIZES = 256  # of images that are compiled for; more are an error
+SIZES = 256  # of images that are compiled for
 
 
 class CompiledEngine:
@@ -19,6 +20,9 @@ class CompiledEngine:
     Args:
         graph: Moved to a GPU if there is one.
         precision: "fp32", or "bf16" for autocast.
+
+    Raises:
+        ConfigError: In use, if images have more than `SIZES` sizes.
     """
 
     name = "compile"
@@ -30,6 +34,7 @@ class CompiledEngine:
         self.precision: str = precision
         fast = graph.eval().to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         mode = "reduce-overhead" if self._device.type == "cuda" else None  # which is by CUDA graphs
+        self._sizes: set[tuple[int, ...]] = set()
         self._compiled = torch.compile(fast, dynamic=False, fullgraph=True, mode=mode)
 
     def labels(self, images: UInt8Array) -> UInt8Array:
@@ -42,6 +47,11 @@ class CompiledEngine:
 
     @torch.inference_mode()
     def _run(self, images: UInt8Array) -> tuple[Tensor, Tensor]:
+        self._sizes.add(images.shape)
+        if len(self._sizes) > SIZES:
+            raise ConfigError(
+                f"the engine compile makes code for each size of image, and {SIZES} are its limit; take another"
+            )
         autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=self.precision == "bf16")
         with autocast, inductor.patch(freezing=True), dynamo.patch(recompile_limit=SIZES):
             return self._compiled(torch.from_numpy(images).to(self._device))  # type: ignore[no-any-return, no-untyped-call]
