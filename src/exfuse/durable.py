@@ -1,6 +1,7 @@
-"""Files and folders that are there whole or not at all, also after a crash or a full disk."""
+"""Files and folders that are there whole or not at all, also after a crash or a full disk; one writer at a time."""
 
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
@@ -94,6 +95,29 @@ def staged_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(staged, ignore_errors=True)
         raise
     shutil.rmtree(previous, ignore_errors=True)
+
+
+@contextmanager
+def alone(lock: Path, wait: bool = False) -> Iterator[bool]:
+    """Keeps other processes from the same block while it runs, and yields whether it could.
+
+    The system lets go of it when this process ends, however it ends; processes forked meanwhile don't hold it. The
+    file itself stays. Where the file system knows no locks, nobody is kept from anything.
+
+    Args:
+        lock: A file that is made if it is not there.
+        wait: Wait until the others are done.
+
+    Raises:
+        OSError: If the file cannot be made.
+    """
+    with lock.open("ab") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError as error:
+            yield error.errno not in (errno.EAGAIN, errno.EACCES)  # which say that another one has it
+        else:
+            yield True
 
 
 def sync_folder(folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +110,7 @@ def test_an_ablation_runs_every_cell_once(pack: Path, tmp_path: Path, monkeypatc
     assert "wide baseline, seed 0" in first.output
     table = (tmp_path / "out" / "ablation.md").read_text()
     assert "exfuse ablate paper" in table
-    cells = sorted((tmp_path / "out" / "cells").iterdir())
+    cells = sorted((tmp_path / "out" / "cells").glob("[!.]*"))
     assert [cell.name for cell in cells] == ["baseline_0", "wide_baseline_0"]
     left = tensors_in(tmp_path / "out")
     record = json.loads((cells[0] / "cell.json").read_text())
@@ -150,6 +152,46 @@ def test_an_ablation_runs_every_cell_once(pack: Path, tmp_path: Path, monkeypatc
     broken = call_exfuse(*command)
     assert broken.code == 1
     assert "not the record of a cell" in broken.errors
+
+
+HOLD_UNTIL_THERE = """
+import sys, time
+from pathlib import Path
+from exfuse.durable import alone
+with alone(Path(sys.argv[1])):
+    print("held", flush=True)
+    end = time.monotonic() + 120
+    while not Path(sys.argv[2]).exists() and time.monotonic() < end:
+        time.sleep(0.05)
+"""
+
+
+def test_processes_share_the_cells_of_an_ablation(pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "PAPER", rows.PAPER[:2])
+    cells = tmp_path / "out" / "cells"
+    cells.mkdir(parents=True)
+    command = [sys.executable, "-c", HOLD_UNTIL_THERE, cells / ".baseline_0.lock", cells / "wide_baseline_0/cell.json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        outcome = call_exfuse("ablate", "paper", *ABLATION, f"data.root={pack}", f"output={tmp_path / 'out'}")
+    assert outcome.code == 0, outcome.errors
+    told = [line for line in outcome.output.splitlines() if ", seed 0" in line]
+    assert told == ["baseline, seed 0: another process is at it", "wide baseline, seed 0", "baseline, seed 0"]
+    assert (cells / "baseline_0" / "cell.json").is_file()
+    assert (tmp_path / "out" / "ablation.md").is_file()
+
+
+def test_a_folder_in_which_another_process_trains_is_refused(pack: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    command = [sys.executable, "-c", HOLD_UNTIL_THERE, tmp_path / "run" / ".lock", tmp_path / "done"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ConfigError, match="run: another process is training there"):
+            train_quietly(tiny_config(pack, tmp_path / "run"))
+        (tmp_path / "done").touch()
+    train_quietly(tiny_config(pack, tmp_path / "run"))
 
 
 def test_a_run_can_begin_with_a_trained_model(models: tuple[Path, Path], pack: Path, tmp_path: Path) -> None:

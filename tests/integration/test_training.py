@@ -130,7 +130,7 @@ def read_scalars(run: Path, tag: str) -> dict[int, float]:
 
 def test_a_run_folder_holds_everything_about_the_run(finished: Path) -> None:
     expected = {"config.yaml", "metrics.jsonl", "tensorboard", "checkpoints", "model", "model_last", "report.html"}
-    assert {path.name for path in finished.iterdir()} == expected
+    assert {path.name for path in finished.glob("[!.]*")} == expected
     assert {path.name for path in (finished / "checkpoints").iterdir()} == {"latest", f"step_{STEPS:08d}"}
     assert {path.name for path in (finished / "model").iterdir()} == MODEL_FILES
     assert {path.name for path in (finished / "model_last").iterdir()} == MODEL_FILES

@@ -115,6 +115,15 @@ def test_n3_bfloat16_changes_few_labels(written: Written):
     assert (engine.labels(images) == written.network.labels(images)).mean() >= 0.98  # of noise, by random weights
 
 
+def test_interpolated_scores_are_not_rounded_to_bfloat16(tmp_path: Path):
+    written = Written(NETWORKS["stride4"], tmp_path / "model")
+    engine = Predictor.from_pretrained(written.folder, "openvino", "bf16").engine
+    scores = torch.from_numpy(engine.scores(pictures((1, 120, 160))))
+    assert (scores == scores.bfloat16()).float().mean() < 0.01
+    best = scores.topk(2, dim=1).values
+    assert (best[:, 0] != best[:, 1]).all()
+
+
 # torch says so of itself, while it imports its compiler.
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")
 def test_the_compiled_engine_agrees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,5 +1,6 @@
 """Running the cells of an ablation, each once: a cell that is done is read, one that was cut off goes on."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,8 +13,8 @@ from rich.console import Console
 from exfuse.ablation.rows import Row, cell_config, plan_rows
 from exfuse.data.datasets import SegmentationDataset, open_dataset
 from exfuse.data.scan import scan_dataset
-from exfuse.distributed import only_process
-from exfuse.durable import digest_of, replace_file
+from exfuse.distributed import Ranks, only_process
+from exfuse.durable import alone, digest_of, reason, replace_file
 from exfuse.errors import CheckpointError, ConfigError, DataError
 from exfuse.evaluation.bootstrap import Int64Array, mean_iou
 from exfuse.evaluation.evaluate import score_split
@@ -71,8 +72,10 @@ class Ablation:
 def run_ablation(config: AblationConfig, console: Console) -> Iterator[Ablation]:
     """Runs every row with every seed; what is done already is not done again.
 
+    Several processes may do so at once: each takes the cells that no other has taken.
+
     Yields:
-        What there is after each seed of all rows.
+        What there is whenever all rows have one more seed.
 
     Raises:
         ConfigError: If the recipe cannot be run, or a cell's folder holds a run of another recipe.
@@ -89,20 +92,57 @@ def run_ablation(config: AblationConfig, console: Console) -> Iterator[Ablation]
     )
     fingerprint = f"{scan_dataset(train_split).fingerprint} {scan_dataset(val).fingerprint}"
     plan = plan_rows(config)
-    cells: dict[str, list[Cell]] = {row.name: [] for row in plan.rows}
-    for seed in range(config.seeds):
-        for row in plan.rows:
-            console.print(f"{row.name}, seed {seed}", markup=False, highlight=False)
-            cells[row.name].append(_run_cell(config, row, seed, val, fingerprint, console))
-        split = f"{val.split}, {len(val)} images"
-        yield Ablation({name: tuple(of_row) for name, of_row in cells.items()}, plan.left_out, split)
+    cells: dict[tuple[int, str], Cell] = {}
+    seeds_shown = 0
+    for others_are_waited_for in (False, True):
+        for seed, row in itertools.product(range(config.seeds), plan.rows):
+            if (seed, row.name) in cells:
+                continue
+            cell = _take_cell(config, row, seed, val, fingerprint, console, others_are_waited_for)
+            if cell is None:
+                continue
+            cells[seed, row.name] = cell
+            seeds = _whole_seeds(cells, plan.rows)
+            if seeds > seeds_shown:
+                seeds_shown = seeds
+                of_rows = {row.name: tuple(cells[seed, row.name] for seed in range(seeds)) for row in plan.rows}
+                yield Ablation(of_rows, plan.left_out, f"{val.split}, {len(val)} images")
+
+
+def _whole_seeds(cells: dict[tuple[int, str], Cell], rows: tuple[Row, ...]) -> int:
+    """Returns for how many seeds, from the first on, every row is done."""
+    whole = (all((seed, row.name) in cells for row in rows) for seed in itertools.count())
+    return sum(1 for _ in itertools.takewhile(bool, whole))
+
+
+def _take_cell(
+    config: AblationConfig,
+    row: Row,
+    seed: int,
+    val: SegmentationDataset,
+    fingerprint: str,
+    console: Console,
+    wait: bool,
+) -> Cell | None:
+    """Returns a cell, run if it is not done; None if another process is at it, unless that is to be waited for."""
+    cell = cell_config(config, row, seed, len(val.classes))
+    trained_on = {"data_sha256": fingerprint, "backbone_sha256": _digest(cell.model.backbone_weights)}
+    name = f"{row.name}, seed {seed}"
+    try:
+        cell.output.parent.mkdir(parents=True, exist_ok=True)
+        with alone(cell.output.with_name(f".{cell.output.name}.lock"), wait) as taken:
+            if not taken:
+                console.print(f"{name}: another process is at it", markup=False, highlight=False)
+                return None
+            console.print(name, markup=False, highlight=False)
+            return _run_cell(cell, trained_on, val, only_process(config.command), console)
+    except OSError as error:
+        raise CheckpointError(f"{cell.output}: cannot be written to ({reason(error, cell.output)})") from error
 
 
 def _run_cell(
-    config: AblationConfig, row: Row, seed: int, val: SegmentationDataset, fingerprint: str, console: Console
+    cell: TrainingConfig, trained_on: dict[str, str | None], val: SegmentationDataset, ranks: Ranks, console: Console
 ) -> Cell:
-    cell = cell_config(config, row, seed, len(val.classes))
-    trained_on = {"data_sha256": fingerprint, "backbone_sha256": _digest(cell.model.backbone_weights)}
     done = cell.output / CELL_FILE
     if done.is_file():
         changed = differing_keys(load_recorded(cell.output / CONFIG_FILE, TrainingConfig), cell)
@@ -113,7 +153,6 @@ def _run_cell(
         return _read_cell(done, trained_on)
     train(cell, resume=(cell.output / "checkpoints" / LATEST).is_file(), console=console)
     predictor = Predictor.from_pretrained(cell.output / "model_last", "torch", cell.precision)
-    ranks = only_process(config.command)
     of_images = score_split(predictor, val, ranks, Console(quiet=True)).of_images
     content = trained_on | _describe(cell, predictor.info, of_images)
     replace_file(done, json.dumps(content))

@@ -12,6 +12,7 @@ from exfuse.export.verify import LIMITS
 from exfuse.inference.conversion import quiet
 from exfuse.inference.engines.base import LABELS, Engine
 from exfuse.inference.engines.openvino_engine import INT8_PATH, read_openvino, save_openvino
+from exfuse.inference.float32_scores import interpolated_scores, keep_in_float32
 from exfuse.metrics import ConfusionMatrix
 from exfuse.models.info import ModelInfo
 
@@ -70,7 +71,9 @@ def _quantize(path: Path, pairs: Sequence[Pair]) -> None:
             subset_size=min(CALIBRATION_IMAGES, len(pairs)),
         )
     int8.set_rt_info("true", INT8_PATH)
+    interpolated = interpolated_scores(int8)  # the marks of what was read are lost by now
     staged = path.with_stem(f"{path.stem}_int8")
     save_openvino(int8, info, staged)
+    keep_in_float32(staged, interpolated)
     for suffix in (".xml", ".bin"):
         staged.with_suffix(suffix).replace(path.with_suffix(suffix))

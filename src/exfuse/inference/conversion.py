@@ -63,13 +63,16 @@ def write_openvino(program: ExportedProgram, info: ModelInfo, path: Path) -> Non
     import openvino as ov
 
     from exfuse.inference.engines.openvino_engine import save_openvino
+    from exfuse.inference.float32_scores import interpolated_scores, keep_in_float32
 
     with quiet():
         converted = ov.convert_model(program)
     converted.inputs[0].get_tensor().set_names({IMAGES})
     for output, name in zip(converted.outputs, OUTPUTS, strict=True):
         output.get_tensor().set_names({name})
+    interpolated = interpolated_scores(converted)
     save_openvino(converted, info, path)
+    keep_in_float32(path, interpolated)
 
 
 WRITE: dict[str, Callable[[ExportedProgram, ModelInfo, Path], None]] = {

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGINT
@@ -25,8 +25,8 @@ from exfuse.data.stream import (
     worker_error,
 )
 from exfuse.distributed import any_rank, copy_from_first, is_lost_process, sum_over_ranks, wait_for_all
-from exfuse.durable import reason, replace_file
-from exfuse.errors import CheckpointError, DataError, TrainingError, brief
+from exfuse.durable import alone, reason, replace_file
+from exfuse.errors import CheckpointError, ConfigError, DataError, TrainingError, brief
 from exfuse.inference.preprocessing import normalize
 from exfuse.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from exfuse.training.log import RunLog, StepClock
@@ -36,6 +36,7 @@ from exfuse.training.run import CONFIG_FILE, Run
 from exfuse.training.signals import Interrupted, StopRequested, StopSignals
 
 NONFINITE_FILE = "not_finite_{rank}.json"
+LOCK_FILE = ".lock"
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,31 @@ def run_training(run: Run, task: Task, resume: bool, stop: StopSignals, console:
 
     Raises:
         CheckpointError: If a checkpoint cannot be written or, resuming, read.
+        ConfigError: If another process is training in the run folder.
         DataError: If a file can no longer be read, or a worker process died.
         TrainingError: If a number is no longer finite.
         Interrupted: After a signal, once the newest finished step is saved.
     """
+    with ExitStack() as held:
+        if run.ranks.is_first:
+            _take_folder(run.config.output, held)
+        _begin(run, task, resume, console)
+        stop.begin(alone=run.ranks.size == 1)
+        _to_the_end(run, task, stop, console)
+
+
+def _take_folder(folder: Path, held: ExitStack) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        is_alone = held.enter_context(alone(folder / LOCK_FILE))
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be written to ({reason(error, folder)})") from error
+    if not is_alone:
+        raise ConfigError(f"{folder}: another process is training there; wait for it, or choose output=ANOTHER_FOLDER")
+
+
+def _begin(run: Run, task: Task, resume: bool, console: Console) -> None:
+    """Loads the latest checkpoint to go on from, or writes the recipe of a new run."""
     config = run.config
     if resume and latest_checkpoint(run.checkpoints) is not None:
         run.state = load_checkpoint(run.checkpoints, run.model, run.averaged, run.optimizers)
@@ -104,12 +126,14 @@ def run_training(run: Run, task: Task, resume: bool, stop: StopSignals, console:
         if resume:
             console.print(f"no checkpoint in {config.output} yet: this begins at step 0", markup=False, soft_wrap=True)
         try:
-            config.output.mkdir(parents=True, exist_ok=True)
             replace_file(config.output / CONFIG_FILE, dump_config(config))
         except OSError as error:
             raise CheckpointError(f"{config.output}: cannot be written to ({reason(error, config.output)})") from error
     run.state.data_sha256 = task.fingerprint
-    stop.begin(alone=run.ranks.size == 1)
+
+
+def _to_the_end(run: Run, task: Task, stop: StopSignals, console: Console) -> None:
+    config = run.config
     with RunLog(config.output, run.state, run.steps_of_epochs[-1], console, run.ranks.is_first) as log:
         try:
             _loop(run, task, log, stop)
