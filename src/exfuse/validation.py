@@ -64,6 +64,8 @@ def describe(error: ValidationError, model: type[BaseModel]) -> str:
         return f"{path}: {reason}" if path else reason
     if not path:
         return f"expected keys and values, got {type(first['input']).__name__}"
+    if first["type"] == "tuple_type":
+        return f'{path}: expected a list in brackets, such as "[320, 320]", got {first["input"]!r}'
     shown = repr(first["input"])
     return f"{path}: {first['msg']}, got {shown if len(shown) <= 80 else shown[:77] + '...'}"
 

@@ -255,6 +255,22 @@ def test_predict_reports_broken_files_skips_them_and_fails_in_the_end(
     assert len(json.loads((tmp_path / "out" / "fractions.json").read_text())) == 2
 
 
+def test_predicting_more_into_a_folder_keeps_the_shares_of_what_is_there(
+    trained: Trained, pack: Path, tmp_path: Path
+) -> None:
+    for name in ("val_0000", "val_0003", "val_0000"):
+        image = pack / "images" / f"{name}.jpg"
+        outcome = call_exfuse("predict", trained.run / "model", image, "-o", tmp_path, "--engine", "torch")
+        assert outcome.code == 0, outcome.errors
+    rows = json.loads((tmp_path / "fractions.json").read_text())
+    assert [Path(row["mask"]).stem for row in rows] == ["val_0000", "val_0003"]
+    (tmp_path / "fractions.json").write_text("[1]")
+    outcome = call_exfuse("predict", trained.run / "model", pack, "-o", tmp_path, "--engine", "torch")
+    assert outcome.code == 1
+    assert "fractions.json: not what exfuse predict writes" in outcome.errors
+    assert (tmp_path / "fractions.json").read_text() == "[1]"
+
+
 def test_the_demo_draws_trains_scores_and_predicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "SCENES", {"train": 6, "val": 2, "heldout": 2})
     monkeypatch.setattr(demo, "load_config", lambda recipe, changes: load_config(recipe, [*TINY, "epochs=1", *changes]))
@@ -328,6 +344,7 @@ def test_control_c_before_the_first_step_exits_130_without_a_traceback(monkeypat
         (("train", "demo", "epocs=3"), "unknown key 'epocs'; did you mean 'epochs'?"),
         (("train", "demo", "epochs"), "'epochs': expected key=value"),
         (("train", "demo", "epochs=none"), "epochs: "),
+        (("train", "demo", "data.crop_size=160"), 'data.crop_size: expected a list in brackets, such as "[320, 320]"'),
         (("train", "demo", "data.crop_size=[64"), "data.crop_size=[64: not readable as YAML"),
         (("train", "[bold]mine[/bold].yaml"), "[bold]mine[/bold].yaml: not a readable recipe"),
         (("train", "[/]mine.yaml"), "[/]mine.yaml: not a readable recipe"),
@@ -335,7 +352,8 @@ def test_control_c_before_the_first_step_exits_130_without_a_traceback(monkeypat
         (("recipes", "demo_gnc"), "there is no recipe 'demo_gnc'; did you mean 'demo_gcn'"),
         (("evaluate", "nowhere/at/all", "PACK"), "nowhere/at/all: no such model folder"),
         (("evaluate", "MODEL", "nowhere"), "nowhere: no such folder"),
-        (("evaluate", "MODEL", "PACK", "--split", "tset"), "tset.txt: not a readable list of images"),
+        (("evaluate", "MODEL", "PACK", "--split", "tset"), "tset.txt: not a readable list of images (No such file"),
+        (("evaluate", "RUN", "PACK"), "the folder of a run; its best model is "),
         (("evaluate", "MODEL", "PACK", "--scales", "1,two"), "--scales 1,two: 'two' is not a number"),
         (("evaluate", "MODEL", "PACK", "--scales", "0"), "--scales 0: 0 is not between 0.1 and 10"),
         (("evaluate", "MODEL", "PACK", "--scales", "nan"), "--scales nan: nan is not between 0.1 and 10"),
@@ -354,7 +372,7 @@ def test_an_error_is_one_line_and_exits_1(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    places = {"MODEL": trained.run / "model", "PACK": pack, "OUT": tmp_path / "out"}
+    places = {"MODEL": trained.run / "model", "RUN": trained.run, "PACK": pack, "OUT": tmp_path / "out"}
     assert_one_line_error(call_exfuse(*(places.get(argument, argument) for argument in arguments)), message)
     assert list(tmp_path.iterdir()) == []  # nothing was begun
 

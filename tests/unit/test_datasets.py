@@ -154,6 +154,15 @@ def test_numbered_classes_are_the_same_in_every_split(tmp_path: Path, layout: st
     assert open_dataset(tmp_path, "val").classes == open_dataset(tmp_path, "train").classes
 
 
+def test_a_label_far_from_all_others_is_no_reason_for_two_hundred_classes(tmp_path: Path):
+    write_data(tmp_path, "folders")
+    mask = np.zeros((6, 8), dtype=np.uint8)
+    mask[0, :3] = 1, 2, 200
+    save(tmp_path / "masks" / "train" / "a.png", mask)
+    with pytest.raises(DataError, match=r"train/a\.png: has the label 200, .* the masks hold only 0, 1, 2"):
+        open_dataset(tmp_path, "train")
+
+
 def test_masks_of_0_and_255_alone_are_refused_with_what_to_do(tmp_path: Path):
     save(tmp_path / "images" / "train" / "a.png", pixels_of("a"))
     mask = np.zeros((6, 8), dtype=np.uint8)

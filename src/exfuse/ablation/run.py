@@ -92,6 +92,10 @@ def run_ablation(config: AblationConfig, console: Console) -> Iterator[Ablation]
     )
     fingerprint = f"{scan_dataset(train_split).fingerprint} {scan_dataset(val).fingerprint}"
     plan = plan_rows(config)
+    runs = f"{len(plan.rows)} rows with {config.seeds} seed{'s' * (config.seeds > 1)} each, in {config.output}"
+    console.print(runs, markup=False, highlight=False, soft_wrap=True)
+    for name, why in plan.left_out:
+        console.print(f"{name}: left out, {why}", markup=False, highlight=False, soft_wrap=True)
     cells: dict[tuple[int, str], Cell] = {}
     seeds_shown = 0
     for others_are_waited_for in (False, True):

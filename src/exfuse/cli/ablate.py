@@ -31,6 +31,4 @@ def ablate_command(
     for line in table_lines(ablation):
         table.add_row(line.name, f"{line.mean:.2f}", line.verdict())
     console.print(table)
-    for name, reason in ablation.left_out:
-        console.print(f"{name}: left out, {reason}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"tables and figure  {config.output}/ablation.*", markup=False, highlight=False, soft_wrap=True)

@@ -3,7 +3,7 @@
 import glob
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,11 +11,14 @@ from rich.progress import track
 
 from exfuse.cli.options import FastestEngine, Flip, Model, NetworkPrecision, Scales, parse_scales
 from exfuse.data.samples import IMAGE_SUFFIXES, MAX_PIXELS, read_image
-from exfuse.errors import ConfigError, DataError
+from exfuse.durable import replace_file
+from exfuse.errors import ConfigError, DataError, brief
 from exfuse.inference.augmentation import TestTimeAugmentation
 from exfuse.inference.large import predict_large
 from exfuse.inference.predictor import Predictor
 from exfuse.inference.tiles import Tiling
+
+SHARES_FILE = "fractions.json"
 
 
 def predict_command(
@@ -52,31 +55,49 @@ def predict_command(
         predictor = Predictor.from_pretrained(model, engine, precision, augmentation)
     for folder in ("masks", "overlays"):
         (output / folder).mkdir(parents=True, exist_ok=True)
-    rows, broken = [], 0
-    for name, path in track(images.items(), description="predicting", console=console):
-        try:
-            pixels = read_image(path, max_megapixels * 10**6)
-        except DataError as error:
-            errors.print(f"skipped: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-            broken += 1
-            continue
-        mask, overlay = output / "masks" / f"{name}.png", output / "overlays" / f"{name}.jpg"
-        for target in (mask, overlay):
-            target.parent.mkdir(parents=True, exist_ok=True)
-        if tiling is not None and max(pixels.shape) > tiling.tile:
-            prediction, fractions = predict_large(predictor, pixels, tiling, mask)
-        else:
-            prediction = predictor(pixels)
-            prediction.mask().save(mask)
-            fractions = prediction.class_fractions()
-        prediction.overlay().save(overlay, quality=92)
-        rows.append({"image": str(path), "mask": str(mask), "fractions": fractions})
-    (output / "fractions.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    shares = read_shares(output / SHARES_FILE)
+    segmented = broken = 0
+    try:
+        for name, path in track(images.items(), description="predicting", console=console):
+            try:
+                pixels = read_image(path, max_megapixels * 10**6)
+            except DataError as error:
+                errors.print(f"skipped: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+                broken += 1
+                continue
+            mask, overlay = output / "masks" / f"{name}.png", output / "overlays" / f"{name}.jpg"
+            for target in (mask, overlay):
+                target.parent.mkdir(parents=True, exist_ok=True)
+            if tiling is not None and max(pixels.shape) > tiling.tile:
+                prediction, fractions = predict_large(predictor, pixels, tiling, mask)
+            else:
+                prediction = predictor(pixels)
+                prediction.mask().save(mask)
+                fractions = prediction.class_fractions()
+            prediction.overlay().save(overlay, quality=92)
+            shares[str(mask)] = {"image": str(path), "mask": str(mask), "fractions": fractions}
+            segmented += 1
+    finally:  # after Ctrl-C, too, the shares of the masks that are there
+        replace_file(output / SHARES_FILE, json.dumps(list(shares.values()), indent=2) + "\n")
     how = f"engine {predictor.engine.name}, {predictor.engine.precision}"
-    summary = f"{len(rows)} images segmented, {broken} skipped: {output} ({how})"
+    summary = f"{segmented} images segmented, {broken} skipped: {output} ({how})"
     console.print(summary, markup=False, highlight=False)
     if broken:
         raise typer.Exit(1)
+
+
+def read_shares(path: Path) -> dict[str, dict[str, Any]]:
+    """Returns what an earlier call wrote of the masks in the same folder, by the masks' paths.
+
+    Raises:
+        DataError: If the file is there and something else.
+    """
+    if not path.exists():
+        return {}
+    try:
+        return {row["mask"]: row for row in json.loads(path.read_text(encoding="utf-8"))}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path}: not what exfuse predict writes ({brief(error)}); choose another --output") from error
 
 
 def find_images(paths: list[str]) -> dict[str, Path]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from exfuse.data.classes import CITYSCAPES, CITYSCAPES_IDS, Classes, numbered_classes, voc_classes, voc_palette
 from exfuse.data.samples import IMAGE_SUFFIXES, UInt8Array, read_mask
-from exfuse.errors import DataError
+from exfuse.errors import DataError, brief, did_you_mean
 
 Layout = Literal["lists", "folders", "voc", "cityscapes", "ade20k"]
 OnMissing = Callable[[DataError], None]
@@ -128,7 +128,9 @@ def _entries_of_list(images: Path, masks: Path, list_path: Path, missing: OnMiss
     try:
         lines = list_path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{list_path}: not a readable list of images ({error})") from error
+        others = [path.stem for path in list_path.parent.glob("*.txt")]
+        hint = "" if list_path.exists() else f"; {did_you_mean(list_path.stem, others)}"
+        raise DataError(f"{list_path}: not a readable list of images ({brief(error)}){hint}") from error
     found = []
     for number, line in enumerate(lines, start=1):
         name = line.strip()
@@ -183,7 +185,8 @@ def find_classes(root: Path, layout: Layout) -> Classes:
     """Returns the classes of a folder: those of `classes.json`, the layout's own, or the labels found in the masks.
 
     Raises:
-        DataError: If a description cannot be read, or masks without one hold 0 and 255 only.
+        DataError: If a description cannot be read, or masks without one hold 0 and 255 only, or fewer than half of the
+            labels up to the largest.
     """
     described = root / "classes.json"
     if described.is_file():
@@ -194,16 +197,25 @@ def find_classes(root: Path, layout: Layout) -> Classes:
         return CITYSCAPES
     if layout == "ade20k":
         return read_ade20k_classes(root / "objectInfo150.txt")
-    labels: set[int] = set()
+    first_with: dict[int, Path] = {}
     for path in sorted((root / "masks").rglob("*.png")):
         with suppress(DataError):  # a mask that cannot be read is found, and named, with whatever else is read
-            labels.update(np.unique(read_mask(path)).tolist())
+            for label in np.unique(read_mask(path)).tolist():
+                first_with.setdefault(label, path)
+    labels = set(first_with)
     if labels == {0, 255}:
         raise DataError(
             f"{root / 'masks'}: the masks hold 0 and 255 only, and 255 is ignored: nothing is left to tell apart. If "
             "255 is your second class, describe the data in a YAML file with label_map: {255: 1} (docs/data.md)"
         )
-    count = max(labels - {255}, default=0) + 1
+    classes = sorted(labels - {255})
+    count = max(classes, default=0) + 1
+    if count > 2 * max(len(classes), 2):
+        raise DataError(
+            f"{first_with[classes[-1]]}: has the label {classes[-1]}, but of the labels up to it the masks hold only "
+            f"{', '.join(map(str, classes[:-1]))}. If it is a mistake, correct that mask; else say in classes.json, or "
+            "by the label_map of a YAML file, what the labels mean (docs/data.md)"
+        )
     return numbered_classes(max(count, 2))
 
 

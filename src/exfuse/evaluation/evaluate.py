@@ -98,7 +98,8 @@ def check_classes(info: ModelInfo, dataset: SegmentationDataset) -> None:
     if model_names == data_names:
         return
     if len(model_names) != len(data_names):
-        raise DataError(f"{dataset.root}: {len(data_names)} classes, but the model has {len(model_names)}")
+        here, there = (f"{len(names)} classes ({', '.join(names)})" for names in (data_names, model_names))
+        raise DataError(f"{dataset.root}: {here}, but the model has {there}")
     index = next(i for i, pair in enumerate(zip(model_names, data_names, strict=True)) if pair[0] != pair[1])
     raise DataError(f"{dataset.root}: class {index} is {data_names[index]!r}, but {model_names[index]!r} to the model")
 

@@ -26,6 +26,9 @@ def find_model(source: str | Path) -> Path:
     """
     folder = Path(source)
     if folder.is_dir():
+        best = folder / "model"
+        if not (folder / CONFIG_FILE).exists() and (best / CONFIG_FILE).is_file():
+            raise CheckpointError(f"{folder}: the folder of a run; its best model is {best}")
         return folder
     if str(source).count("/") != 1 or folder.parent.is_dir():
         raise CheckpointError(f"{source}: no such model folder")
@@ -49,6 +52,5 @@ def read_info(folder: Path) -> ModelInfo:
 
 def unreadable(folder: Path, error: Exception) -> CheckpointError:
     """Returns what to raise where the description is at fault."""
-    return CheckpointError(
-        f"{folder / CONFIG_FILE}: not a readable model description ({type(error).__name__}: {brief(error)})"
-    )
+    kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
+    return CheckpointError(f"{folder / CONFIG_FILE}: not a readable model description ({kind}{brief(error)})")

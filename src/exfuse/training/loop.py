@@ -101,6 +101,12 @@ def run_training(run: Run, task: Task, resume: bool, stop: StopSignals, console:
         if run.ranks.is_first:
             _take_folder(run.config.output, held)
         _begin(run, task, resume, console)
+        millions = sum(parameter.numel() for parameter in run.model.parameters()) / 1e6
+        summary = (
+            f"{run.samples} images, {run.steps_of_epochs[-1]} steps, a network of {millions:.1f} M parameters, "
+            f"{run.config.precision} on {run.ranks.device}: {run.config.output}"
+        )
+        console.print(summary, markup=False, highlight=False, soft_wrap=True)
         stop.begin(alone=run.ranks.size == 1)
         _to_the_end(run, task, stop, console)
 

@@ -82,14 +82,14 @@ def load_recorded(path: Path, kind: type[ConfigType]) -> ConfigType:
     return parse_config(_read(str(path), ()), str(path), kind)
 
 
-def differing_keys(first: RunConfig, second: RunConfig) -> list[str]:
-    """Returns the dotted keys in which two configurations would train differently.
+def differing_keys(first: RunConfig, second: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Returns the dotted keys in which two configurations would train differently, with the values of each.
 
     How the data is reached and how often something is written down does not count.
     """
     free = {"output", "checkpoint_every", "log_every", "max_skipped_steps", "data.root", "data.workers", "data.cache"}
     a, b = _flatten(first.model_dump()), _flatten(second.model_dump())
-    return [key for key in a if a[key] != b[key] and key not in free]
+    return {key: (a[key], b[key]) for key in a if a[key] != b[key] and key not in free}
 
 
 def _flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -119,7 +119,7 @@ def read_recipe_text(recipe: str) -> str:
     try:
         return Path(recipe).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{recipe}: not a readable recipe ({error})") from error
+        raise ConfigError(f"{recipe}: not a readable recipe ({brief(error)})") from error
 
 
 def recipe_summary(recipe: str) -> str:

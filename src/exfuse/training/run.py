@@ -87,7 +87,10 @@ def check_output(config: RunConfig, resume: bool) -> None:
     recorded = config.output / CONFIG_FILE
     changed = differing_keys(load_recorded(recorded, type(config)), config)
     if changed:
-        raise ConfigError(f"{recorded}: the run to resume was started with another {', '.join(changed)}")
+        settings = ", ".join(f"{key}={old} (now {new})" for key, (old, new) in changed.items())
+        raise ConfigError(
+            f"{recorded}: the run to resume was started with {settings}; give the same, or output=ANOTHER_FOLDER"
+        )
 
 
 def check_shares(config: RunConfig, ranks: Ranks) -> None:
