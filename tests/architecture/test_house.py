@@ -31,7 +31,9 @@ MAY_IMPORT = {
         "validation",
     },
     "ablation": {"training", "evaluation", "inference", "models", "data", "distributed", "durable", "errors"},
-    "cli": {"ablation", "export", "training", "evaluation", "inference", "models", "data", "distributed", "durable", "errors"},
+    "cli": {
+        "ablation", "export", "training", "evaluation", "inference", "models", "data", "distributed", "durable", "errors",
+    },
     "__main__": {"cli"},
     "__init__": {"inference", "models", "metrics", "errors"},
 }  # fmt: skip
