@@ -32,7 +32,8 @@ MAY_IMPORT = {
     },
     "ablation": {"training", "evaluation", "inference", "models", "data", "distributed", "durable", "errors"},
     "cli": {
-        "ablation", "export", "training", "evaluation", "inference", "models", "data", "distributed", "durable", "errors",
+        "ablation", "export", "training", "evaluation", "inference", "models", "data", "distributed", "durable",
+        "errors",
     },
     "__main__": {"cli"},
     "__init__": {"inference", "models", "metrics", "errors"},
