@@ -8,7 +8,7 @@ import pytest
 import typer
 from PIL import Image
 
-from exfuse.cli.app import app
+from exfuse.cli.app import build_app
 from exfuse.models.info import ModelInfo
 from exfuse.models.pretrained import save_pretrained
 from exfuse.training.recipes import load_ablation_config, load_config, load_pretraining_config
@@ -52,7 +52,7 @@ def test_a_documented_command_parses(document: str, command: str) -> None:
     if words[0] == "torchrun":
         words = words[words.index("exfuse") :]
     assert words[0] == "exfuse", f"{document}: no test knows how to check {command!r}"
-    chosen, context, rest = typer.main.get_command(app), None, words[1:]
+    chosen, context, rest = typer.main.get_command(build_app()), None, words[1:]
     while hasattr(chosen, "get_command"):  # down to the command itself, through groups such as `exfuse data`
         context = chosen.make_context(words[0], rest[:1], parent=context, resilient_parsing=True)
         name, *rest = rest

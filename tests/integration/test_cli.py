@@ -18,7 +18,7 @@ from PIL import Image
 from tiny_run import STEPS, TINY, Outcome, call_exfuse, read_metrics
 
 from exfuse.cli import demo, train
-from exfuse.cli.app import app
+from exfuse.cli.app import build_app
 from exfuse.data.datasets import open_dataset
 from exfuse.data.synthetic import SCENE_CLASSES
 from exfuse.inference.predictor import Predictor
@@ -63,7 +63,7 @@ def assert_one_line_error(outcome: Outcome, message: str) -> None:
 
 
 def test_the_commands_are_those_we_know_of() -> None:
-    assert sorted(typer.main.get_command(app).commands) == COMMANDS
+    assert sorted(typer.main.get_command(build_app()).commands) == COMMANDS
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -71,7 +71,7 @@ def test_the_help_of_every_command_explains_every_option(command: str) -> None:
     outcome = call_exfuse(command, "--help")
     assert outcome.code == 0
     assert re.search(rf"Usage: .*exfuse {command}\b", outcome.output)
-    described = typer.main.get_command(app).commands[command]
+    described = typer.main.get_command(build_app()).commands[command]
     assert described.help
     for parameter in described.params:
         assert parameter.opts[0] in outcome.output

@@ -83,8 +83,11 @@ for module in ("torch", "cv2", "safetensors.torch"):
     sys.modules[module] = None
 import numpy as np
 import exfuse
+from exfuse.cli.app import main
 prediction = exfuse.Predictor.from_pretrained(sys.argv[1], precision="fp32")(sys.argv[2])
 np.save(sys.argv[3], prediction.labels)
+sys.argv = ["exfuse", "predict", sys.argv[1], sys.argv[2], "-o", sys.argv[4], "--precision", "fp32"]
+main()
 """
 
 
@@ -93,10 +96,12 @@ def test_an_export_is_used_without_torch(
     exported: dict[str, Path], model: Path, pack: Path, name: str, tmp_path: Path
 ) -> None:
     photo = open_dataset(pack, "val").entries[0].image
-    command = [sys.executable, "-c", WITHOUT_TORCH, exported[name], photo, tmp_path / "labels.npy"]
+    command = [sys.executable, "-c", WITHOUT_TORCH, exported[name], photo, tmp_path / "labels.npy", tmp_path / "out"]
     subprocess.run(command, check=True, timeout=60)
-    expected = Predictor.from_pretrained(model, "torch")(photo).labels
-    assert (np.load(tmp_path / "labels.npy") == expected).mean() > 0.999
+    expected, labels = Predictor.from_pretrained(model, "torch")(photo).labels, np.load(tmp_path / "labels.npy")
+    assert (labels == expected).mean() > 0.999
+    with Image.open(tmp_path / "out" / "masks" / f"{photo.stem}.png") as mask:
+        np.testing.assert_array_equal(np.array(mask), labels)
 
 
 def test_an_export_that_fails_its_check_leaves_nothing_and_the_older_one_stays(

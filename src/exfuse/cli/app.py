@@ -1,53 +1,38 @@
 """The command `exfuse`: one file a command, and here what they share."""
 
 import sys
+from collections.abc import Iterable
+from importlib import import_module
 
 import typer
 from rich.console import Console
 
-from exfuse.cli import (
-    ablate,
-    checkpoint,
-    compare,
-    data,
-    demo,
-    doctor,
-    evaluate,
-    export,
-    models,
-    predict,
-    pretrain,
-    recipes,
-    submit,
-    train,
-    weights,
-)
-from exfuse.distributed import is_first_process
 from exfuse.errors import ExFuseError
 from exfuse.training.signals import Interrupted
 
-app = typer.Typer(
-    name="exfuse",
-    help="ExFuse semantic segmentation: train on your own images, measure honestly, ship.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-app.command("train")(train.train_command)
-app.command("pretrain")(pretrain.pretrain_command)
-app.command("evaluate")(evaluate.evaluate_command)
-app.command("ablate")(ablate.ablate_command)
-app.command("compare")(compare.compare_command)
-app.command("predict")(predict.predict_command)
-app.command("export")(export.export_command)
-app.command("submit")(submit.submit_command)
-app.command("models")(models.models_command)
-app.command("recipes")(recipes.recipes_command)
-app.command("demo")(demo.demo_command)
-app.command("doctor")(doctor.doctor_command)
-app.add_typer(data.app, name="data")
-app.add_typer(checkpoint.app, name="checkpoint")
-app.add_typer(weights.app, name="weights")
+# In the order of `exfuse --help`; each is a file here.
+COMMANDS = (
+    "train", "pretrain", "evaluate", "ablate", "compare", "predict", "export", "submit", "models", "recipes", "demo",
+    "doctor",
+)  # fmt: skip
+GROUPS = ("data", "checkpoint", "weights")
+
+
+def build_app(names: Iterable[str] = (*COMMANDS, *GROUPS)) -> typer.Typer:
+    """Returns the command line with some of the commands, whose files are imported; by default with all of them."""
+    app = typer.Typer(name="exfuse", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    app.callback()(_about)
+    for name in names:
+        module = import_module(f"exfuse.cli.{name}")
+        if name in GROUPS:
+            app.add_typer(module.app, name=name)
+        else:
+            app.command(name)(getattr(module, f"{name}_command"))
+    return app
+
+
+def _about() -> None:
+    """ExFuse semantic segmentation: train on your own images, measure honestly, ship."""
 
 
 def main() -> None:
@@ -56,7 +41,10 @@ def main() -> None:
     The exit code is 0, 1 after such an error, 2 for a wrong call, 130 after Ctrl-C and 143 after SIGTERM.
     """
     errors = Console(stderr=True)
+    called = [name for name in sys.argv[1:2] if name in (*COMMANDS, *GROUPS)]
     try:
+        # Most commands bring torch, which takes seconds and which predicting with an export does without.
+        app = build_app(called) if called else build_app()
         app()
     except ExFuseError as error:
         errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
@@ -67,6 +55,8 @@ def main() -> None:
         )
         sys.exit(1)
     except Interrupted as stop:
+        from exfuse.distributed import is_first_process
+
         how = "" if sys.argv[1:2] in (["ablate"], ["demo"]) else " with --resume"
         if is_first_process():
             errors.print(f"{stop}; to go on, run the same command{how}", highlight=False)

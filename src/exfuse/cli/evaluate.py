@@ -13,13 +13,13 @@ from exfuse.cli.options import (
     NetworkEngine,
     NetworkPrecision,
     Scales,
-    parse_measures,
     parse_scales,
     reference_engine,
 )
 from exfuse.data.datasets import open_dataset
 from exfuse.data.scan import scan_dataset
 from exfuse.distributed import process_group
+from exfuse.errors import ConfigError, did_you_mean
 from exfuse.evaluation.bootstrap import mean_iou_interval
 from exfuse.evaluation.evaluate import EvaluationReport, check_classes, describe_protocol, score_split
 from exfuse.evaluation.measures import MEASURES
@@ -71,3 +71,18 @@ def evaluate_command(
             if wanted:
                 console.print(measures_table(report))
             console.print(f"protocol and counts  {target}", markup=False, highlight=False, soft_wrap=True)
+
+
+def parse_measures(text: str) -> tuple[str, ...]:
+    """Reads names of `MEASURES` separated by commas, or "all".
+
+    Raises:
+        ConfigError: If one is unknown.
+    """
+    if text == "all":
+        return tuple(MEASURES)
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in names:
+        if name not in MEASURES:
+            raise ConfigError(f"--measures {text}: there is no measure {name!r}; {did_you_mean(name, MEASURES)}")
+    return names

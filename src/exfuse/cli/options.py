@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from exfuse.errors import ConfigError, did_you_mean
-from exfuse.evaluation.measures import MEASURES
+from exfuse.errors import ConfigError
 from exfuse.inference.engines.base import Precision
 from exfuse.inference.opening import EngineName, find_exported
 
@@ -54,18 +53,3 @@ def parse_scales(text: str) -> tuple[float, ...]:
             raise ConfigError(f"--scales {text}: {part} is not between 0.1 and 10")
         scales.append(scale)
     return tuple(scales)
-
-
-def parse_measures(text: str) -> tuple[str, ...]:
-    """Reads names of `MEASURES` separated by commas, or "all".
-
-    Raises:
-        ConfigError: If one is unknown.
-    """
-    if text == "all":
-        return tuple(MEASURES)
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    for name in names:
-        if name not in MEASURES:
-            raise ConfigError(f"--measures {text}: there is no measure {name!r}; {did_you_mean(name, MEASURES)}")
-    return names
