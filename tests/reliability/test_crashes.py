@@ -208,18 +208,27 @@ def test_r1_runs_killed_fifty_times_are_those_of_an_unkilled_one(precision: str,
     assert inside >= 10
 
 
-def test_r8_a_killed_worker_is_an_error_that_names_the_samples(pack: Path, tmp_path: Path) -> None:
+# Of one that hangs torch first waits for as long as we say, and then for five seconds for each worker to leave.
+@pytest.mark.parametrize(
+    ("fault", "seconds"), [("os.kill(os.getpid(), signal.SIGKILL)", 10), ("time.sleep(1000)", 2 + 2 * 5 + 10)]
+)
+def test_r8_a_worker_that_dies_or_hangs_is_an_error_that_names_the_samples(
+    fault: str, seconds: float, pack: Path, tmp_path: Path
+) -> None:
     program = tmp_path / "program.py"
     program.write_text(
-        "import os, signal, sys\n"
+        "import os, signal, sys, time\n"
+        "from pathlib import Path\n"
         "from exfuse.data import stream\n"
         "from exfuse.cli.app import main\n"
         "read = stream.AugmentedDataset.__getitem__\n"
-        "def die(self, key):\n"
+        "def fail(self, key):\n"
         "    if key.epoch == 1:\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"        Path({str(tmp_path / 'failed')!r}).touch()\n"
+        f"        {fault}\n"
         "    return read(self, key)\n"
-        "stream.AugmentedDataset.__getitem__ = die\n"
+        "stream.AugmentedDataset.__getitem__ = fail\n"
+        "stream.WORKER_SECONDS = 2\n"  # a worker that says nothing for so long hangs
         "main()\n"
     )
     command = [
@@ -228,6 +237,7 @@ def test_r8_a_killed_worker_is_an_error_that_names_the_samples(pack: Path, tmp_p
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 1, done.stderr
+    assert time.time() - (tmp_path / "failed").stat().st_mtime < seconds
     # The other worker may still say, in its own words, that its peer is gone.
     (said,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
     assert "a worker process failed while reading among the samples" in said

@@ -7,7 +7,7 @@ import torch
 
 from exfuse.data.augment import Augmentation
 from exfuse.data.datasets import open_dataset
-from exfuse.data.stream import AugmentedDataset, Batch, SampleKey, SampleOrder, training_loader
+from exfuse.data.stream import AugmentedDataset, Batch, SampleKey, SampleOrder, training_loader, worker_error
 
 AUGMENTATION = Augmentation(
     crop_size=(64, 96),
@@ -123,3 +123,24 @@ def test_batches_of_two_ranks_are_those_of_one(pack: Path):
     left, right = load(pack, rank=0, ranks=2), load(pack, rank=1, ranks=2)
     joined = [Batch(*map(torch.cat, zip(*pair, strict=True))) for pair in zip(left, right, strict=True)]
     assert_same_batches(joined, load(pack))
+
+
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        (
+            "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that",
+            "shared memory is too small: ",
+        ),
+        ("unable to write to file </torch_7_3>: No space left on device (28)", "shared memory is too small: "),
+        ("unable to allocate shared memory(shm) for file", "shared memory is too small: "),
+        ("DataLoader worker (pid 7) is killed by signal: Killed.", "data.workers=0 reads in the training process"),
+    ],
+)
+def test_a_failed_worker_names_samples_and_what_to_do(pack: Path, said: str, hint: str):
+    dataset = AugmentedDataset(open_dataset(pack, "train"), AUGMENTATION, seed=7)
+    error = str(worker_error(RuntimeError(said), dataset, [[SampleKey(0, 3)], [SampleKey(0, 5)]]))
+    assert hint in error
+    assert ("bytes free in /dev/shm; use fewer data.workers" in error) == ("shared" in hint)
+    assert "train_0003.jpg" in error
+    assert "train_0005.jpg" in error
