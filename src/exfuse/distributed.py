@@ -57,7 +57,13 @@ def process_group() -> Iterator[Ranks]:
     if "RANK" not in os.environ:
         yield Ranks(0, 1, device)
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    store, rank, size = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
+    if os.environ.get("LOCAL_WORLD_SIZE") == str(size):
+        # torchrun keeps its store when it starts the processes again, with the addresses of those that are gone. On
+        # several machines the count below may differ; there it takes TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(attempt, store)  # type: ignore[attr-defined]
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size(), device)
     finally:
