@@ -1,10 +1,10 @@
 """Files and folders that are there whole or not at all, also after a crash or a full disk; one writer at a time."""
 
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -102,7 +102,8 @@ def alone(lock: Path, wait: bool = False) -> Iterator[bool]:
     """Keeps other processes from the same block while it runs, and yields whether it could.
 
     The system lets go of it when this process ends, however it ends; processes forked meanwhile don't hold it. The
-    file itself stays. Where the file system knows no locks, nobody is kept from anything.
+    file itself stays. It keeps out other processes, not other threads of this one, and nobody on Windows or where the
+    file system knows no locks.
 
     Args:
         lock: A file that is made if it is not there.
@@ -111,6 +112,11 @@ def alone(lock: Path, wait: bool = False) -> Iterator[bool]:
     Raises:
         OSError: If the file cannot be made.
     """
+    if sys.platform == "win32":
+        yield True
+        return
+    import fcntl
+
     with lock.open("ab") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -33,13 +33,14 @@ class RequestError(ExFuseError):
 
 
 def brief(error: BaseException, limit: int = 300) -> str:
-    """Returns a library's error message as one line of at most `limit` characters, to be part of one of ours.
-
-    Of the system's errors it leaves out number and path, which ours name themselves.
-    """
-    said = error.strerror if isinstance(error, OSError) else None
-    text = " ".join((said or str(error)).split()) or type(error).__name__
+    """Returns a library's error message as one line of at most `limit` characters, to be part of one of ours."""
+    text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def without_path(error: BaseException) -> str:
+    """Returns the same for a message that names the file itself, as the system's own errors do."""
+    return error.strerror if isinstance(error, OSError) and error.strerror else brief(error)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -65,7 +65,7 @@ def describe(error: ValidationError, model: type[BaseModel]) -> str:
     if not path:
         return f"expected keys and values, got {type(first['input']).__name__}"
     if first["type"] == "tuple_type":
-        return f'{path}: expected a list in brackets, such as "[320, 320]", got {first["input"]!r}'
+        return f"{path}: expected a list, such as [1, 2], got {first['input']!r}"
     shown = repr(first["input"])
     return f"{path}: {first['msg']}, got {shown if len(shown) <= 80 else shown[:77] + '...'}"
 

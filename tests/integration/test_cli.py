@@ -344,7 +344,7 @@ def test_control_c_before_the_first_step_exits_130_without_a_traceback(monkeypat
         (("train", "demo", "epocs=3"), "unknown key 'epocs'; did you mean 'epochs'?"),
         (("train", "demo", "epochs"), "'epochs': expected key=value"),
         (("train", "demo", "epochs=none"), "epochs: "),
-        (("train", "demo", "data.crop_size=160"), 'data.crop_size: expected a list in brackets, such as "[320, 320]"'),
+        (("train", "demo", "data.crop_size=160"), "data.crop_size: expected a list, such as [1, 2], got 160"),
         (("train", "demo", "data.crop_size=[64"), "data.crop_size=[64: not readable as YAML"),
         (("train", "[bold]mine[/bold].yaml"), "[bold]mine[/bold].yaml: not a readable recipe"),
         (("train", "[/]mine.yaml"), "[/]mine.yaml: not a readable recipe"),

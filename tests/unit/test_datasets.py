@@ -161,6 +161,9 @@ def test_a_label_far_from_all_others_is_no_reason_for_two_hundred_classes(tmp_pa
     save(tmp_path / "masks" / "train" / "a.png", mask)
     with pytest.raises(DataError, match=r"train/a\.png: has the label 200, .* the masks hold only 0, 1, 2"):
         open_dataset(tmp_path, "train")
+    mask[0, :3] = 1, 2, 60
+    save(tmp_path / "masks" / "train" / "a.png", mask)
+    assert len(open_dataset(tmp_path, "train").classes) == 61
 
 
 def test_masks_of_0_and_255_alone_are_refused_with_what_to_do(tmp_path: Path):

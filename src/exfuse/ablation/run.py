@@ -3,6 +3,7 @@
 import itertools
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,20 +98,24 @@ def run_ablation(config: AblationConfig, console: Console) -> Iterator[Ablation]
     for name, why in plan.left_out:
         console.print(f"{name}: left out, {why}", markup=False, highlight=False, soft_wrap=True)
     cells: dict[tuple[int, str], Cell] = {}
+    missing = list(itertools.product(range(config.seeds), plan.rows))
     seeds_shown = 0
-    for others_are_waited_for in (False, True):
-        for seed, row in itertools.product(range(config.seeds), plan.rows):
-            if (seed, row.name) in cells:
-                continue
-            cell = _take_cell(config, row, seed, val, fingerprint, console, others_are_waited_for)
-            if cell is None:
-                continue
-            cells[seed, row.name] = cell
-            seeds = _whole_seeds(cells, plan.rows)
-            if seeds > seeds_shown:
-                seeds_shown = seeds
-                of_rows = {row.name: tuple(cells[seed, row.name] for seed in range(seeds)) for row in plan.rows}
-                yield Ablation(of_rows, plan.left_out, f"{val.split}, {len(val)} images")
+    while missing:
+        wait = False
+        # From the first on, each time: what another process has finished meanwhile may complete a seed.
+        for seed, row in [*missing, missing[0]]:
+            cell = _take_cell(config, row, seed, val, fingerprint, console, wait)
+            if cell is not None:
+                break
+            wait = (seed, row) == missing[-1]
+        assert cell is not None  # noqa: S101 - the last attempt waits
+        missing.remove((seed, row))
+        cells[seed, row.name] = cell
+        seeds = _whole_seeds(cells, plan.rows)
+        if seeds > seeds_shown:
+            seeds_shown = seeds
+            of_rows = {row.name: tuple(cells[seed, row.name] for seed in range(seeds)) for row in plan.rows}
+            yield Ablation(of_rows, plan.left_out, f"{val.split}, {len(val)} images")
 
 
 def _whole_seeds(cells: dict[tuple[int, str], Cell], rows: tuple[Row, ...]) -> int:
@@ -131,17 +136,17 @@ def _take_cell(
     """Returns a cell, run if it is not done; None if another process is at it, unless that is to be waited for."""
     cell = cell_config(config, row, seed, len(val.classes))
     trained_on = {"data_sha256": fingerprint, "backbone_sha256": _digest(cell.model.backbone_weights)}
-    name = f"{row.name}, seed {seed}"
-    try:
-        cell.output.parent.mkdir(parents=True, exist_ok=True)
-        with alone(cell.output.with_name(f".{cell.output.name}.lock"), wait) as taken:
-            if not taken:
-                console.print(f"{name}: another process is at it", markup=False, highlight=False)
-                return None
-            console.print(name, markup=False, highlight=False)
-            return _run_cell(cell, trained_on, val, only_process(config.command), console)
-    except OSError as error:
-        raise CheckpointError(f"{cell.output}: cannot be written to ({reason(error, cell.output)})") from error
+    lock = cell.output.with_name(f".{cell.output.name}.lock")
+    with ExitStack() as held:
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            taken = held.enter_context(alone(lock, wait))
+        except OSError as error:
+            raise CheckpointError(f"{lock}: cannot be written ({reason(error, lock)})") from error
+        if not taken:
+            return None
+        console.print(f"{row.name}, seed {seed}", markup=False, highlight=False)
+        return _run_cell(cell, trained_on, val, only_process(config.command), console)
 
 
 def _run_cell(

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from exfuse.ablation.rows import REFERENCE
 from exfuse.ablation.run import Ablation
+from exfuse.durable import replace_file
 from exfuse.evaluation.bootstrap import LEVEL, Interval, difference_interval
 
 COLUMNS = (
@@ -147,8 +148,8 @@ def write_tables(ablation: Ablation, folder: Path, command: str) -> None:
     """Writes `ablation.md`, `ablation.csv` and `ablation.png`."""
     lines = table_lines(ablation)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "ablation.md").write_text(markdown(ablation, lines, command), encoding="utf-8")
-    (folder / "ablation.csv").write_text(comma_separated(lines), encoding="utf-8")
+    replace_file(folder / "ablation.md", markdown(ablation, lines, command))
+    replace_file(folder / "ablation.csv", comma_separated(lines))
     figure(lines).savefig(folder / "ablation.png", dpi=110)
 
 

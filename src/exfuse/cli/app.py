@@ -46,6 +46,12 @@ def main() -> None:
         # Most commands bring torch, which takes seconds and which predicting with an export does without.
         app = build_app(called) if called else build_app()
         app()
+    except ModuleNotFoundError as error:
+        missing = f"{error.name} is not installed, which this command needs"
+        errors.print(f"error: {missing}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:  # while a command is imported; later it is dealt with elsewhere
+        sys.exit(130)
     except ExFuseError as error:
         errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)

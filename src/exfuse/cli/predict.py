@@ -49,13 +49,12 @@ def predict_command(
         tiling.check()
     elif overlap is not None:
         raise ConfigError("--overlap is of tiles, and there are none without --tile")
-    images = find_images(paths)
+    images, shares = find_images(paths), read_shares(output)
     augmentation = TestTimeAugmentation(parse_scales(scales), flip)
     with console.status("opening the model; an engine that sees it for the first time converts it"):
         predictor = Predictor.from_pretrained(model, engine, precision, augmentation)
     for folder in ("masks", "overlays"):
         (output / folder).mkdir(parents=True, exist_ok=True)
-    shares = read_shares(output / SHARES_FILE)
     segmented = broken = 0
     try:
         for name, path in track(images.items(), description="predicting", console=console):
@@ -66,6 +65,7 @@ def predict_command(
                 broken += 1
                 continue
             mask, overlay = output / "masks" / f"{name}.png", output / "overlays" / f"{name}.jpg"
+            shares.pop(name, None)
             for target in (mask, overlay):
                 target.parent.mkdir(parents=True, exist_ok=True)
             if tiling is not None and max(pixels.shape) > tiling.tile:
@@ -74,11 +74,11 @@ def predict_command(
                 prediction = predictor(pixels)
                 prediction.mask().save(mask)
                 fractions = prediction.class_fractions()
+            shares[name] = {"image": str(path), "mask": str(mask), "fractions": fractions}
             prediction.overlay().save(overlay, quality=92)
-            shares[str(mask)] = {"image": str(path), "mask": str(mask), "fractions": fractions}
             segmented += 1
     finally:  # after Ctrl-C, too, the shares of the masks that are there
-        replace_file(output / SHARES_FILE, json.dumps(list(shares.values()), indent=2) + "\n")
+        replace_file(output / SHARES_FILE, json.dumps([shares[name] for name in sorted(shares)], indent=2) + "\n")
     how = f"engine {predictor.engine.name}, {predictor.engine.precision}"
     summary = f"{segmented} images segmented, {broken} skipped: {output} ({how})"
     console.print(summary, markup=False, highlight=False)
@@ -86,17 +86,20 @@ def predict_command(
         raise typer.Exit(1)
 
 
-def read_shares(path: Path) -> dict[str, dict[str, Any]]:
-    """Returns what an earlier call wrote of the masks in the same folder, by the masks' paths.
+def read_shares(output: Path) -> dict[str, dict[str, Any]]:
+    """Returns what an earlier call wrote of the masks that are still in the same folder, by the images' names.
 
     Raises:
         DataError: If the file is there and something else.
     """
+    path, masks = output / SHARES_FILE, (output / "masks").absolute()
     if not path.exists():
         return {}
     try:
-        return {row["mask"]: row for row in json.loads(path.read_text(encoding="utf-8"))}
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        rows = {Path(row["mask"]).absolute(): row for row in json.loads(path.read_text(encoding="utf-8"))}
+        inside = {mask: row for mask, row in rows.items() if mask.is_relative_to(masks) and mask.is_file()}
+        return {mask.relative_to(masks).with_suffix("").as_posix(): row for mask, row in inside.items()}
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise DataError(f"{path}: not what exfuse predict writes ({brief(error)}); choose another --output") from error
 
 

@@ -11,12 +11,13 @@ import numpy as np
 
 from exfuse.data.classes import CITYSCAPES, CITYSCAPES_IDS, Classes, numbered_classes, voc_classes, voc_palette
 from exfuse.data.samples import IMAGE_SUFFIXES, UInt8Array, read_mask
-from exfuse.errors import DataError, brief, did_you_mean
+from exfuse.errors import DataError, did_you_mean, without_path
 
 Layout = Literal["lists", "folders", "voc", "cityscapes", "ade20k"]
 OnMissing = Callable[[DataError], None]
 
 CITYSCAPES_IMAGE = "_leftImg8bit.png"
+MISSING_LABELS = 64  # that masks may lack of those up to their largest, where nobody says how many classes there are
 _UPPER_SUFFIXES = tuple(suffix.upper() for suffix in IMAGE_SUFFIXES)
 
 
@@ -130,7 +131,7 @@ def _entries_of_list(images: Path, masks: Path, list_path: Path, missing: OnMiss
     except (OSError, UnicodeDecodeError) as error:
         others = [path.stem for path in list_path.parent.glob("*.txt")]
         hint = "" if list_path.exists() else f"; {did_you_mean(list_path.stem, others)}"
-        raise DataError(f"{list_path}: not a readable list of images ({brief(error)}){hint}") from error
+        raise DataError(f"{list_path}: not a readable list of images ({without_path(error)}){hint}") from error
     found = []
     for number, line in enumerate(lines, start=1):
         name = line.strip()
@@ -185,8 +186,8 @@ def find_classes(root: Path, layout: Layout) -> Classes:
     """Returns the classes of a folder: those of `classes.json`, the layout's own, or the labels found in the masks.
 
     Raises:
-        DataError: If a description cannot be read, or masks without one hold 0 and 255 only, or fewer than half of the
-            labels up to the largest.
+        DataError: If a description cannot be read, or masks without one hold 0 and 255 only, or lack more than
+            `MISSING_LABELS` of the labels up to the largest.
     """
     described = root / "classes.json"
     if described.is_file():
@@ -210,11 +211,12 @@ def find_classes(root: Path, layout: Layout) -> Classes:
         )
     classes = sorted(labels - {255})
     count = max(classes, default=0) + 1
-    if count > 2 * max(len(classes), 2):
+    if count - len(classes) > MISSING_LABELS:
+        others = f"only {', '.join(map(str, classes[:-1]))}" if len(classes) > 1 else "none"
         raise DataError(
-            f"{first_with[classes[-1]]}: has the label {classes[-1]}, but of the labels up to it the masks hold only "
-            f"{', '.join(map(str, classes[:-1]))}. If it is a mistake, correct that mask; else say in classes.json, or "
-            "by the label_map of a YAML file, what the labels mean (docs/data.md)"
+            f"{first_with[classes[-1]]}: has the label {classes[-1]}, and of those below it the masks hold {others}. "
+            "If it is a mistake, correct the masks; else say in classes.json, or by the label_map of a YAML file, what "
+            "the labels mean (docs/data.md)"
         )
     return numbered_classes(max(count, 2))
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from exfuse.errors import DataError, brief
+from exfuse.errors import DataError, without_path
 
 UInt8Array = npt.NDArray[np.uint8]
 
@@ -82,7 +82,7 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> UInt8Array:
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image") from error
     except _BROKEN as error:
-        raise DataError(f"{path}: not a readable image ({brief(error)})") from error
+        raise DataError(f"{path}: not a readable image ({without_path(error)})") from error
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -100,7 +100,7 @@ def image_size(path: Path) -> tuple[int, int]:
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image") from error
     except _BROKEN as error:
-        raise DataError(f"{path}: not a readable image ({brief(error)})") from error
+        raise DataError(f"{path}: not a readable image ({without_path(error)})") from error
 
 
 def read_mask(path: Path) -> UInt8Array:
@@ -124,7 +124,7 @@ def read_mask(path: Path) -> UInt8Array:
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such mask") from error
     except _BROKEN as error:
-        raise DataError(f"{path}: not a readable mask ({brief(error)})") from error
+        raise DataError(f"{path}: not a readable mask ({without_path(error)})") from error
 
 
 def check_sample(sample: Sample, num_classes: int, ignore_index: int, image_path: Path, mask_path: Path) -> None:

@@ -12,7 +12,7 @@ from exfuse.data.samples import Sample
 from exfuse.durable import reason, staged_folder, write_file
 from exfuse.errors import ConfigError, ExFuseError, ExportError, brief
 from exfuse.export.program import ProgramEngine
-from exfuse.export.verify import LIMITS, Agreement, compare_engines
+from exfuse.export.verify import Agreement, compare_engines
 from exfuse.inference.augmentation import PLAIN
 from exfuse.inference.conversion import WRITE, export_program
 from exfuse.inference.converted import MAIN_FILE
@@ -77,7 +77,7 @@ def export_model(
             agreements = {}
             for export in _opened(path, precision):
                 agreements[export.precision] = compare_engines(network, export, samples, info)
-                agreements[export.precision].check(LIMITS[export.precision])
+                agreements[export.precision].check(export.precision)
             description = {
                 "format": export_format,
                 "precision": precision,

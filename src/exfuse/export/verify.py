@@ -68,23 +68,26 @@ class Agreement:
             "mean_iou_of_export": export,
         }
 
-    def check(self, limits: Limits) -> None:
-        """Holds the agreement against its limits.
+    def check(self, precision: str) -> None:
+        """Holds the agreement against the limits of a precision.
 
         Raises:
             ExportError: If one is broken; names it and the figure.
         """
+        limits = LIMITS[precision]
         if not self.logit_error <= limits.logit_error:
             raise ExportError(
-                f"scores differ by {self.logit_error:.1e} of the largest; {limits.logit_error:.0e} is allowed"
+                f"in {precision} scores differ by {self.logit_error:.1e} of the largest, and "
+                f"{limits.logit_error:.0e} is allowed"
             )
         if self.mean_iou is not None:
             network, export = self.mean_iou
             if not export >= limits.mean_iou * network:
-                raise ExportError(f"mean IoU {export:.4f}, the network's is {network:.4f}")
+                raise ExportError(f"in {precision} mean IoU is {export:.4f}, the network's is {network:.4f}")
         if not self.labels_equal_outside_ties >= limits.labels:
             raise ExportError(
-                f"{self.labels_equal_outside_ties:.2%} of the labels are the network's; {limits.labels:.2%} must be"
+                f"in {precision} {self.labels_equal_outside_ties:.2%} of the labels are the network's, and "
+                f"{limits.labels:.2%} must be"
             )
 
 

@@ -15,25 +15,30 @@ from exfuse.inference.engines.base import LOGITS
 # How an operation that is not to be rounded is marked in OpenVINO's own files.
 MARK = {"name": "precise", "version": "0"}
 COMPUTED = "opset4"  # version of the interpolation that OpenVINO computes
+IMAGE_RANK = 4  # N, channels, H, W
 # What computes sizes, and not scores.
 ASIDE = ("Constant", "ShapeOf")
 
 
 def interpolated_scores(model: ov.Model) -> frozenset[str]:
-    """Returns the names of the operations from the last convolutions to the scores; none if they do not interpolate.
+    """Returns the names of the operations that make scores and interpolate them; none if they do not interpolate.
 
-    Scores that come out of a convolution of full size are left as they are: in float32 it would take half as long as
-    the network before it.
+    They are those with K channels back to the last convolutions, with these. What has more channels is features,
+    which are computed faster rounded. Scores that come out of a convolution of full size are left as they are, too: in
+    float32 it would take half as long as the network before it.
 
     Args:
         model: With the outputs of a `LabelGraph`. The interpolation of its scores gets the form that OpenVINO computes;
             of one that is replaced when the model is compiled, the mark would be lost.
     """
     names, waiting, interpolated = set(), [model.output(LOGITS).get_node()], False
+    classes = model.output(LOGITS).get_partial_shape()[1]
     while waiting:
         operation = waiting.pop()
         kind = operation.get_type_name()
-        if operation.get_friendly_name() in names or kind in ASIDE:
+        shape = operation.get_output_partial_shape(0)
+        is_features = shape.rank.get_length() == IMAGE_RANK and shape[1] != classes
+        if operation.get_friendly_name() in names or kind in ASIDE or is_features:
             continue
         if kind == "Interpolate":
             operation, interpolated = _in_computed_form(operation), True

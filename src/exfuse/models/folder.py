@@ -6,7 +6,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from exfuse.errors import CheckpointError, ConfigError, brief
+from exfuse.errors import CheckpointError, ConfigError, brief, without_path
 from exfuse.models.info import ModelInfo
 
 WEIGHTS_FILE = "model.safetensors"
@@ -53,4 +53,4 @@ def read_info(folder: Path) -> ModelInfo:
 def unreadable(folder: Path, error: Exception) -> CheckpointError:
     """Returns what to raise where the description is at fault."""
     kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
-    return CheckpointError(f"{folder / CONFIG_FILE}: not a readable model description ({kind}{brief(error)})")
+    return CheckpointError(f"{folder / CONFIG_FILE}: not a readable model description ({kind}{without_path(error)})")

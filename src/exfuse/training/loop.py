@@ -32,7 +32,7 @@ from exfuse.training.checkpoint import latest_checkpoint, load_checkpoint, save_
 from exfuse.training.log import RunLog, StepClock
 from exfuse.training.optim import learning_rate_factor, set_learning_rate
 from exfuse.training.recipes import dump_config
-from exfuse.training.run import CONFIG_FILE, Run
+from exfuse.training.run import CONFIG_FILE, Run, check_output
 from exfuse.training.signals import Interrupted, StopRequested, StopSignals
 
 NONFINITE_FILE = "not_finite_{rank}.json"
@@ -98,8 +98,8 @@ def run_training(run: Run, task: Task, resume: bool, stop: StopSignals, console:
         Interrupted: After a signal, once the newest finished step is saved.
     """
     with ExitStack() as held:
-        if run.ranks.is_first:
-            _take_folder(run.config.output, held)
+        _take_folder(run, held)
+        check_output(run.config, resume)  # again: what was there before may have been another process's beginning
         _begin(run, task, resume, console)
         millions = sum(parameter.numel() for parameter in run.model.parameters()) / 1e6
         summary = (
@@ -111,14 +111,21 @@ def run_training(run: Run, task: Task, resume: bool, stop: StopSignals, console:
         _to_the_end(run, task, stop, console)
 
 
-def _take_folder(folder: Path, held: ExitStack) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        is_alone = held.enter_context(alone(folder / LOCK_FILE))
-    except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be written to ({reason(error, folder)})") from error
-    if not is_alone:
-        raise ConfigError(f"{folder}: another process is training there; wait for it, or choose output=ANOTHER_FOLDER")
+def _take_folder(run: Run, held: ExitStack) -> None:
+    """Keeps other runs out of the run folder; the first process does it for all, and all say if it cannot."""
+    folder = run.config.output
+    is_alone = True
+    if run.ranks.is_first:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            is_alone = held.enter_context(alone(folder / LOCK_FILE))
+        except OSError as error:
+            raise CheckpointError(f"{folder}: cannot be written to ({reason(error, folder)})") from error
+    if any_rank(not is_alone, run.ranks):
+        raise ConfigError(
+            f"{folder}: another process is training there, for it holds {folder / LOCK_FILE}; wait for it, or choose "
+            "output=ANOTHER_FOLDER"
+        )
 
 
 def _begin(run: Run, task: Task, resume: bool, console: Console) -> None:

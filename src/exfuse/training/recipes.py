@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from exfuse.errors import ConfigError, brief, did_you_mean
+from exfuse.errors import ConfigError, brief, did_you_mean, without_path
 from exfuse.training.config import AblationConfig, PretrainingConfig, RunConfig, TrainingConfig
 from exfuse.validation import describe, load_yaml
 
@@ -119,7 +119,7 @@ def read_recipe_text(recipe: str) -> str:
     try:
         return Path(recipe).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{recipe}: not a readable recipe ({brief(error)})") from error
+        raise ConfigError(f"{recipe}: not a readable recipe ({without_path(error)})") from error
 
 
 def recipe_summary(recipe: str) -> str:

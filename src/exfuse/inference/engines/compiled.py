@@ -47,11 +47,12 @@ class CompiledEngine:
 
     @torch.inference_mode()
     def _run(self, images: UInt8Array) -> tuple[Tensor, Tensor]:
-        self._sizes.add(images.shape)
-        if len(self._sizes) > SIZES:
+        if images.shape not in self._sizes and len(self._sizes) == SIZES:
             raise ConfigError(
-                f"the engine compile makes code for each size of image, and {SIZES} are its limit; take another"
+                f"images {images.shape}: the engine compile makes code for each size, and {SIZES} are its limit; take "
+                "another engine"
             )
+        self._sizes.add(images.shape)
         autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=self.precision == "bf16")
         with autocast, inductor.patch(freezing=True), dynamo.patch(recompile_limit=SIZES):
             return self._compiled(torch.from_numpy(images).to(self._device))  # type: ignore[no-any-return, no-untyped-call]
