@@ -154,6 +154,13 @@ def test_auto_takes_the_fastest_that_is_installed_and_can_do_it(tmp_path: Path, 
     folder = Written(NETWORKS["baseline"], tmp_path / "model").folder
     monkeypatch.setattr(opening, "CARDS", ())
     assert Predictor.from_pretrained(folder).engine.name == "openvino"
+    with monkeypatch.context() as card:
+        card.setattr(opening, "_has_cuda", lambda: True)
+        for has_bf16, precision in ((True, "bf16"), (False, "fp32")):
+            card.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=has_bf16: has)
+            engine = Predictor.from_pretrained(folder).engine
+            assert (engine.name, engine.precision) == ("torch", precision)
+        assert Predictor.from_pretrained(folder, precision="fp32").engine.precision == "fp32"
     averaged = Predictor.from_pretrained(folder, augmentation=averaging.TestTimeAugmentation(flip=True))
     assert averaged.engine.name == "torch"
     assert Predictor.from_pretrained(folder, precision="bf16").engine.precision == "bf16"

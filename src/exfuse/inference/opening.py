@@ -69,7 +69,8 @@ def _open_fastest(
 ) -> tuple[Engine, ModelInfo]:
     """Takes a graphics card first, then what is installed, and torch, with a warning, if all else fails."""
     failure = None
-    if augmentation == PLAIN and not _has_cuda():
+    on_card = _has_cuda()
+    if augmentation == PLAIN and not on_card:
         for suffix, engine in EXPORTED.items():
             if _missing(WRITTEN_WITH[suffix]) or (engine == "onnxruntime" and precision == "bf16"):
                 continue
@@ -77,7 +78,7 @@ def _open_fastest(
                 return _open_folder(folder, engine, precision, augmentation)
             except CheckpointError as error:  # it does not convert, or cannot be kept, or torch says more of it
                 failure = error
-    opened = _open_folder(folder, "torch", precision, augmentation)
+    opened = _open_folder(folder, "torch", precision or (_precision_of_card() if on_card else None), augmentation)
     if failure is not None:
         warnings.warn(f"the engine torch is used, which is slower: {failure}", RuntimeWarning, stacklevel=4)
     return opened
@@ -89,6 +90,12 @@ def _has_cuda() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def _precision_of_card() -> Precision:
+    import torch
+
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
 
 
 def _missing(packages: Iterable[str]) -> list[str]:

@@ -81,7 +81,8 @@ class Predictor:
             source: A model folder, a repository of the Hugging Face hub, or what `exfuse export` wrote.
             engine: What computes: "torch", "compile" (torch.compile), "openvino", "onnxruntime"; "auto" takes the
                 fastest that is installed and can do it, and `predictor.engine.name` says which.
-            precision: "fp32" or "bf16"; by default the engine's own, which is "fp32" with torch.
+            precision: "fp32" or "bf16"; by default the engine's own, which is "fp32" with torch unless "auto" finds
+                a graphics card with units for "bf16".
             augmentation: Scales and flips to average, which torch alone does.
 
         Raises:

@@ -34,6 +34,8 @@ class TorchEngine:
     ) -> None:
         self._device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.eval().to(self._device)
+        if self._device.type == "cuda":
+            self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.augmentation = augmentation
         self.precision: str = precision
         self.device = str(self._device)
