@@ -152,5 +152,7 @@ def _fold_batch_norms(module: nn.Module) -> None:
     for first, second in pairs:
         convolution, norm = getattr(module, first, None), getattr(module, second, None)
         if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            setattr(module, first, fuse_conv_bn_eval(convolution, norm))
+            dtype = convolution.weight.dtype
+            merged = fuse_conv_bn_eval(convolution.double(), norm.double()).to(dtype)  # rounded once
+            setattr(module, first, merged)
             setattr(module, second, nn.Identity())
