@@ -92,7 +92,7 @@ class Agreement:
 
 
 def compare_engines(network: Engine, export: Engine, samples: Iterable[Sample], info: ModelInfo) -> Agreement:
-    """Runs both on the same images.
+    """Runs both on the same images, one by one but for the first, which shows that batches work, too.
 
     Args:
         network: The reference, giving logits.
@@ -107,20 +107,23 @@ def compare_engines(network: Engine, export: Engine, samples: Iterable[Sample], 
     images = pixels = equal = sure = sure_equal = 0
     worst = 0.0
     for sample in samples:
-        expected, found = (engine.scores(sample.image[None])[0] for engine in (network, export))
-        labels = export.labels(sample.image[None])[0]
-        if expected.shape != found.shape or labels.shape != expected.shape[1:]:
+        batch = sample.image[None]
+        if not images:  # of the first, a batch of two: with its mirror image
+            batch = np.concatenate([batch, batch[:, :, ::-1]])
+        expected, found = (engine.scores(batch) for engine in (network, export))
+        labels = export.labels(batch)
+        if expected.shape != found.shape or labels.shape != expected[:, 0].shape:
             raise ExportError(f"scores {found.shape} and labels {labels.shape} where the network has {expected.shape}")
         largest = max(float(np.abs(expected).max()), float(np.finfo(np.float32).tiny))
         worst = max(worst, float(np.abs(found - expected).max()) / largest)
-        truth = expected.argmax(axis=0)
-        best = np.partition(expected, -2, axis=0)[-2:]
-        apart = best[1] - best[0] > TIE * largest
+        truth = expected.argmax(axis=1)
+        best = np.partition(expected, -2, axis=1)[:, -2:]
+        apart = best[:, 1] - best[:, 0] > TIE * largest
         same = labels == truth
         images, pixels, equal = images + 1, pixels + same.size, equal + int(same.sum())
         sure, sure_equal = sure + int(apart.sum()), sure_equal + int((same & apart).sum())
-        matrices[0].update(truth, sample.mask)
-        matrices[1].update(labels, sample.mask)
+        matrices[0].update(truth[0], sample.mask)
+        matrices[1].update(labels[0], sample.mask)
     if not images:
         raise ExportError("there is no image to check the export with")
     ious = tuple(matrix.mean_iou() for matrix in matrices)
