@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from exfuse.inference.conversion import export_program, write_openvino
+from exfuse.inference.conversion import convert_openvino, export_program, write_openvino
 from exfuse.inference.engines.base import Precision
-from exfuse.inference.engines.openvino_engine import OpenVINOEngine, read_openvino
+from exfuse.inference.engines.openvino_engine import OpenVINOEngine, read_openvino, save_openvino
 from exfuse.inference.predictor import Predictor
 from exfuse.models.builders import count_multiply_adds, count_parameters
 from exfuse.models.folding import fold
@@ -116,7 +116,7 @@ def convert(name: str, path: Path, size: int, batch: int = 1) -> tuple[int, int]
     example = torch.zeros(batch, size, size, 3, dtype=torch.uint8)
     with torch.no_grad():
         program = torch.export.export(graph.eval(), (example,), strict=False)
-    write_openvino(program, info_of({}), path)
+    save_openvino(convert_openvino(program), info_of({}), path)
     network = graph.backbone if isinstance(graph, Backbone) else graph.network
     return count_parameters(network), count_multiply_adds(network, size, size)
 

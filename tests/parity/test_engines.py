@@ -7,6 +7,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import openvino
 import pytest
 import torch
 from torch.export import ExportedProgram
@@ -16,9 +17,10 @@ from exfuse.export.program import ProgramEngine
 from exfuse.export.verify import TIE
 from exfuse.inference import augmentation as averaging
 from exfuse.inference import opening
-from exfuse.inference.conversion import WRITE, export_program
+from exfuse.inference.conversion import WRITE, convert_openvino, export_program
 from exfuse.inference.engines.base import Engine
 from exfuse.inference.engines.torch_engine import TorchEngine
+from exfuse.inference.largest_score import choose_by_maximum
 from exfuse.inference.predictor import Predictor
 from exfuse.models.info import ModelInfo
 from exfuse.models.pretrained import save_pretrained
@@ -136,6 +138,28 @@ def test_interpolated_scores_are_not_rounded_to_bfloat16(info: ModelInfo, tmp_pa
     assert (best[:, 0] != best[:, 1]).all()
 
 
+class Chooses(torch.nn.Module):
+    """The end of a graph: scores in the place of images."""
+
+    def forward(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return scores.argmax(dim=1).to(torch.uint8), scores * 1
+
+
+@pytest.mark.parametrize("classes", [2, 255])
+def test_labels_in_openvino_are_the_first_largest_class(classes: int):
+    scores = torch.randint(0, 4, (2, classes, 9, 20)).float() - 2  # several are the largest
+    program = torch.export.export(Chooses(), (scores,))
+    model = convert_openvino(program)
+    choose_by_maximum(model, classes)
+    assert not any(operation.get_type_name() == "TopK" for operation in model.get_ops())
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    np.testing.assert_array_equal(compiled(scores.numpy())["labels"], scores.numpy().argmax(axis=1))
+    scores[0, :, 0, 0], scores[1, 1, 0, 0] = torch.nan, torch.inf
+    labels = compiled(scores.numpy())["labels"]
+    assert labels.max() < classes
+    assert labels[1, 0, 0] == 1
+
+
 # torch says so of itself, while it imports its compiler.
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")
 def test_the_compiled_engine_agrees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -205,6 +229,7 @@ AFTER_OPENVINO = """
 import faulthandler, gc, signal, sys
 import numpy as np
 faulthandler.enable()  # which gives the process a signal stack, as pytest does
+from exfuse.inference.largest_score import choose_by_maximum
 from exfuse.inference.predictor import Predictor
 predictor = Predictor.from_pretrained(sys.argv[1])
 predictor(np.zeros((64, 64, 3), np.uint8))

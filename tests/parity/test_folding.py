@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from exfuse.layers import BilinearDeconvolution, DenselyAdjacentPrediction
+from exfuse.layers import BilinearDeconvolution, DenselyAdjacentPrediction, PlainPrediction
 from exfuse.models.backbones import BasicBlock, Bottleneck, ResNet
 from exfuse.models.builders import create_model
 from exfuse.models.exfuse import ExFuse
@@ -26,33 +26,51 @@ def unsettle(model: nn.Module, seed: int = 0) -> nn.Module:
     return model
 
 
-def tails() -> dict[str, tuple[nn.Module, int, int]]:
+Tail = tuple[nn.Module, int, int, int]  # f, D, scale, reach
+
+
+def tails() -> dict[str, Tail]:
     torch.manual_seed(0)
-    twice = (BilinearDeconvolution(6, 6), BilinearDeconvolution(6, 27))
-    return {
-        "two deconvolutions": (nn.Sequential(*twice, DenselyAdjacentPrediction(3, 3)), 6, 4),
-        "one deconvolution": (nn.Sequential(BilinearDeconvolution(5, 18), DenselyAdjacentPrediction(2, 3)), 5, 2),
-        "a 1 x 1 convolution": (nn.Sequential(nn.Conv2d(7, 18, 1), DenselyAdjacentPrediction(2, 3)), 7, 1),
+    found: dict[str, Tail] = {}
+    for window, once, twice in ((3, 1, 1), (5, 2, 2), (7, 2, 2)):
+        dap, wide = DenselyAdjacentPrediction(2, window), 2 * window**2
+        deconvolutions = (BilinearDeconvolution(6, 6), BilinearDeconvolution(6, wide))
+        found |= {
+            f"two deconvolutions, {window}": (nn.Sequential(*deconvolutions, dap), 6, 4, twice),
+            f"one deconvolution, {window}": (nn.Sequential(BilinearDeconvolution(5, wide), dap), 5, 2, once),
+            f"a 1 x 1 convolution, {window}": (nn.Sequential(nn.Conv2d(7, wide, 1), dap), 7, 1, window // 2),
+        }
+    plain = PlainPrediction(2, 3)
+    return found | {
+        "two deconvolutions, plain": (
+            nn.Sequential(BilinearDeconvolution(6, 6), BilinearDeconvolution(6, 18), plain),
+            6,
+            4,
+            2,
+        ),
+        "one deconvolution, plain": (nn.Sequential(BilinearDeconvolution(5, 18), plain), 5, 2, 2),
+        "a 1 x 1 convolution, plain": (nn.Sequential(nn.Conv2d(7, 18, 1), plain), 7, 1, 2),
     }
 
 
-@pytest.mark.parametrize("size", [(3, 3), (3, 7), (5, 3), (8, 11)])
+@pytest.mark.parametrize("more", [(0, 0), (0, 4), (2, 0), (5, 8)])
 @pytest.mark.parametrize("name", tails())
-def test_a_folded_tail_is_the_tail_to_rounding_border_and_bias_included(name: str, size: tuple[int, int]) -> None:
-    tail, channels, scale = tails()[name]
+def test_a_folded_tail_is_the_tail_to_rounding_border_and_bias_included(name: str, more: tuple[int, int]) -> None:
+    tail, channels, scale, reach = tails()[name]
     tail = unsettle(tail.double())
+    size = [2 * reach + 1 + extra for extra in more]
     y = torch.randn(2, channels, *size, dtype=torch.float64)
-    folded = FoldedTail(tail, channels, scale)(y)
+    folded = FoldedTail(tail, channels, scale, reach)(y)
     assert folded.shape[-2:] == (scale * size[0], scale * size[1])
     torch.testing.assert_close(folded, tail(y), rtol=0, atol=1e-12)
 
 
 def test_a_fold_without_the_border_kernels_would_be_wrong() -> None:
-    tail, channels, scale = tails()["two deconvolutions"]
+    tail, channels, scale, reach = tails()["two deconvolutions, 3"]
     tail = unsettle(tail.double())
-    folded = FoldedTail(tail, channels, scale)
+    folded = FoldedTail(tail, channels, scale, reach)
     y = torch.randn(1, channels, 6, 6, dtype=torch.float64)
-    naive = nn.functional.pixel_shuffle(nn.functional.conv2d(y, folded.weight_2_2, folded.bias_2_2, padding=1), scale)
+    naive = nn.functional.pixel_shuffle(nn.functional.conv2d(y, folded.weight_1_1, folded.bias_1_1, padding=1), scale)
     gap = (naive - tail(y)).abs()
     assert gap[..., scale:-scale, scale:-scale].max() < 1e-12
     assert gap[..., :scale, :].max() > 1e-3
@@ -66,7 +84,9 @@ SWITCHES = {
     "stride4": {"decoder": "stride4", "decoder_width": 12},
     "stride4 wide": {"decoder": "stride4", "decoder_width": "wide"},
     "window 5": {"decoder": "full", "dap_window": 5, "decoder_width": 8},
+    "window 5, stride4": {"decoder": "stride4", "dap_window": 5, "decoder_width": 8},
     "plain prediction": {"decoder": "stride4", "plain_prediction": True, "decoder_width": 12},
+    "plain prediction, full": {"decoder": "full", "plain_prediction": True, "decoder_width": 12},
     "reduced": {"decoder": "stride4", "semantic_embedding_width": 5, "decoder_width": 12},
     "plain product": {"decoder": "stride4", "semantic_embedding_norm": False, "decoder_width": 12},
     "supervised": {"decoder": "stride4", "supervised_features": True, "decoder_width": 12},
@@ -107,6 +127,13 @@ def test_in_fp32_logits_agree_to_rounding_and_labels_where_they_are_clear(switch
     assert torch.equal(folded.argmax(1)[clear], expected.argmax(1)[clear])
 
 
+def test_a_window_wider_than_the_smallest_map_is_left_as_it_is() -> None:
+    model = create_model("exfuse_tiny", num_classes=2, decoder="stride4", decoder_width=4, dap_window=9).eval()
+    images = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(fold(model)(images).logits, model(images).logits, rtol=1e-4, atol=1e-5)
+
+
 def batch_norms(model: nn.Module) -> int:
     return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
 
@@ -119,8 +146,11 @@ def test_no_batch_norm_is_left(block: type) -> None:
     assert batch_norms(fold(model)) == 0
 
 
-def test_the_folded_full_size_network_holds_no_wide_map_at_full_size() -> None:
-    model = fold(create_model("exfuse_tiny", num_classes=5, gcn_kernel=3))
+@pytest.mark.parametrize(
+    "parts", [{}, {"dap_window": 5, "decoder_width": 8}, {"plain_prediction": True}, {"decoder_width": "narrow"}]
+)
+def test_the_folded_full_size_network_holds_no_wide_map_at_full_size(parts: dict[str, object]) -> None:
+    model = fold(create_model("exfuse_tiny", num_classes=5, gcn_kernel=3, **parts))
     seen: list[tuple[int, ...]] = []
 
     def note(module: nn.Module, arguments: object, output: object) -> None:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch.export import Dim, ExportedProgram
@@ -16,6 +17,9 @@ from exfuse.inference.engines.base import IMAGES, LABELS, LOGITS
 from exfuse.inference.graph import LabelGraph
 from exfuse.models.exfuse import ExFuse
 from exfuse.models.info import PAD_MULTIPLE, ModelInfo
+
+if TYPE_CHECKING:
+    import openvino as ov
 
 OPSET = 20
 INFO_FILE = "exfuse.json"  # of the description, among a program's extra files
@@ -58,18 +62,26 @@ def write_onnx(program: ExportedProgram, info: ModelInfo, path: Path) -> None:
     onnx.save(content, path)
 
 
-def write_openvino(program: ExportedProgram, info: ModelInfo, path: Path) -> None:
-    """Writes an `.xml` file, and a `.bin` file with the weights beside it."""
+def convert_openvino(program: ExportedProgram) -> "ov.Model":
+    """Returns a program as OpenVINO converts it, with our names for its input and outputs."""
     import openvino as ov
-
-    from exfuse.inference.engines.openvino_engine import save_openvino
-    from exfuse.inference.float32_scores import interpolated_scores, keep_in_float32
 
     with quiet():
         converted = ov.convert_model(program)
     converted.inputs[0].get_tensor().set_names({IMAGES})
     for output, name in zip(converted.outputs, OUTPUTS, strict=True):
         output.get_tensor().set_names({name})
+    return converted
+
+
+def write_openvino(program: ExportedProgram, info: ModelInfo, path: Path) -> None:
+    """Writes an `.xml` file, and a `.bin` file with the weights beside it."""
+    from exfuse.inference.engines.openvino_engine import save_openvino
+    from exfuse.inference.float32_scores import interpolated_scores, keep_in_float32
+    from exfuse.inference.largest_score import choose_by_maximum
+
+    converted = convert_openvino(program)
+    choose_by_maximum(converted, len(info.class_names))
     interpolated = interpolated_scores(converted)
     save_openvino(converted, info, path)
     keep_in_float32(path, interpolated)

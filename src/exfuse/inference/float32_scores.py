@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import openvino as ov
 from openvino.utils.node_factory import NodeFactory
 
-from exfuse.inference.engines.base import LOGITS
+from exfuse.inference.engines.base import LABELS, LOGITS
 
 # How an operation that is not to be rounded is marked in OpenVINO's own files.
 MARK = {"name": "precise", "version": "0"}
@@ -21,7 +21,7 @@ ASIDE = ("Constant", "ShapeOf")
 
 
 def interpolated_scores(model: ov.Model) -> frozenset[str]:
-    """Returns the names of the operations that make scores and interpolate them; none if they do not interpolate.
+    """Returns the names of the operations that make, interpolate and compare scores; none if they do not interpolate.
 
     They are those with K channels back to the last convolutions, with these. What has more channels is features,
     which are computed faster rounded. Scores that come out of a convolution of full size are left as they are, too: in
@@ -31,7 +31,7 @@ def interpolated_scores(model: ov.Model) -> frozenset[str]:
         model: With the outputs of a `LabelGraph`. The interpolation of its scores gets the form that OpenVINO computes;
             of one that is replaced when the model is compiled, the mark would be lost.
     """
-    names, waiting, interpolated = set(), [model.output(LOGITS).get_node()], False
+    names, waiting, interpolated = set(), [model.output(name).get_node() for name in (LOGITS, LABELS)], False
     classes = model.output(LOGITS).get_partial_shape()[1]
     while waiting:
         operation = waiting.pop()

@@ -14,14 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from exfuse.layers import BilinearDeconvolution, DenselyAdjacentPrediction
+from exfuse.layers import BilinearDeconvolution, DenselyAdjacentPrediction, PlainPrediction
 from exfuse.models.exfuse import ExFuse, FullSizeHead, QuarterSizeHead
 
-CELLS = 5  # side of the grid on which a tail is probed; the middle cell is two away from every border
-FIRST, MIDDLE, LAST = 0, CELLS // 2, CELLS - 1
-PLACES = (FIRST, MIDDLE, LAST)
-WINDOW = 3  # a larger one reaches two cells
+LARGEST_REACH = 3  # cells: the decoder's map of the smallest image is 8 x 8
 PROBED_AT_ONCE = 64  # channels, which bounds the memory
+
+Place = tuple[int, int]  # row and column on the grid
 
 
 def fold(model: ExFuse) -> ExFuse:
@@ -37,107 +36,138 @@ def fold(model: ExFuse) -> ExFuse:
 
 
 def _fold_head(head: nn.Module) -> None:
-    """Replaces the linear end of a head, where it has one that reaches no further than the next cell."""
-    dap = head.dap
-    if not isinstance(dap, DenselyAdjacentPrediction) or dap.window != WINDOW:
-        return
+    """Replaces the linear end of a head, where it has one."""
     if isinstance(head, QuarterSizeHead) and isinstance(head.classify, nn.Conv2d):
-        head.classify, head.dap = (
-            FoldedTail(nn.Sequential(head.classify, dap), head.classify.in_channels, 1),
-            nn.Identity(),
-        )
-    if isinstance(head, FullSizeHead):
-        twice, once = head.upsample2, head.upsample1
+        tail, reach = nn.Sequential(head.classify, head.dap), _beyond(head.dap)
+        if 0 < reach <= LARGEST_REACH:
+            head.classify, head.dap = FoldedTail(tail, head.classify.in_channels, 1, reach), nn.Identity()
+    if isinstance(head, FullSizeHead) and _beyond(head.dap) > 0:
+        twice, once, reach = head.upsample2, head.upsample1, _reach(_beyond(head.dap))
         if isinstance(twice, BilinearDeconvolution) and isinstance(head.refine2, nn.Identity):
-            head.upsample2 = FoldedTail(nn.Sequential(twice, once, dap), twice.in_channels, 4)
-            head.upsample1, head.dap = nn.Identity(), nn.Identity()
-        elif isinstance(once, BilinearDeconvolution):
-            head.upsample1 = FoldedTail(nn.Sequential(once, dap), once.in_channels, 2)
+            tail, reach = nn.Sequential(twice, once, head.dap), _reach(reach)
+            if reach <= LARGEST_REACH:
+                head.upsample2 = FoldedTail(tail, twice.in_channels, 4, reach)
+                head.upsample1, head.dap = nn.Identity(), nn.Identity()
+        elif isinstance(once, BilinearDeconvolution) and reach <= LARGEST_REACH:
+            head.upsample1 = FoldedTail(nn.Sequential(once, head.dap), once.in_channels, 2, reach)
             head.dap = nn.Identity()
 
 
+def _beyond(prediction: nn.Module) -> int:
+    """Returns how many pixels beyond its own a prediction reads."""
+    if isinstance(prediction, DenselyAdjacentPrediction):
+        return prediction.window // 2
+    return prediction.convolution.kernel_size[0] // 2 if isinstance(prediction, PlainPrediction) else 0
+
+
+def _reach(pixels: int) -> int:
+    """Returns how many cells beyond its own a transposed convolution reads for what lies so many pixels beyond."""
+    return (pixels + 2) // 2  # 4 x 4, stride 2: a pixel is made of its own cell and the nearest one
+
+
 class FoldedTail(nn.Module):
-    """A linear map from D channels to blocks of `scale` x `scale` pixels with K scores, as one 3 x 3 convolution.
+    """A linear map from D channels to blocks of `scale` x `scale` pixels with K scores, as one convolution.
 
     Let f be the tail: upsamplings by transposed convolutions, then densely adjacent prediction, each of which takes
     what lies beyond its own grid for zero. f is affine, and away from the border it commutes with a shift by one cell
-    of its input, so the scores in a cell's block are a fixed affine function of the cells around it: of the 3 x 3
-    nearest, since 4 x 4 transposed convolutions of stride 2 and a window of 3 reach less than one cell further. Two
-    transposed convolutions of D channels and the averaging thus become one convolution from D to K * scale^2 channels
-    and a pixel shuffle, and no map of D channels at a larger size exists.
+    of its input, so the scores in a cell's block are a fixed affine function of the cells within `reach` of it: of the
+    3 x 3 nearest for a window of 3, since 4 x 4 transposed convolutions of stride 2 reach less than one cell further.
+    Two transposed convolutions of D channels and the averaging thus become one convolution from D to K * scale^2
+    channels and a pixel shuffle, and no map of D channels at a larger size exists.
 
-    In the first and the last row and column of cells some of what f would need lies beyond an inner grid and is
-    zero there, though the convolution would compute something. That, too, is a fixed affine function for each of
-    the four sides and four corners: eight more kernels, applied to the cells they are for.
+    In the `reach` first and last rows and columns of cells some of what f would need lies beyond an inner grid and is
+    zero there, though the convolution would compute something. That, too, is a fixed affine function for each
+    distance from the sides and corners: for a window of 3 eight more kernels, applied to the cells they are for.
 
-    All nine kernels are read off f itself, in float64: its answer to zero is the bias, and its answer to a one in a
-    single channel of a single cell of a 5 x 5 grid, less that, is a column of the kernel.
+    All kernels are read off f itself, in float64: its answer to zero is the bias, and its answer to a one in a single
+    channel of a single cell of the least grid that has all kinds of cells, less that, is a column of a kernel.
 
     Args:
         tail: f; `(N, D, H, W)` to `(N, K, scale * H, scale * W)`.
         channels: D.
         scale: How many pixels a cell has along each side.
+        reach: How many cells around its own the scores in a cell's block depend on, at least 1.
     """
 
-    def __init__(self, tail: nn.Module, channels: int, scale: int) -> None:
+    def __init__(self, tail: nn.Module, channels: int, scale: int, reach: int) -> None:
         super().__init__()
         self.scale = scale
+        self.reach = reach
         exact = copy.deepcopy(tail).double()
         dtype = next(tail.parameters()).dtype
-        for (row, column), (weight, bias) in _probe(exact, channels, scale).items():
+        for (row, column), (weight, bias) in _probe(exact, channels, scale, reach).items():
             self.register_buffer(f"weight_{row}_{column}", weight.to(dtype))
             self.register_buffer(f"bias_{row}_{column}", bias.to(dtype))
 
     def forward(self, y: Tensor) -> Tensor:
-        """Maps `(N, D, H, W)`, H and W at least 3, to `(N, K, scale * H, scale * W)`, computed in float32 at least."""
-        places = ((slice(0, 2), FIRST), (slice(None), MIDDLE), (slice(-2, None), LAST))
+        """Maps `(N, D, H, W)` to `(N, K, scale * H, scale * W)`, computed in float32 at least.
+
+        Args:
+            y: H and W at least `2 * reach + 1`.
+        """
         with torch.autocast(y.device.type, enabled=False):
-            y = y.to(torch.promote_types(y.dtype, self.get_buffer(f"weight_{MIDDLE}_{MIDDLE}").dtype))
+            y = y.to(torch.promote_types(y.dtype, self.weight_0_0.dtype))  # type: ignore[arg-type]
+            places = [(place, self._needed(place)) for place in range(_side(self.reach))]
             rows = [
-                torch.cat([self._cells(y[:, :, above, beside], row, column) for beside, column in places], dim=3)
-                for above, row in places
+                torch.cat([self._cells(y[:, :, above, beside], row, column) for column, beside in places], dim=3)
+                for row, above in places
             ]
-            return F.pixel_shuffle(torch.cat(rows, dim=2), self.scale)
+            scores = torch.cat(rows, dim=2)
+            return scores if self.scale == 1 else F.pixel_shuffle(scores, self.scale)
+
+    def _needed(self, place: int) -> slice:
+        """Returns what part of a side is read for the cells at a place of it."""
+        if place < self.reach:
+            return slice(0, place + self.reach + 1)
+        if place == self.reach:
+            return slice(None)
+        return slice(place - self.reach - _side(self.reach), None)
 
     def _cells(self, y: Tensor, row: int, column: int) -> Tensor:
-        """Computes the cells of one of the nine kinds, from just the input that they need."""
+        """Computes the cells of one kind, from just the input that they need."""
         weight = self.get_buffer(f"weight_{row}_{column}")
         return F.conv2d(y, weight, self.get_buffer(f"bias_{row}_{column}"))
 
 
+def _side(reach: int) -> int:
+    """Returns the side of the least grid on which no cell is near to two borders at once."""
+    return 2 * reach + 1
+
+
 @torch.no_grad()
-def _probe(tail: nn.Module, channels: int, scale: int) -> dict[tuple[int, int], tuple[Tensor, Tensor]]:
-    """Returns kernel and bias for the cell at each place of the grid; beyond the border a kernel is cut off."""
-    zeros = torch.zeros(1, channels, CELLS, CELLS, dtype=torch.float64, device=next(tail.parameters()).device)
+def _probe(tail: nn.Module, channels: int, scale: int, reach: int) -> dict[Place, tuple[Tensor, Tensor]]:
+    """Returns kernel and bias for each cell of the grid; beyond the border a kernel is cut off."""
+    side, device = _side(reach), next(tail.parameters()).device
+    cells = list(itertools.product(range(side), range(side)))
+    zeros = torch.zeros(1, channels, side, side, dtype=torch.float64, device=device)
     nothing = tail(zeros)
     # Place -> its kernel's taps in order; each `(D, K * scale^2)`, the latter ordered as pixel shuffle is.
-    taps: dict[tuple[int, int], list[Tensor]] = {(row, column): [] for row in PLACES for column in PLACES}
-    for cell in itertools.product(range(CELLS), repeat=2):
-        near = [place for place in taps if max(abs(place[0] - cell[0]), abs(place[1] - cell[1])) <= 1]
-        answers: dict[tuple[int, int], list[Tensor]] = {place: [] for place in near}
-        for start in range(0, channels, PROBED_AT_ONCE):
-            few = list(range(start, min(channels, start + PROBED_AT_ONCE)))
+    taps: dict[Place, list[Tensor]] = {place: [] for place in cells}
+    for cell in cells:
+        near = [place for place in cells if max(abs(place[0] - cell[0]), abs(place[1] - cell[1])) <= reach]
+        answers: dict[Place, list[Tensor]] = {place: [] for place in near}
+        for few in torch.split(torch.arange(channels), PROBED_AT_ONCE):
             impulses = zeros.repeat(len(few), 1, 1, 1)
-            impulses[list(range(len(few))), few, cell[0], cell[1]] = 1
+            impulses[torch.arange(len(few)), few, cell[0], cell[1]] = 1
             difference = tail(impulses) - nothing
             for place in near:
                 answers[place].append(difference[_block(place, scale)].flatten(1))
         for place in near:
             taps[place].append(torch.cat(answers[place]))
     return {
-        place: (_kernel(place, columns, channels), nothing[_block(place, scale)].flatten())
+        place: (_kernel(place, columns, channels, reach), nothing[_block(place, scale)].flatten())
         for place, columns in taps.items()
     }
 
 
-def _block(place: tuple[int, int], scale: int) -> tuple[EllipsisType, slice, slice]:
+def _block(place: Place, scale: int) -> tuple[EllipsisType, slice, slice]:
     """Returns where a cell's pixels are."""
     row, column = place
     return ..., slice(row * scale, (row + 1) * scale), slice(column * scale, (column + 1) * scale)
 
 
-def _kernel(place: tuple[int, int], taps: list[Tensor], channels: int) -> Tensor:
-    rows, columns = (min(CELLS, index + 2) - max(0, index - 1) for index in place)
+def _kernel(place: Place, taps: list[Tensor], channels: int, reach: int) -> Tensor:
+    rows, columns = (_side(reach) - abs(index - reach) for index in place)
     return torch.stack(taps, dim=-1).transpose(0, 1).reshape(-1, channels, rows, columns).contiguous()
 
 
