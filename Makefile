@@ -42,12 +42,22 @@ $(BENCH)/installed: benchmarks/requirements.txt pyproject.toml constraints.txt
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --requirement benchmarks/requirements.txt
 	touch $@
 
+# With DATA, a data set in CamVid's layout, what reads data is measured, too; with MODEL, trained on it, what labels it.
 bench: $(BENCH)/installed
 	$(BENCH)/bin/python benchmarks/network.py
 	$(BENCH)/bin/python benchmarks/rearrangement.py
 	$(BENCH)/bin/python benchmarks/engines.py
 	$(BENCH)/bin/python benchmarks/peers.py
 	$(BENCH)/bin/python benchmarks/scaling.py
+	$(BENCH)/bin/python benchmarks/postprocessing.py
+ifneq ($(DATA),)
+	$(BENCH)/bin/python benchmarks/input_side.py $(DATA)
+	$(BENCH)/bin/python benchmarks/training.py $(DATA)
+ifneq ($(MODEL),)
+	$(BENCH)/bin/python benchmarks/accuracy.py $(MODEL) $(DATA) $(EXPORTS)
+	$(BENCH)/bin/python benchmarks/tiles.py $(MODEL) $(DATA)
+endif
+endif
 
 clean:
 	rm -rf .venv benchmarks/.venv build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage

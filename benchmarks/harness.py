@@ -94,16 +94,29 @@ def _rounds(cases: Mapping[str, Callable[[], object]], reference: str, rounds: i
 
 
 def peak_memory(program: str, *arguments: object) -> float:
-    """Returns the peak resident memory in GiB of a process of its own, which prints it: see `report_memory`."""
+    """Returns the peak resident memory in GiB of a process of its own; see `start_cold`."""
+    return start_cold(program, *arguments)["gib"]
+
+
+def start_cold(program: str, *arguments: object) -> dict[str, float]:
+    """Runs a case in a process of its own, which prints what it took: see `report_memory`.
+
+    Returns:
+        "gib", the process's peak resident memory, and "first_s", the seconds from its start to the first result.
+    """
     code = [sys.executable, program, "--memory", *map(str, arguments)]
-    return float(subprocess.run(code, check=True, capture_output=True, text=True).stdout)
+    started = time.time()
+    done = subprocess.run(code, check=True, capture_output=True, text=True)
+    report: dict[str, float] = json.loads(done.stdout)
+    return {"gib": report["gib"], "first_s": report["first_at"] - started}
 
 
 def report_memory(step: Callable[[], object]) -> None:
-    """Runs a case twice and prints this process's peak memory in GiB."""
+    """Runs a case twice and prints this process's peak memory in GiB, and when it had the first result."""
     step()
+    first_at = time.time()
     step()
-    print(peak_gib())
+    print(json.dumps({"gib": peak_gib(), "first_at": first_at}))
 
 
 def peak_gib() -> float:
@@ -117,17 +130,18 @@ def memory_gib(key: str) -> float:
     return int(status[key].split()[0]) / 2**20
 
 
-def parse_arguments(description: str, memory: tuple[str, ...]) -> argparse.Namespace:
+def parse_arguments(description: str, memory: tuple[str, ...] = ()) -> argparse.Namespace:
     """Reads what the benchmarks of networks take from the command line.
 
     Args:
         description: The script's docstring.
-        memory: What `peak_memory` hands to the process whose memory it reads.
+        memory: What `start_cold` hands to the process that it starts, if it is used.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--memory", nargs=len(memory), metavar=memory, help=argparse.SUPPRESS)
+    if memory:
+        parser.add_argument("--memory", nargs=len(memory), metavar=memory, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 

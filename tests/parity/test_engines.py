@@ -200,6 +200,16 @@ def test_auto_takes_the_fastest_that_is_installed_and_can_do_it(tmp_path: Path, 
         Predictor.from_pretrained(folder, "onnxruntime")
 
 
+@pytest.mark.parametrize(("unit", "precision"), [("amx_bf16", "bf16"), ("bf16", "bf16"), ("avx2", "fp32")])
+def test_compiled_code_is_in_bf16_where_the_processor_has_units_for_it(
+    unit: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(opening, "CARDS", ())
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {unit: True, "avx512_bf16": False})
+    folder = Written(NETWORKS["baseline"], tmp_path / "model").folder
+    assert Predictor.from_pretrained(folder, "compile").engine.precision == precision
+
+
 def test_what_an_engine_cannot_do_is_refused(tmp_path: Path):
     folder = Written(NETWORKS["baseline"], tmp_path / "model").folder
     with pytest.raises(ConfigError, match="scales and flips are averaged by the engine torch, not by openvino"):

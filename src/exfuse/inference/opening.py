@@ -3,7 +3,7 @@
 import os
 import shutil
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
@@ -25,6 +25,7 @@ WRITTEN_WITH = {".xml": ("openvino",), ".onnx": ("onnxruntime", "onnx", "onnxscr
 EXTRAS = {"openvino": "openvino", "onnxruntime": "onnx", "onnx": "onnx", "onnxscript": "onnx", "nncf": "int8"}
 # Where a driver of a graphics card shows itself: looking spares a process without one the import of torch.
 CARDS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+BF16_UNITS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")  # as torch names them, of Intel, AMD and ARM
 
 
 def open_engine(
@@ -78,7 +79,7 @@ def _open_fastest(
                 return _open_folder(folder, engine, precision, augmentation)
             except CheckpointError as error:  # it does not convert, or cannot be kept, or torch says more of it
                 failure = error
-    opened = _open_folder(folder, "torch", precision or (_precision_of_card() if on_card else None), augmentation)
+    opened = _open_folder(folder, "torch", precision or (_fast_precision(on_card) if on_card else None), augmentation)
     if failure is not None:
         warnings.warn(f"the engine torch is used, which is slower: {failure}", RuntimeWarning, stacklevel=4)
     return opened
@@ -92,10 +93,16 @@ def _has_cuda() -> bool:
     return torch.cuda.is_available()
 
 
-def _precision_of_card() -> Precision:
+def _fast_precision(on_card: bool) -> Precision:
+    """Returns "bf16" where torch finds units for it."""
     import torch
 
-    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if on_card:
+        has_units = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities: Mapping[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions do not say
+        has_units = any(capabilities.get(unit) for unit in BF16_UNITS)
+    return "bf16" if has_units else "fp32"
 
 
 def _missing(packages: Iterable[str]) -> list[str]:
@@ -146,7 +153,7 @@ def _open_folder(
         if not any(compiler and shutil.which(compiler) for compiler in compilers):
             raise ConfigError("the engine compile needs a C++ compiler: g++, clang++, or what CXX names")
         model, info = load_pretrained(folder)
-        return CompiledEngine(LabelGraph(model, info), precision or "bf16"), info
+        return CompiledEngine(LabelGraph(model, info), precision or _fast_precision(_has_cuda())), info
     if name == "onnxruntime":
         _check_onnx_precision(precision)
     suffix = next(suffix for suffix, engine in EXPORTED.items() if engine == name)
