@@ -110,7 +110,7 @@ def main() -> None:
         "One image. Times faster: than eager torch in fp32, or than the unfolded network in the same engine, median of "
         "the rounds (least to greatest). First: from a model folder to the first result, conversion included where "
         "there is one. Cold: from the start of a process to its first result, with a filled cache. Peak memory: of "
-        "that process, after the second result; the unfolded network, which nobody would keep, is converted there again.",
+        "that process, after the second result; the unfolded network, which nobody keeps, is converted there again.",
         ["network", "engine", "median ms", "times faster", "first s", "cold s", "peak GiB"],
         rows,
         raw,
