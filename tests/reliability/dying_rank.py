@@ -1,28 +1,40 @@
-"""`exfuse` of which rank 1 dies once, while it waits for a batch: MARKER BATCH exfuse's arguments."""
+"""`exfuse` of which one process dies once: MARKER RANK PLACE NUMBER exfuse's arguments.
+
+PLACE is "batch", "backward" or "save", and NUMBER how many of them the process comes through before it.
+"""
 
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from exfuse import durable
 from exfuse.cli.app import main
-from exfuse.data.stream import Batch
 from exfuse.training import loop
 
-marker, batch_number = Path(sys.argv[1]), int(sys.argv[2])
-del sys.argv[1:3]
-load = loop.training_loader
+marker, rank, place, number = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+del sys.argv[1:5]
+WATCHED = {"batch": (loop, "_next_batch"), "backward": (torch.Tensor, "backward"), "save": (durable, "sync_folder")}
 
 
-def load_or_die(*arguments: Any) -> Iterator[Batch]:
-    for number, batch in enumerate(load(*arguments)):
-        if number == batch_number and os.environ["RANK"] == "1" and not marker.exists():
+def dying(function: Callable[..., Any]) -> Callable[..., Any]:
+    passed = 0
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        nonlocal passed
+        if passed == number and os.environ["RANK"] == rank and not marker.exists():
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        yield batch
+        passed += 1
+        return function(*arguments, **named)
+
+    return call
 
 
-loop.training_loader = load_or_die
+owner, name = WATCHED[place]
+setattr(owner, name, dying(getattr(owner, name)))
 main()

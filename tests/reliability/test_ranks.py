@@ -19,9 +19,16 @@ OPTIONS = (
 )  # fmt: skip
 
 
-def run_two(pack: Path, folder: Path, batch: int, restarts: int) -> subprocess.CompletedProcess[str]:
+Death = tuple[int, str, int]  # rank, place and number, see dying_rank.py
+DEATHS: tuple[Death, ...] = (
+    (1, "batch", 0), (1, "batch", 5), (0, "batch", 7), (1, "backward", 5), (0, "backward", 8), (0, "save", 3),
+)  # fmt: skip
+NEVER: Death = (0, "batch", 10**6)
+
+
+def run_two(pack: Path, folder: Path, death: Death, restarts: int) -> subprocess.CompletedProcess[str]:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", f"--max-restarts={restarts}"]
-    command = [DYING, folder / "died", batch, *OPTIONS, f"data.root={pack}", f"output={folder / 'run'}"]
+    command = [DYING, folder / "died", *death, *OPTIONS, f"data.root={pack}", f"output={folder / 'run'}"]
     environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
     folder.mkdir()
     return subprocess.run(
@@ -40,9 +47,9 @@ def records_of(run: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("batch", [0, 5, 7])
-def test_r9_a_dead_rank_ends_the_run_within_seconds(batch: int, pack: Path, tmp_path: Path) -> None:
-    done = run_two(pack, tmp_path / "two", batch, restarts=0)
+@pytest.mark.parametrize("death", DEATHS, ids=str)
+def test_r9_a_dead_rank_ends_the_run_within_seconds(death: Death, pack: Path, tmp_path: Path) -> None:
+    done = run_two(pack, tmp_path / "two", death, restarts=0)
     seconds = time.time() - (tmp_path / "two" / "died").stat().st_mtime
     assert done.returncode != 0
     assert "another process of this run is gone" in done.stderr
@@ -52,10 +59,10 @@ def test_r9_a_dead_rank_ends_the_run_within_seconds(batch: int, pack: Path, tmp_
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("batch", [1, 5, 7, 10])
-def test_r9_with_restarts_the_run_ends_as_one_that_nothing_disturbed(batch: int, pack: Path, tmp_path: Path) -> None:
-    for name, dies_at in (("whole", 10**6), ("restarted", batch)):
-        done = run_two(pack, tmp_path / name, dies_at, restarts=1)
+@pytest.mark.parametrize("death", DEATHS, ids=str)
+def test_r9_with_restarts_the_run_ends_as_one_that_nothing_disturbed(death: Death, pack: Path, tmp_path: Path) -> None:
+    for name, dies in (("whole", NEVER), ("restarted", death)):
+        done = run_two(pack, tmp_path / name, dies, restarts=1)
         assert done.returncode == 0, done.stderr[-3000:]
         assert (tmp_path / name / "died").exists() == (name == "restarted")
     whole, restarted = (tmp_path / name / "run" for name in ("whole", "restarted"))
