@@ -110,7 +110,7 @@ def test_an_ablation_runs_every_cell_once(pack: Path, tmp_path: Path, monkeypatc
     assert "wide baseline, seed 0" in first.output
     table = (tmp_path / "out" / "ablation.md").read_text()
     assert "exfuse ablate paper" in table
-    cells = sorted((tmp_path / "out" / "cells").glob("[!.]*"))
+    cells = sorted((tmp_path / "out" / "cells").glob("*_0"))
     assert [cell.name for cell in cells] == ["baseline_0", "wide_baseline_0"]
     left = tensors_in(tmp_path / "out")
     record = json.loads((cells[0] / "cell.json").read_text())
@@ -145,6 +145,11 @@ def test_an_ablation_runs_every_cell_once(pack: Path, tmp_path: Path, monkeypatc
     (cells[0] / "cell.json").write_text(recorded)
 
     (cells[1] / "cell.json").unlink()  # as if it had been cut off after its last checkpoint
+    start = tmp_path / "out" / "cells" / "wide_baseline_0.json"
+    begun = start.read_text()
+    start.write_text(json.dumps(json.loads(begun) | {"backbone_sha256": "0" * 64}))
+    assert "wide_baseline_0.json: run with other backbone weights" in call_exfuse(*command).errors
+    start.write_text(begun)
     resumed = call_exfuse(*command)
     assert resumed.code == 0, resumed.errors
     assert (tmp_path / "out" / "ablation.md").read_text() == table

@@ -119,7 +119,7 @@ def made_up_cell(seed: int, skill: float) -> Cell:
     rng = np.random.default_rng(seed)
     true = rng.integers(400, 500, (30, 4))
     hits = (true * np.clip(rng.normal(skill, 0.02, (30, 4)), 0, 1)).astype(int)
-    return Cell(np.stack([hits, true, true], axis=1), 11_000_000, 5_000_000_000, 1.25)
+    return Cell(np.stack([hits, true, true], axis=1), 11_000_000, 5_000_000_000, 1.25, 1800.0, "a machine")
 
 
 @pytest.fixture
@@ -153,6 +153,7 @@ def test_the_table_says_what_it_shows(ablation: Ablation) -> None:
         "11.00",
         "5.00",
         "1.25",
+        "3.0 hours of training steps in all, on a machine (6 runs).",
     ):
         assert part in text
     assert "- + LR: left out, there is no rearranged form of gcn_resnet18" in text

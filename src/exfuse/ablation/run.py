@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import platform
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 
 from exfuse.ablation.rows import Row, cell_config, plan_rows
@@ -20,7 +22,8 @@ from exfuse.errors import CheckpointError, ConfigError, DataError
 from exfuse.evaluation.bootstrap import Int64Array, mean_iou
 from exfuse.evaluation.evaluate import score_split
 from exfuse.inference.predictor import Predictor
-from exfuse.models.builders import count_multiply_adds, count_parameters
+from exfuse.models.backbone_weights import load_backbone_weights
+from exfuse.models.builders import count_multiply_adds, count_parameters, create_model
 from exfuse.models.folder import WEIGHTS_FILE
 from exfuse.models.info import ModelInfo
 from exfuse.training.checkpoint import LATEST
@@ -42,12 +45,16 @@ class Cell:
         parameters: Of the network.
         multiply_adds: Of one image of the crop's size.
         seconds: Of a training step, the median of those recorded.
+        training_seconds: Of all training steps together.
+        hardware: On which it ended.
     """
 
     of_images: Int64Array
     parameters: int
     multiply_adds: int
     seconds: float
+    training_seconds: float
+    hardware: str
 
     @property
     def mean_iou(self) -> float:
@@ -81,7 +88,7 @@ def run_ablation(config: AblationConfig, console: Console) -> Iterator[Ablation]
     Raises:
         ConfigError: If the recipe cannot be run, or a cell's folder holds a run of another recipe.
         DataError: If the data is bad.
-        CheckpointError: If something cannot be written or read.
+        CheckpointError: If something cannot be written or read; for pre-trained backbones before anything is run.
         TrainingError: If a loss is no longer finite.
         Interrupted: After Ctrl-C; the same command goes on.
     """
@@ -91,8 +98,9 @@ def run_ablation(config: AblationConfig, console: Console) -> Iterator[Ablation]
     train_split, val = (
         open_dataset(config.data.root, split) for split in (config.data.train_split, config.data.val_split)
     )
-    fingerprint = f"{scan_dataset(train_split).fingerprint} {scan_dataset(val).fingerprint}"
     plan = plan_rows(config)
+    _check_backbones(config, plan.rows, len(val.classes))
+    fingerprint = f"{scan_dataset(train_split).fingerprint} {scan_dataset(val).fingerprint}"
     runs = f"{len(plan.rows)} rows with {config.seeds} seed{'s' * (config.seeds > 1)} each, in {config.output}"
     console.print(runs, markup=False, highlight=False, soft_wrap=True)
     for name, why in plan.left_out:
@@ -116,6 +124,16 @@ def run_ablation(config: AblationConfig, console: Console) -> Iterator[Ablation]
             seeds_shown = seeds
             of_rows = {row.name: tuple(cells[seed, row.name] for seed in range(seeds)) for row in plan.rows}
             yield Ablation(of_rows, plan.left_out, f"{val.split}, {len(val)} images")
+
+
+def _check_backbones(config: AblationConfig, rows: tuple[Row, ...], num_classes: int) -> None:
+    """Loads each pre-trained backbone once as the rows will, so that none fails after the hours of those before."""
+    models = [cell_config(config, row, 0, num_classes).model for row in rows]
+    ways = {(model.backbone_weights, model.name, model.supervised_features): model for model in models}
+    for (weights, name, _), model in ways.items():
+        if weights is not None:
+            network = create_model(name, num_classes=num_classes, **model.parts())
+            load_backbone_weights(network.backbone, weights)  # type: ignore[arg-type]
 
 
 def _whole_seeds(cells: dict[tuple[int, str], Cell], rows: tuple[Row, ...]) -> int:
@@ -160,24 +178,43 @@ def _run_cell(
                 f"{cell.output}: run with another {', '.join(changed)}; choose another output, or remove that folder"
             )
         return _read_cell(done, trained_on)
-    train(cell, resume=(cell.output / "checkpoints" / LATEST).is_file(), console=console)
+    begun, start = (cell.output / "checkpoints" / LATEST).is_file(), cell.output.with_name(f"{cell.output.name}.json")
+    if begun:
+        _check_trained_on(start, trained_on)
+    else:
+        replace_file(start, json.dumps(trained_on))
+    train(cell, resume=begun, console=console)
     predictor = Predictor.from_pretrained(cell.output / "model_last", "torch", cell.precision)
     of_images = score_split(predictor, val, ranks, Console(quiet=True)).of_images
-    content = trained_on | _describe(cell, predictor.info, of_images)
+    content = trained_on | _describe(cell, predictor.info, of_images) | {"hardware": _hardware(ranks.device)}
     replace_file(done, json.dumps(content))
     return _cell_of(content)
 
 
 def _describe(cell: TrainingConfig, info: ModelInfo, of_images: Int64Array) -> dict[str, Any]:
     model = info.build()
-    records = read_records(cell.output)
-    seconds = [record["seconds_per_step"] for record in records if record["kind"] == "train"]
+    records = [record for record in read_records(cell.output) if record["kind"] == "train"]
+    seconds = [record["seconds_per_step"] for record in records]
+    steps = np.diff([0, *(record["step"] for record in records)])
     return {
         "of_images": of_images.tolist(),
         "parameters": count_parameters(model),
         "multiply_adds": count_multiply_adds(model, *cell.data.crop_size),
         "seconds": float(np.median(seconds)) if seconds else float("nan"),
+        "training_seconds": float(np.dot(steps, seconds)),
     }
+
+
+def _hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    names = [line.partition(":")[2] for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")]
+    threads = torch.get_num_threads()
+    return f"{(names or [platform.machine()])[0].strip()}, {threads} thread{'s' * (threads > 1)}"
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
 
 
 def _digest(weights: Path | None) -> str | None:
@@ -191,14 +228,31 @@ def _digest(weights: Path | None) -> str | None:
 
 
 def _read_cell(path: Path, trained_on: dict[str, str | None]) -> Cell:
+    content = _check_trained_on(path, trained_on)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        for key, what in (("data_sha256", "data"), ("backbone_sha256", "backbone weights")):
-            if content[key] != trained_on[key]:
-                raise DataError(f"{path}: run with other {what}; choose another output, or remove the folder")
         return _cell_of(content)
+    except (ValueError, TypeError, KeyError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _check_trained_on(path: Path, trained_on: dict[str, str | None]) -> dict[str, Any]:
+    """Returns a record, whose cell was trained on the data and from the weights of now."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        changed = [
+            what
+            for key, what in (("data_sha256", "data"), ("backbone_sha256", "backbone weights"))
+            if content[key] != trained_on[key]
+        ]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path}: not the record of a cell ({error}); remove it to run the cell again") from error
+        raise _unreadable(path, error) from error
+    if changed:
+        raise DataError(f"{path}: run with other {changed[0]}; choose another output, or remove the cell's folder")
+    return content
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path}: not the record of a cell ({error}); remove the cell's folder to run it again")
 
 
 def _cell_of(content: dict[str, Any]) -> Cell:
@@ -207,4 +261,6 @@ def _cell_of(content: dict[str, Any]) -> Cell:
         parameters=content["parameters"],
         multiply_adds=content["multiply_adds"],
         seconds=content["seconds"],
+        training_seconds=content["training_seconds"],
+        hardware=content["hardware"],
     )

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,7 +97,8 @@ def markdown(ablation: Ablation, lines: tuple[Line, ...], command: str) -> str:
             f"`{command}`",
             "",
             f"Mean IoU in points at the end of each run on {ablation.split}; {seeds} seed{'s' * (seeds > 1)}, the same "
-            "samples in the same order for every row. Spread: standard deviation over seeds. Differences are paired; "
+            "samples in the same order for every row. "
+            f"{_cost(ablation)} Spread: standard deviation over seeds. Differences are paired; "
             f"in brackets their {100 * LEVEL:g} % interval, a bootstrap over images"
             + (
                 ", widened by Student's t for the spread over seeds."
@@ -151,6 +153,14 @@ def write_tables(ablation: Ablation, folder: Path, command: str) -> None:
     replace_file(folder / "ablation.md", markdown(ablation, lines, command))
     replace_file(folder / "ablation.csv", comma_separated(lines))
     figure(lines).savefig(folder / "ablation.png", dpi=110)
+
+
+def _cost(ablation: Ablation) -> str:
+    """Returns what the runs ran on, and how long."""
+    cells = [cell for row in ablation.cells.values() for cell in row]
+    hours = sum(cell.training_seconds for cell in cells) / 3600
+    hardware = "; ".join(f"{name} ({count} runs)" for name, count in Counter(cell.hardware for cell in cells).items())
+    return f"{hours:.1f} hours of training steps in all, on {hardware}."
 
 
 def _spread(line: Line) -> str:
