@@ -1,9 +1,11 @@
 """ablate, compare, submit, data prepare, and a training run that begins with a trained model."""
 
+import csv
 import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,10 @@ from exfuse.evaluation.measures import MEASURES
 from exfuse.inference import augmentation as averaging
 from exfuse.inference.predictor import Predictor
 from exfuse.models import backbones
+from exfuse.models.backbone_weights import CLASSIFIER_TYPE
+from exfuse.models.builders import MODELS
+from exfuse.models.pretrained import save_pretrained
+from exfuse.models.semantic_supervision import SemanticSupervisionClassifier
 
 ABLATION = (*TINY, "epochs=1", "model.name=gcn_tiny", "model.decoder_width=wide", "seeds=1")
 
@@ -78,6 +84,8 @@ def test_compare_pairs_two_models_on_the_same_images(models: tuple[Path, Path], 
     gaps = [abs(image["second"] - image["first"]) for image in content["images"]]
     assert gaps == sorted(gaps, reverse=True)
     assert len(gaps) == 4
+    (output / "03_of_an_earlier_one.jpg").touch()
+    assert call_exfuse("compare", *models, pack, "-o", output, "--show", "2").code == 0
     pictures = sorted(output.glob("*.jpg"))
     assert [path.name for path in pictures] == [
         f"{place:02d}_{image['name']}.jpg" for place, image in enumerate(content["images"][:2])
@@ -157,6 +165,41 @@ def test_an_ablation_runs_every_cell_once(pack: Path, tmp_path: Path, monkeypatc
     broken = call_exfuse(*command)
     assert broken.code == 1
     assert "not the record of a cell" in broken.errors
+
+
+def narrow_rearranged() -> backbones.ResNet:
+    return backbones.ResNet(backbones.BasicBlock, (2, 1, 1, 1), widths=(16, 32, 64, 128), stem_channels=16)
+
+
+def test_every_row_of_the_ablation_is_run(pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS, "gcn_tiny_rearranged", partial(MODELS["gcn_tiny"].func, narrow_rearranged))
+    bodies = {"plain": backbones.tiny, "supervised": backbones.tiny, "rearranged": narrow_rearranged}
+    bodies["rearranged_supervised"] = narrow_rearranged
+    given = []
+    for name, body in bodies.items():
+        heads = (name.endswith("supervised"),) * 4
+        description = {"model_type": CLASSIFIER_TYPE, "architecture": {"with_head": heads}}
+        model = SemanticSupervisionClassifier(body(), 4, heads)
+        save_pretrained(tmp_path / name, model, description, card="")
+        given.append(f"pretrained.{name}={tmp_path / name}")
+    command = ("ablate", "paper", *ABLATION, f"data.root={pack}", *given)
+    late = call_exfuse(
+        *command, f"output={tmp_path / 'late'}", f"pretrained.rearranged_supervised={tmp_path / 'supervised'}"
+    )
+    assert late.code == 1
+    assert "does not fit this backbone" in late.errors
+    assert not (tmp_path / "late").exists(), "the backbone of the last row is looked at before the first is run"
+
+    outcome = call_exfuse(*command, f"output={tmp_path / 'out'}")
+    assert outcome.code == 0, outcome.errors
+    table = list(csv.DictReader((tmp_path / "out" / "ablation.csv").read_text().splitlines()))
+    assert [line["row"] for line in table] == [row.name for row in rows.PAPER]
+    assert len(table) == 16
+    assert "left out" not in outcome.output
+    cells = tmp_path / "out" / "cells"
+    begun = {path.stem: json.loads(path.read_text())["backbone_sha256"] for path in cells.glob("*_0.json")}
+    assert begun["ss_0"] == begun["ss_second_convolution_0"] != begun["wide_baseline_0"]
+    assert len(set(begun.values())) == len(bodies)
 
 
 HOLD_UNTIL_THERE = """
@@ -240,7 +283,7 @@ def test_the_three_stages_run_from_the_archives_to_a_submission(
     for source, folder, options in (
         ("voc", voc, ["--partial"]),
         ("sbd", sbd, ["--partial"]),
-        ("coco", coco, ["--splits", "train2017"]),
+        ("coco", coco, ["--splits", "train2017", "--partial"]),
     ):
         outcome = call_exfuse("data", "prepare", source, folder, "-o", output, *options)
         assert outcome.code == 0, outcome.errors

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
+from torchmetrics.segmentation import MeanIoU
 
 from exfuse.metrics import ConfusionMatrix
 
@@ -66,7 +67,7 @@ def test_where_every_class_occurs_all_definitions_agree() -> None:
         if not matrix.present().all():
             continue
         agreed += 1
-        counts = matrix.counts.numpy()
+        counts = count_slowly(classes, labels, target)
         jaccard = MulticlassJaccardIndex(classes, ignore_index=IGNORE, validate_args=False)
         theirs = float(jaccard(torch.from_numpy(labels).long(), torch.from_numpy(target).long()))
         assert matrix.mean_iou() == pytest.approx(voc_rule(counts), abs=1e-12)
@@ -76,15 +77,17 @@ def test_where_every_class_occurs_all_definitions_agree() -> None:
 
 
 def test_definitions_differ_where_a_class_is_predicted_but_never_true() -> None:
-    target = np.array([[0, 0, 1, 1]])
-    labels = np.array([[0, 0, 1, 2]])
-    matrix = ours(4, labels, target)
-    counts = matrix.counts.numpy()
-    assert matrix.mean_iou() == pytest.approx((1 + 1 / 2) / 2)  # classes 0 and 1, which occur
-    assert cityscapes_rule(counts) == pytest.approx((1 + 1 / 2 + 0) / 3)  # and class 2, wrongly predicted
+    target = np.array([[[0, 0, 1, 1]], [[0, 0, 0, 1]]])
+    labels = np.array([[[0, 0, 1, 2]], [[0, 0, 0, 0]]])
+    counts = count_slowly(4, labels, target)
+    assert ours(4, labels, target).mean_iou() == pytest.approx((5 / 6 + 1 / 3) / 2)  # classes 0 and 1, which occur
+    assert cityscapes_rule(counts) == pytest.approx((5 / 6 + 1 / 3 + 0) / 3)  # and class 2, wrongly predicted
     assert np.isnan(voc_rule(counts))  # class 3 is nowhere
-    jaccard = MulticlassJaccardIndex(4, ignore_index=IGNORE)(torch.from_numpy(labels), torch.from_numpy(target))
-    assert float(jaccard) == pytest.approx((1 + 1 / 2 + 0) / 3)
+    pair = torch.from_numpy(labels), torch.from_numpy(target)
+    jaccard = MulticlassJaccardIndex(4, ignore_index=IGNORE)(*pair)
+    assert float(jaccard) == pytest.approx((5 / 6 + 1 / 3 + 0) / 3)
+    of_pairs = MeanIoU(4, input_format="index")(*pair)  # of an image and a class that is in it
+    assert float(of_pairs) == pytest.approx((1 + 1 / 2 + 0 + 3 / 4 + 0) / 5)
 
 
 def test_predictions_on_ignored_pixels_count_nowhere() -> None:

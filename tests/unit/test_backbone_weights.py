@@ -10,7 +10,7 @@ from torch import Tensor
 
 from exfuse.errors import CheckpointError
 from exfuse.models import backbones
-from exfuse.models.backbone_weights import CLASSIFIER_TYPE, load_backbone_weights
+from exfuse.models.backbone_weights import CLASSIFIER_TYPE, load_backbone_weights, pretraining_normalization
 from exfuse.models.folder import CONFIG_FILE, WEIGHTS_FILE
 from exfuse.models.pretrained import save_pretrained
 from exfuse.models.semantic_supervision import FourBools, SemanticSupervisionClassifier, SupervisedBackbone
@@ -18,7 +18,8 @@ from exfuse.models.semantic_supervision import FourBools, SemanticSupervisionCla
 
 def classifier_folder(folder: Path, with_head: FourBools) -> dict[str, Tensor]:
     model = SemanticSupervisionClassifier(backbones.tiny(), 4, with_head)
-    save_pretrained(folder, model, {"model_type": CLASSIFIER_TYPE}, card="")
+    description = {"model_type": CLASSIFIER_TYPE, "architecture": {"with_head": with_head}}
+    save_pretrained(folder, model, description | {"image_mean": [0.5] * 3, "image_std": [0.2] * 3}, card="")
     return model.state_dict()
 
 
@@ -43,8 +44,14 @@ def test_a_supervised_backbone_takes_the_convolutions_of_the_heads_too(tmp_path:
 
 def test_heads_that_were_not_trained_cannot_be_read(tmp_path: Path) -> None:
     classifier_folder(tmp_path / "backbone", (False, True, True, True))
-    with pytest.raises(CheckpointError, match=r"backbone: does not fit this backbone, it lacks heads\.0\.conv1"):
+    with pytest.raises(CheckpointError, match=r"without a head on res2, .*supervised_features=false"):
         load_backbone_weights(SupervisedBackbone(backbones.tiny()), tmp_path / "backbone")
+
+
+def test_how_the_images_were_normalised_is_read(tmp_path: Path) -> None:
+    classifier_folder(tmp_path / "backbone", (True, True, True, True))
+    assert pretraining_normalization(tmp_path / "backbone") == ([0.5] * 3, [0.2] * 3)
+    assert pretraining_normalization(tmp_path / "public.safetensors") is None
 
 
 def test_public_weights_have_no_heads_to_read(tmp_path: Path) -> None:

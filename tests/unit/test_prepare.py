@@ -15,7 +15,7 @@ from exfuse.data.prepare.coco import draw_semantic_mask, prepare_coco
 from exfuse.data.prepare.tree import PreparedTree
 from exfuse.data.prepare.voc import prepare_sbd, prepare_voc, read_sbd_mask
 from exfuse.data.samples import image_size
-from exfuse.errors import DataError
+from exfuse.errors import ConfigError, DataError
 from public_data import SIZE, annotation, categories, id_of, label_map, rectangle, uncompressed_runs, write_sbd_mask
 
 
@@ -124,7 +124,7 @@ def test_steps_come_in_their_order_and_into_a_folder_of_their_own(voc: Path, sbd
 
 
 def test_coco_adds_the_images_that_show_enough_of_vocs_classes(coco: Path, prepared: Path) -> None:
-    counts = prepare_coco(coco, prepared, ("train2017",))
+    counts = prepare_coco(coco, prepared, ("train2017",), True)
     assert counts == {"COCO": 2, "mixed": 7, "val images in mixed": 0}
     mixed = open_dataset(prepared, "mixed")
     names = [entry.name for entry in mixed.entries]
@@ -166,27 +166,49 @@ def test_coco_that_is_not_whole_is_refused_by_name(coco: Path, prepared: Path) -
     annotations = coco / "annotations" / "instances_train2017.json"
     content = json.loads(annotations.read_text())
     with pytest.raises(DataError, match=r"instances_val2017\.json: not COCO's instances"):
-        prepare_coco(coco, prepared, ("val2017",))
+        prepare_coco(coco, prepared, ("val2017",), True)
     (coco / "train2017" / "000000000002.jpg").unlink()
     with pytest.raises(DataError, match=r"000000000002\.jpg: no such image, but instances_train2017\.json lists it"):
-        prepare_coco(coco, prepared, ("train2017",))
+        prepare_coco(coco, prepared, ("train2017",), True)
     annotations.write_text(json.dumps(content | {"categories": categories()[:5]}))
     with pytest.raises(DataError, match="lacks the categories airplane"):
-        prepare_coco(coco, prepared, ("train2017",))
+        prepare_coco(coco, prepared, ("train2017",), True)
     lacking = [{key: value for key, value in row.items() if key != "area"} for row in content["annotations"]]
     annotations.write_text(json.dumps(content | {"annotations": lacking}))
     with pytest.raises(DataError, match=r"annotations\[0\] has no 'area', or one of a wrong type"):
-        prepare_coco(coco, prepared, ("train2017",))
+        prepare_coco(coco, prepared, ("train2017",), True)
     for shape in ([], {"size": [80, 100]}, {"size": [3, 3], "counts": [9]}):
         rows = [row | {"segmentation": shape} for row in content["annotations"]]
         annotations.write_text(json.dumps(content | {"annotations": rows}))
         with pytest.raises(DataError, match=r"instances_train2017\.json: image 1: its segmentations cannot be drawn"):
-            prepare_coco(coco, prepared, ("train2017",))
+            prepare_coco(coco, prepared, ("train2017",), True)
     for broken in ({}, {"images": {}, "annotations": [], "categories": []}, {**content, "images": [3]}, []):
         annotations.write_text(json.dumps(broken))
         with pytest.raises(DataError, match=r"instances_train2017\.json: "):
-            prepare_coco(coco, prepared, ("train2017",))
+            prepare_coco(coco, prepared, ("train2017",), True)
     assert not (prepared / "mixed.txt").exists()
+
+
+def test_coco_with_fewer_images_than_were_published_is_refused(coco: Path, prepared: Path) -> None:
+    with pytest.raises(DataError, match=r"images in train2017, but 118,287 were published"):
+        prepare_coco(coco, prepared, ("train2017",), partial=False)
+    with pytest.raises(ConfigError, match="name each split once"):
+        prepare_coco(coco, prepared, ("train2017", "train2017"), partial=True)
+    annotations = coco / "annotations" / "instances_train2017.json"
+    content = json.loads(annotations.read_text())
+    annotations.write_text(json.dumps(content | {"images": content["images"][1:]}))
+    with pytest.raises(DataError, match="annotations of image 1, which it does not list"):
+        prepare_coco(coco, prepared, ("train2017",), partial=True)
+    assert not (prepared / "mixed.txt").exists()
+
+
+def test_a_folder_that_is_not_vocs_is_refused(voc: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no JPEGImages; give the folder VOC2012 itself"):
+        prepare_voc(voc.parent, tmp_path / "out", partial=True)
+    rows = [{"id": index, "name": f"own {index}", "color": [index] * 3} for index in range(21)]
+    (voc / "classes.json").write_text(json.dumps({"classes": rows}))
+    with pytest.raises(DataError, match="describes classes of its own"):
+        prepare_voc(voc, tmp_path / "out", partial=True)
 
 
 def test_polygons_without_an_area_are_passed_over_and_half_points_refused(coco: Path, prepared: Path) -> None:
@@ -199,7 +221,7 @@ def test_polygons_without_an_area_are_passed_over_and_half_points_refused(coco: 
     rows = [row | {"segmentation": [[1, 2, 3, 4, 5, 6, 7]]} for row in content["annotations"]]
     annotations.write_text(json.dumps(content | {"annotations": rows}))
     with pytest.raises(DataError, match="image 1: its segmentations cannot be drawn"):
-        prepare_coco(coco, prepared, ("train2017",))
+        prepare_coco(coco, prepared, ("train2017",), True)
 
 
 @pytest.mark.parametrize("name", ["../../outside", "/outside", "sub/2010_21"])
@@ -220,11 +242,11 @@ def test_s7_names_of_sbd_and_coco_stay_within_their_folders(name: str, sbd: Path
     images = [row | {"file_name": f"../{name}.jpg"} for row in content["images"]]
     annotations.write_text(json.dumps(content | {"images": images}))
     with pytest.raises(DataError, match="leads out of the folder"):
-        prepare_coco(coco, prepared, ("train2017",))
+        prepare_coco(coco, prepared, ("train2017",), True)
 
 
 def test_lists_made_from_an_earlier_val_split_do_not_stay(voc: Path, sbd: Path, coco: Path, prepared: Path) -> None:
-    prepare_coco(coco, prepared, ("train2017",))
+    prepare_coco(coco, prepared, ("train2017",), True)
     assert (prepared / "mixed.txt").exists()
     prepare_sbd(sbd, prepared, partial=True)
     assert not (prepared / "mixed.txt").exists()
@@ -240,7 +262,7 @@ def test_an_image_of_another_size_than_its_annotations_say_is_refused(coco: Path
     content["images"][0]["height"] += 1
     annotations.write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"000000000001\.jpg: not 100 x 81 pixels, as instances_train2017\.json says"):
-        prepare_coco(coco, prepared, ("train2017",))
+        prepare_coco(coco, prepared, ("train2017",), True)
 
 
 def test_a_val_image_that_hides_in_coco_is_found(coco: Path, prepared: Path, voc: Path) -> None:
@@ -251,4 +273,4 @@ def test_a_val_image_that_hides_in_coco_is_found(coco: Path, prepared: Path, voc
     content["images"][0] |= dict(zip(("height", "width"), image_size(voc / "JPEGImages" / "2008_12.jpg"), strict=True))
     annotations.write_text(json.dumps(content))
     with pytest.raises(DataError, match="coco_000000000001 is 2008_12"):
-        prepare_coco(coco, prepared, ("train2017",))
+        prepare_coco(coco, prepared, ("train2017",), True)

@@ -15,7 +15,7 @@ from exfuse.data.datasets import SegmentationDataset, open_dataset
 from exfuse.data.scan import scan_dataset
 from exfuse.distributed import only_process
 from exfuse.evaluation.compare import compare
-from exfuse.evaluation.evaluate import describe_protocol, score_split
+from exfuse.evaluation.evaluate import check_classes, describe_protocol, score_split
 from exfuse.inference.augmentation import TestTimeAugmentation
 from exfuse.inference.drawing import colorize
 from exfuse.inference.predictor import Predictor
@@ -43,6 +43,8 @@ def compare_command(
         Predictor.from_pretrained(model, reference_engine(model, engine), precision, augmentation)
         for model in (first, second)
     ]
+    for predictor in predictors:
+        check_classes(predictor.info, dataset)  # before the first of them has scored hours of images
     fingerprint = scan_dataset(dataset).fingerprint
     counts = [score_split(predictor, dataset, ranks, console).of_images for predictor in predictors]
     result = compare(tuple(entry.name for entry in dataset.entries), counts[0], counts[1])
@@ -60,6 +62,8 @@ def compare_command(
     output.mkdir(parents=True, exist_ok=True)
     content = json.dumps(result.to_json() | {"protocol": protocol}, indent=2) + "\n"
     (output / "comparison.json").write_text(content, encoding="utf-8")
+    for old in output.glob("[0-9][0-9]_*.jpg"):
+        old.unlink()  # of an earlier comparison
     places = {entry.name: index for index, entry in enumerate(dataset.entries)}
     for place, image in enumerate(result.images[:show]):
         target = output / f"{place:02d}_{Path(image.name).name}.jpg"

@@ -35,7 +35,7 @@ def prepare_command(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to make or to add to.")],
     splits: Annotated[str, typer.Option(help="COCO's splits to take, separated by commas.")] = "train2017,val2017",
-    partial: Annotated[bool, typer.Option("--partial", help="Take VOC or SBD though images are missing.")] = False,
+    partial: Annotated[bool, typer.Option("--partial", help="Take what is there though images are missing.")] = False,
 ) -> None:
     """Turn PASCAL VOC 2012, SBD and COCO into one folder with the paper's three training lists.
 
@@ -54,7 +54,7 @@ def prepare_command(
         elif source is Source.SBD:
             counts = prepare_sbd(folder, output, partial, advance)
         else:
-            counts = prepare_coco(folder, output, tuple(splits.split(",")), advance)
+            counts = prepare_coco(folder, output, tuple(split.strip() for split in splits.split(",")), partial, advance)
     for what, count in counts.items():
         console.print(f"{what:<24} {count:>8,}", markup=False, highlight=False)
     console.print(f"in {output}", markup=False, highlight=False, soft_wrap=True)

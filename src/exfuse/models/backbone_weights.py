@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from exfuse.errors import CheckpointError, brief
 from exfuse.models.folder import CONFIG_FILE, WEIGHTS_FILE
-from exfuse.models.semantic_supervision import SupervisedBackbone
+from exfuse.models.semantic_supervision import STAGES, SupervisedBackbone
 
 CLASSIFIER_TYPE = "exfuse_classifier"
 
@@ -35,8 +35,16 @@ def load_backbone_weights(backbone: nn.Module, path: Path) -> None:
                 "give a folder of exfuse pretrain, or set model.supervised_features=false"
             )
         return load_backbone_state(backbone, _read(path), source=str(path))
-    _check_folder(path)
-    prefix = "backbone." if isinstance(backbone, SupervisedBackbone) else "backbone.body."
+    description = _read_description(path)
+    prefix = "backbone.body."
+    if isinstance(backbone, SupervisedBackbone):
+        prefix = "backbone."
+        heads = description.get("architecture", {}).get("with_head", ())
+        if without := [stage for stage, head in zip(STAGES, heads, strict=False) if not head]:
+            raise CheckpointError(
+                f"{path}: pre-trained without a head on {', '.join(without)}, whose features are to be read from one; "
+                "give a folder that was pre-trained with all of them, or set model.supervised_features=false"
+            )
     state = {
         key.removeprefix(prefix): value for key, value in _read(path / WEIGHTS_FILE).items() if key.startswith(prefix)
     }
@@ -79,12 +87,24 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
 
 
-def _check_folder(folder: Path) -> None:
-    """Checks that a folder holds a classifier, before its weights are read."""
+def pretraining_normalization(path: Path) -> tuple[list[float], list[float]] | None:
+    """Returns the mean and the standard deviation of colours that a backbone was pre-trained with; None if not said.
+
+    Raises:
+        CheckpointError: If the folder's description cannot be read.
+    """
+    description = _read_description(path) if path.is_dir() else {}
+    mean, deviation = description.get("image_mean"), description.get("image_std")
+    return None if mean is None or deviation is None else (list(mean), list(deviation))
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    """Reads what a folder says of itself, and checks that it holds a classifier."""
     try:
-        content: Any = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         model_type = content["model_type"]
     except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
         raise CheckpointError(f"{folder / CONFIG_FILE}: not a readable description ({brief(error)})") from error
     if model_type != CLASSIFIER_TYPE:
         raise CheckpointError(f"{folder}: a {model_type!r} model; backbone weights come from exfuse pretrain")
+    return content

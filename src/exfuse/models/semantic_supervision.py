@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from exfuse.models.backbones import Backbone, Features, FourInts
 
 MAX_HEAD_WIDTH = 512
+STAGES = ("res2", "res3", "res4", "res5")
 
 FourBools = tuple[bool, bool, bool, bool]
 

@@ -29,12 +29,10 @@ from exfuse.models.backbone_weights import CLASSIFIER_TYPE
 from exfuse.models.backbones import BACKBONES
 from exfuse.models.folder import CONFIG_FILE
 from exfuse.models.pretrained import save_pretrained
-from exfuse.models.semantic_supervision import ClassifierOutput, FourBools, SemanticSupervisionClassifier
+from exfuse.models.semantic_supervision import STAGES, ClassifierOutput, FourBools, SemanticSupervisionClassifier
 from exfuse.training.config import ClassificationDataConfig, PretrainingConfig
 from exfuse.training.loop import Evaluation, run_training
 from exfuse.training.run import begun, start_run
-
-STAGES = ("res2", "res3", "res4", "res5")
 
 
 class HeadAccuracy(NamedTuple):

@@ -28,7 +28,7 @@ from exfuse.losses import (
     median_frequency_weights,
     root_median_frequency_weights,
 )
-from exfuse.models.backbone_weights import load_backbone_weights
+from exfuse.models.backbone_weights import load_backbone_weights, pretraining_normalization
 from exfuse.models.exfuse import ExFuse, ExFuseOutput
 from exfuse.models.info import ModelInfo
 from exfuse.models.pretrained import load_pretrained, save_pretrained
@@ -157,11 +157,27 @@ def set_up(config: TrainingConfig, ranks: Ranks, console: Console) -> tuple[Segm
     model = info.build()
     if config.model.backbone_weights is not None:
         load_backbone_weights(model.backbone, config.model.backbone_weights)  # type: ignore[arg-type]
+        _compare_normalization(config, console)
     if config.model.weights is not None:
         load_weights(model, info, config.model.weights)
     criterion = _build_loss(config.loss, train_split, ranks)
     images = _decoded(train_split, ranks, console) if config.data.cache else train_split.dataset
     return SegmentationTask(config, ranks, train_split, val_split, images, info, criterion), model
+
+
+def _compare_normalization(config: TrainingConfig, console: Console) -> None:
+    """Says so if the backbone has learned from colours that were normalised otherwise."""
+    weights = config.model.backbone_weights
+    learned = None if weights is None else pretraining_normalization(weights)
+    now = list(config.data.image_mean), list(config.data.image_std)
+    if learned is not None and learned != now:
+        console.print(
+            f"{weights} was pre-trained with data.image_mean={learned[0]} data.image_std={learned[1]}, "
+            "and this recipe has others",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def load_weights(model: ExFuse, info: ModelInfo, source: Path) -> None:

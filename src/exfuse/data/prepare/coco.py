@@ -9,7 +9,7 @@ import numpy as np
 
 from exfuse.data.classes import voc_classes
 from exfuse.data.layouts import inside
-from exfuse.data.prepare.tree import PreparedTree
+from exfuse.data.prepare.tree import PreparedTree, check_counts
 from exfuse.data.prepare.voc import Progress
 from exfuse.data.samples import UInt8Array, image_size
 from exfuse.errors import ConfigError, DataError, brief
@@ -23,6 +23,8 @@ COCO_NAMES = {
     "sofa": "couch",
     "tvmonitor": "tv",
 }
+# Images by split (Lin et al., ECCV 2014, and cocodataset.org).
+PUBLISHED_COCO = {"train2014": 82_783, "val2014": 40_504, "train2017": 118_287, "val2017": 5_000}
 # What the rows of an annotation file must hold.
 ROWS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "images": {"id": int, "file_name": str, "height": int, "width": int},
@@ -35,7 +37,7 @@ CORNERS = 3  # that a polygon has at least
 
 
 def prepare_coco(
-    coco: Path, output: Path, splits: tuple[str, ...], progress: Progress = lambda: None
+    coco: Path, output: Path, splits: tuple[str, ...], partial: bool, progress: Progress = lambda: None
 ) -> dict[str, int]:
     """Adds COCO's images to a folder that holds "trainaug", and the list "mixed": trainaug and these.
 
@@ -45,15 +47,19 @@ def prepare_coco(
     Args:
         coco: The folder with `annotations/instances_SPLIT.json` and the images in `SPLIT/`.
         output: The folder made from VOC 2012 and SBD.
-        splits: For example "train2017".
+        splits: For example "train2017"; each once.
+        partial: Accept other numbers of images than were published.
         progress: Called after each image that is taken.
 
     Returns:
         Number of images taken, in "mixed", and of val images in it: 0.
 
     Raises:
-        DataError: If a file is missing or broken, or a val image would be trained on.
+        ConfigError: If a split is named twice.
+        DataError: If a file is missing or broken, images are missing, or a val image would be trained on.
     """
+    if len(set(splits)) < len(splits):
+        raise ConfigError(f"--splits {','.join(splits)}: name each split once")
     tree, classes = PreparedTree(output), voc_classes()
     tree.drop_lists("mixed")
     trainaug = tree.read_list("trainaug", "exfuse data prepare sbd")
@@ -63,6 +69,11 @@ def prepare_coco(
         annotations = coco / "annotations" / f"instances_{split}.json"
         content = _read_json(annotations)
         labels = _labels_of_categories(content, annotations)
+        if split in PUBLISHED_COCO and not partial:
+            check_counts({split: len(content["images"])}, {split: PUBLISHED_COCO[split]}, annotations)
+        known = {row["id"] for row in content["images"]}
+        if strange := {row["image_id"] for row in content["annotations"]} - known:
+            raise DataError(f"{annotations}: annotations of image {min(strange)}, which it does not list")
         of_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for row in content["annotations"]:
             if row["category_id"] in labels:

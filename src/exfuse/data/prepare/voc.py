@@ -17,6 +17,7 @@ from exfuse.errors import ConfigError, DataError
 # what is left of both once the val images are taken out.
 PUBLISHED_VOC = {"train": 1464, "val": 1449}
 PUBLISHED_SBD = {"SBD": 11355, "trainaug": 10582}
+VOC_FOLDERS = ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation")
 
 Progress = Callable[[], None]
 
@@ -37,7 +38,12 @@ def prepare_voc(voc: Path, output: Path, partial: bool, progress: Progress = lam
         DataError: If a file is missing or broken, or images are missing.
     """
     classes = voc_classes()
+    for folder in VOC_FOLDERS:
+        if not (voc / folder).is_dir():
+            raise DataError(f"{voc}: has no {folder}; give the folder VOC2012 itself, for example VOCdevkit/VOC2012")
     splits = {split: open_dataset(voc, split) for split in PUBLISHED_VOC}
+    if any(dataset.classes.names != classes.names for dataset in splits.values()):
+        raise DataError(f"{voc}: describes classes of its own; give VOC 2012 as it was downloaded")
     counts = {split: len(dataset) for split, dataset in splits.items()}
     if not partial:
         check_counts(counts, PUBLISHED_VOC, voc)
