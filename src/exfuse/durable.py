@@ -86,7 +86,7 @@ def staged_folder(folder: Path) -> Iterator[Path]:
             folder.rename(previous)
         try:
             staged.rename(folder)
-        except OSError:
+        except BaseException:
             with suppress(OSError):
                 previous.rename(folder)
             raise

@@ -15,14 +15,16 @@ def load_yaml(text: str) -> Any:
     """Reads a YAML document of plain values.
 
     Raises:
-        ValueError: If it nests too deep, has a key twice, or repeats itself by aliases, with which a short text can be
-            a huge document.
+        ValueError: If it nests too deep, names a type, has a key twice or one that is no scalar, or repeats itself by
+            aliases, with which a short text can be a huge document.
         yaml.YAMLError: If it is no YAML.
     """
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             raise ValueError("aliases are not allowed")
+        if tag := getattr(event, "tag", None):
+            raise ValueError(f"the tag {tag!r} is not allowed")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
             raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
@@ -35,10 +37,11 @@ def _check_keys(node: yaml.Node | None) -> None:
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise ValueError(f"line {key.start_mark.line + 1}: a key that is a list or a mapping")
             if key.value in seen:
                 raise ValueError(f"line {key.start_mark.line + 1}: the key {key.value!r} comes a second time")
-            if isinstance(key, yaml.ScalarNode):
-                seen.add(key.value)
+            seen.add(key.value)
             _check_keys(value)
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:

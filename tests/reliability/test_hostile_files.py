@@ -208,6 +208,18 @@ def test_foreign_weights_of_another_backbone_are_refused_by_name(tmp_path: Path)
         import_weights(source, "tinny", output)
 
 
+@pytest.mark.parametrize("module", ["resource", "torch", "safetensors"])
+def test_s1_modules_beside_foreign_weights_are_not_imported(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = tmp_path / "touched"
+    (tmp_path / f"{module}.py").write_text(f"open({str(mark)!r}, 'w').close()\n")
+    torch.save(backbones.tiny().state_dict(), tmp_path / "weights.pth")
+    monkeypatch.chdir(tmp_path)
+    import_weights(Path("weights.pth"), "tiny", tmp_path / "out.safetensors")
+    assert not mark.exists()
+
+
 def test_foreign_weights_that_hold_a_backbone_twice_are_refused(tmp_path: Path) -> None:
     state = backbones.tiny().state_dict()
     two = {
@@ -415,7 +427,22 @@ LAUGHS = "a0: &a0 [x]\n" + "".join(
 
 
 @pytest.mark.parametrize(
-    "content", [LAUGHS, "a: " + "[" * 5000, "a: " + "{b: " * 3000, "? " * 3000, "&a [*a]", "!!binary x"]
+    "content",
+    [
+        LAUGHS,
+        "a: " + "[" * 5000,
+        "a: " + "{b: " * 3000,
+        "? " * 3000,
+        "&a [*a]",
+        "!!binary x",
+        "a: !!bool x",
+        "a: !!int ''",
+        "a: !!float ''",
+        "!!timestamp x",
+        "{[a]: 1}",
+        "? {a: 1}\n: 2",
+        "a: !!python/object:os.system x",
+    ],
 )
 def test_s6_yaml_that_explodes_is_refused_at_once(content: str, tmp_path: Path) -> None:
     path = tmp_path / "bomb.yaml"

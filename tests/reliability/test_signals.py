@@ -189,6 +189,43 @@ def test_r6_a_signal_to_a_group_of_processes_with_data_workers_saves_all_the_sam
     assert latest.name == "step_00000002"
 
 
+def test_r6_under_torchrun_a_signal_saves_with_data_workers_too(pack: Path, tmp_path: Path) -> None:
+    slow = tmp_path / "slow.py"
+    slow.write_text(
+        "import time\n"
+        "from exfuse.cli.app import main\n"
+        "from exfuse.data.datasets import SegmentationDataset\n"
+        "plain = SegmentationDataset.__getitem__\n"
+        "def slowly(self, index):\n"
+        "    time.sleep(0.3)\n"
+        "    return plain(self, index)\n"
+        "SegmentationDataset.__getitem__ = slowly\n"
+        "main()\n"
+    )
+    run = tmp_path / "run"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", slow]
+    command = [*launcher, "train", "demo", *OPTIONS, "epochs=50", "checkpoint_every=1000", "evaluate_every=50"]
+    command += ["data.workers=2", f"data.root={pack}", f"output={run}"]
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+    }
+    with subprocess.Popen(
+        list(map(str, command)), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        env=environment | {"OMP_NUM_THREADS": "1"},
+    ) as process:  # fmt: skip
+        deadline = time.monotonic() + 120
+        while not (run / "metrics.jsonl").exists() or len((run / "metrics.jsonl").read_text().splitlines()) < 2:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.terminate()
+        said = process.communicate(timeout=25)[1]
+    assert process.returncode != 0
+    latest = latest_checkpoint(run / "checkpoints")
+    assert latest is not None, said
+    assert int(latest.name.split("_")[1]) >= 2
+
+
 def test_records_have_neither_gaps_nor_doubles_after_stops(
     pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

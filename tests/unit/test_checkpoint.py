@@ -5,17 +5,20 @@ import errno
 import hashlib
 import itertools
 import json
+import math
 import os
 import pickle
 import re
 import resource
+import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -336,6 +339,74 @@ def test_a_state_that_is_none_is_refused(state: str, trained: Training, folder: 
     seal_again(folder)
     with pytest.raises(CheckpointError, match="cannot be loaded"):
         start_training().load(folder)
+
+
+def as_forged(trained: Training, folder: Path, file: str, content: bytes) -> None:
+    (trained.save(folder, 1) / file).write_bytes(content)
+    seal_again(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"step": "7"}, {"step": -3}, {"step": 1.5}, {"step": True}, {"step": None}, {"best_score": math.inf},
+     {"best_score": math.nan}, {"best_score": "0.5"}, {"skipped": 10.0}, {"data_sha256": 3}, {"more": 1}],
+    ids=str,
+)  # fmt: skip
+def test_a_forged_state_is_refused(change: dict[str, Any], trained: Training, folder: Path) -> None:
+    as_forged(trained, folder, "state.json", json.dumps(asdict(TrainingState(1)) | change).encode())
+    with pytest.raises(CheckpointError, match="the checkpoint cannot be loaded"):
+        start_training().load(folder)
+
+
+@pytest.mark.parametrize("change", ["one number", "longer", "another", "less"])
+@pytest.mark.parametrize("name", ["adamw", "muon", "sgd"])
+def test_a_forged_optimizer_state_is_refused(name: OptimizerName, change: str, folder: Path) -> None:
+    training = start_training(name)
+    take_step(training, 1)
+    tensors = load_file(training.save(folder, 1) / "optimizer_0.safetensors")
+    key = next(key for key, value in tensors.items() if value.ndim == 4)
+    if change == "less":
+        del tensors[key]
+        tensors[f"{key}_of_another"] = torch.zeros(())  # so that it is not just the state of one parameter less
+    else:
+        shape = {"one number": (1,), "longer": (2, *tensors[key].shape), "another": (3, 5)}[change]
+        tensors[key] = torch.zeros(shape)
+    as_forged(training, folder, "optimizer_0.safetensors", save(tensors))
+    with pytest.raises(CheckpointError, match="the optimizer's"):
+        start_training(name).load(folder)
+
+
+@pytest.mark.parametrize("kept", [1, 2])
+def test_without_latest_the_newest_whole_checkpoint_is_taken_and_nothing_is_lost(
+    kept: int, trained: Training, folder: Path
+) -> None:
+    first = trained.save(folder, 1)
+    if kept == 2:
+        shutil.copytree(first, folder / "aside")
+        trained.save(folder, 2)
+        (folder / "aside").rename(first)
+    (folder / LATEST).unlink()
+    found = latest_checkpoint(folder)
+    assert found is not None
+    assert found.name == f"step_0000000{kept}"
+    again = start_training()
+    assert again.load(folder).step == kept
+    assert differing(everything_in(again), everything_in(trained)) == []
+    flipped = bytearray((found / "model.safetensors").read_bytes())
+    flipped[-1] ^= 1
+    (found / "model.safetensors").write_bytes(flipped)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: changed since it was written"):
+        again.load(folder)
+
+
+def test_what_the_user_put_beside_checkpoints_stays(trained: Training, folder: Path) -> None:
+    shutil.copytree(trained.save(folder, 1), folder / "step_00000001_keep_for_paper")
+    (folder / "step_notes.txt").write_text("look at step 1")
+    (folder / ".step_00000001.partial").mkdir()
+    trained.save(folder, 2)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        LATEST, "step_00000001_keep_for_paper", "step_00000002", "step_notes.txt",
+    ]  # fmt: skip
 
 
 def test_a_checkpoint_of_another_network_is_refused(trained: Training, folder: Path) -> None:

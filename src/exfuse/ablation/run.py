@@ -26,7 +26,7 @@ from exfuse.models.backbone_weights import load_backbone_weights
 from exfuse.models.builders import count_multiply_adds, count_parameters, create_model
 from exfuse.models.folder import WEIGHTS_FILE
 from exfuse.models.info import ModelInfo
-from exfuse.training.checkpoint import LATEST
+from exfuse.training.checkpoint import has_checkpoint
 from exfuse.training.config import AblationConfig, TrainingConfig
 from exfuse.training.log import read_records
 from exfuse.training.recipes import differing_keys, load_recorded
@@ -178,7 +178,7 @@ def _run_cell(
                 f"{cell.output}: run with another {', '.join(changed)}; choose another output, or remove that folder"
             )
         return _read_cell(done, trained_on)
-    begun, start = (cell.output / "checkpoints" / LATEST).is_file(), cell.output.with_name(f"{cell.output.name}.json")
+    begun, start = has_checkpoint(cell.output / "checkpoints"), cell.output.with_name(f"{cell.output.name}.json")
     if begun:
         _check_trained_on(start, trained_on)
     else:

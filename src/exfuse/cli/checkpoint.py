@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from exfuse.training.checkpoint import LATEST, verify_latest
+from exfuse.training.checkpoint import has_checkpoint, verify_latest
 from exfuse.training.manifest import verify_checkpoint
 
 app = typer.Typer(help="Look after checkpoints.", no_args_is_help=True)
@@ -23,7 +23,7 @@ def verify_command(
 ) -> None:
     """Check that every byte of a checkpoint is as it was written."""
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    if (folder / LATEST).exists():
+    if has_checkpoint(folder):
         folder, files = verify_latest(folder)
     else:
         files = verify_checkpoint(folder)

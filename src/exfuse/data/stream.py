@@ -5,8 +5,11 @@ and a batch is the next `batch_size` samples of that line, cut into equal shares
 or ranks changes nothing in it, and going on after an interruption needs one number.
 """
 
+import ctypes
+import os
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
@@ -29,6 +32,7 @@ from exfuse.errors import DataError, brief
 WORKER_SECONDS = 120
 SAMPLES_NAMED = 20
 AHEAD = 2  # batches that a worker may have been reading beside the one waited for
+PR_SET_PDEATHSIG = 1  # Linux's prctl: which signal comes when the parent dies
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - not for files of ours
 
 
@@ -230,7 +234,12 @@ def worker_error(error: Exception, dataset: AugmentedDataset[Any], batches: Iter
 
 
 def _set_up_worker(worker: int) -> None:
-    # The terminal sends Ctrl-C to every process; the training process alone decides what it means.
+    # A terminal and torchrun send signals to a whole group of processes; the training process alone decides what they
+    # mean, so a worker is in a group of its own, and ends with the process whose worker it is.
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     cv2.setNumThreads(0)

@@ -83,7 +83,8 @@ def _read_in_child(source: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{source}: no such file")
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "tensors.safetensors"
-        command = [sys.executable, "-m", "exfuse.models.unpickle", str(source), str(target)]
+        # -P: what lies in the current folder, beside the file perhaps, is not imported.
+        command = [sys.executable, "-P", "-m", "exfuse.models.unpickle", str(source), str(target)]
         try:
             done = subprocess.run(  # noqa: S603 - our own module
                 command, capture_output=True, text=True, timeout=TIME_LIMIT, check=False, stdin=subprocess.DEVNULL

@@ -15,14 +15,23 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 
 from exfuse.durable import Digest, reason, replace_file, staged_folder, write_file
 from exfuse.errors import CheckpointError, brief
 from exfuse.training.manifest import verify_checkpoint, write_manifest
+from exfuse.training.muon import Muon
 
 LATEST = "latest"
-_POINTER = re.compile(r"(step_\d{8,}(?:_scored)?) ([0-9a-f]{64})\n")
+_NAME = r"step_(\d{8,})(_scored)?"
+_POINTER = re.compile(rf"({_NAME}) ([0-9a-f]{{64}})\n")
+_LEFT = re.compile(rf"{_NAME}|\.{_NAME}\.(partial|previous)")  # what saves leave, and what those that were cut off do
+# Of each parameter that was stepped; "step" is a single number, the others are of the parameter's shape.
+_STATE: dict[type[Optimizer], frozenset[str]] = {
+    AdamW: frozenset({"step", "exp_avg", "exp_avg_sq"}),
+    SGD: frozenset({"momentum_buffer"}),
+    Muon: frozenset({"momentum"}),
+}
 
 
 @dataclass
@@ -78,11 +87,16 @@ def save_checkpoint(
             files["state.json"] = write_file(staged / "state.json", json.dumps(asdict(state)).encode())
             digest = write_manifest(staged, files)
         replace_file(folder / LATEST, f"{target.name} {digest}\n")
-        for old in (*folder.glob("step_*"), *folder.glob(".step_*")):
-            if old != target:
-                shutil.rmtree(old)
     except OSError as error:
         raise CheckpointError(f"{target}: the checkpoint could not be written ({reason(error, folder)})") from error
+    for old in folder.iterdir():
+        if old != target and _LEFT.fullmatch(old.name) and old.is_dir():
+            try:
+                shutil.rmtree(old)
+            except OSError as error:
+                raise CheckpointError(
+                    f"{old}: cannot be removed, now that {target} is written ({reason(error, folder)})"
+                ) from error
     return target
 
 
@@ -106,13 +120,13 @@ def load_checkpoint(
     source, digest = _read_pointer(folder)
     verify_checkpoint(source, digest)
     try:
-        state = TrainingState(**json.loads((source / "state.json").read_text(encoding="utf-8")))
+        state = _read_state(source / "state.json")
         model.load_state_dict(load_file(source / "model.safetensors"))
         if average is not None:
             average.load_state_dict(load_file(source / "average.safetensors"))
         for number, optimizer in enumerate(optimizers):
             _restore_optimizer(optimizer, load_file(source / f"optimizer_{number}.safetensors"))
-    except (OSError, SafetensorError, ValueError, TypeError, LookupError, RuntimeError) as error:
+    except (OSError, SafetensorError, ArithmeticError, ValueError, TypeError, LookupError, RuntimeError) as error:
         raise CheckpointError(f"{source}: the checkpoint cannot be loaded ({brief(error)})") from error
     return state
 
@@ -126,7 +140,12 @@ def latest_checkpoint(folder: Path) -> Path | None:
     Raises:
         CheckpointError: If `latest` is damaged.
     """
-    return _read_pointer(folder)[0] if (folder / LATEST).exists() else None
+    return _read_pointer(folder)[0] if has_checkpoint(folder) else None
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Returns whether a run has a checkpoint; also if `latest`, which names it, is gone."""
+    return (folder / LATEST).exists() or bool(_newest_first(folder))
 
 
 def verify_latest(folder: Path) -> tuple[Path, dict[str, Digest]]:
@@ -142,12 +161,15 @@ def verify_latest(folder: Path) -> tuple[Path, dict[str, Digest]]:
     return source, verify_checkpoint(source, digest)
 
 
-def _read_pointer(folder: Path) -> tuple[Path, str]:
-    """Returns the latest checkpoint and its manifest's hash."""
+def _read_pointer(folder: Path) -> tuple[Path, str | None]:
+    """Returns the latest checkpoint and its manifest's hash, which is not known where `latest` is gone."""
     path = folder / LATEST
     try:
         found = _POINTER.fullmatch(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
+        # A checkpoint gets its name when it is whole, and the pointer follows: the first save may end between the two.
+        if found_without := _newest_first(folder):
+            return found_without[0], None
         raise CheckpointError(f"{path}: there is no checkpoint") from error
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: not readable ({brief(error)})") from error
@@ -155,7 +177,27 @@ def _read_pointer(folder: Path) -> tuple[Path, str]:
         raise CheckpointError(f"{path}: changed since it was written; it does not name a checkpoint")
     if not (folder / found[1]).is_dir():
         raise CheckpointError(f"{path}: names {found[1]}, which is not there")
-    return folder / found[1], found[2]
+    return folder / found[1], found[4]
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    """Returns all checkpoints of a folder."""
+    names = re.compile(_NAME)
+    found = [(names.fullmatch(path.name), path) for path in folder.glob("step_*") if path.is_dir()]
+    of_step = [(int(match[1]), match[2] or "", path) for match, path in found if match is not None]
+    return [path for _, _, path in sorted(of_step, reverse=True)]
+
+
+def _read_state(path: Path) -> TrainingState:
+    state = TrainingState(**json.loads(path.read_text(encoding="utf-8")))
+    counts = (state.step, state.best_step, state.evaluated_step, state.skipped)
+    if not all(type(count) is int and count >= 0 for count in counts):
+        raise ValueError(f"{path.name}: a count that is none")
+    if type(state.best_score) not in (int, float) or not -1 <= state.best_score <= 1:
+        raise ValueError(f"{path.name}: best_score {state.best_score!r} is no score")
+    if not isinstance(state.data_sha256, str):
+        raise TypeError(f"{path.name}: data_sha256 is no text")
+    return state
 
 
 def _tensors_by_file(
@@ -182,13 +224,19 @@ def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def _restore_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    numbered = dict(enumerate(parameter for group in optimizer.param_groups for parameter in group["params"]))
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
-        index, _, name = key.partition(".")
-        parameter = parameters[int(index)]
-        if value.shape == parameter.shape:
-            # The fused optimizers walk a weight and its state side by side in memory: both need the same strides.
+        number, _, name = key.partition(".")
+        index = int(number)
+        parameter = numbered[index]
+        # The fused optimizers walk a weight and its state side by side in memory, and look at neither size nor strides.
+        if value.shape != (() if name == "step" else parameter.shape):
+            raise ValueError(f"the optimizer's {key} has the shape {tuple(value.shape)}")
+        if name != "step":
             value = torch.empty_like(parameter).copy_(value)
-        state.setdefault(int(index), {})[name] = value
+        state.setdefault(index, {})[name] = value
+    for index, values in state.items():
+        if values.keys() != _STATE.get(type(optimizer), values.keys()):
+            raise ValueError(f"the optimizer's state of parameter {index} is {', '.join(values)}")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

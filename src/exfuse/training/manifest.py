@@ -72,7 +72,7 @@ def _decode(content: bytes, path: Path) -> dict[str, Digest]:
         files = json.loads(content.split(b"\n")[1])
         digests = {str(name): Digest(int(row["size"]), str(row["sha256"])) for name, row in files.items()}
         whole = _encode(files) == content
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (ArithmeticError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         whole = False
     if not whole or any(Path(name).name != name for name in digests):
         raise CheckpointError(f"{path}: changed since it was written; the checkpoint is damaged")

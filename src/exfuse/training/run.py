@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from exfuse.distributed import Ranks, process_group, wait_for_all
 from exfuse.errors import ConfigError
-from exfuse.training.checkpoint import LATEST, TrainingState
+from exfuse.training.checkpoint import TrainingState, has_checkpoint
 from exfuse.training.config import RunConfig
 from exfuse.training.optim import ExponentialMovingAverage, build_optimizers
 from exfuse.training.recipes import differing_keys, load_recorded
@@ -78,7 +78,7 @@ def check_output(config: RunConfig, resume: bool) -> None:
     Raises:
         ConfigError: If it is not so, or the recorded configuration would train differently.
     """
-    if not (config.output / "checkpoints" / LATEST).exists():
+    if not has_checkpoint(config.output / "checkpoints"):
         return
     if not resume:
         raise ConfigError(
