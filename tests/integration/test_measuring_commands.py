@@ -230,6 +230,28 @@ def test_processes_share_the_cells_of_an_ablation(pack: Path, tmp_path: Path, mo
     assert (tmp_path / "out" / "ablation.md").is_file()
 
 
+def test_names_that_look_like_markup_are_printed_as_they_are(pack: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(pack, tmp_path / "data"))
+    content = json.loads((data / "classes.json").read_text())
+    for row, name in zip(content["classes"], ("[/b]", "[final]"), strict=False):
+        row["name"] = name
+    (data / "classes.json").write_text(json.dumps(content))
+    for command in (
+        ("train", "demo", *TINY, "epochs=1", f"data.root={data}", f"output={tmp_path / 'run'}"),
+        ("evaluate", tmp_path / "run" / "model", data, "-o", tmp_path / "scores.json"),
+    ):
+        outcome = call_exfuse(*command)
+        assert outcome.code == 0, outcome.errors
+        assert "[/b]" in outcome.output
+        assert "[final]" in outcome.output
+    (data / "masks" / "[red]x.png").write_bytes(b"")
+    with (data / "val.txt").open("a") as file:
+        file.write("[/red]x\n")
+    sick = call_exfuse("doctor", data)
+    assert sick.code == 1
+    assert "[/red]x" in sick.output
+
+
 def test_a_folder_in_which_another_process_trains_is_refused(pack: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     command = [sys.executable, "-c", HOLD_UNTIL_THERE, tmp_path / "run" / ".lock", tmp_path / "done"]

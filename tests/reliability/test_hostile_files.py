@@ -139,6 +139,21 @@ def test_s1_malicious_weights_run_nothing_and_are_refused(kind: str, model_folde
     assert not mark.exists()
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("decoder_width", 4000), ("gcn_kernel", 100_001), ("gcn_kernel", 2**40 + 1), ("num_classes", 255)],
+)
+def test_s1_a_description_of_a_huge_network_takes_no_memory(key: str, value: int, model_folder: Path) -> None:
+    content = json.loads((model_folder / CONFIG_FILE).read_text())
+    content["architecture"][key] = value
+    if key == "num_classes":
+        content["id2label"] = {str(index): str(index) for index in range(value)}
+        content["palette"] = [[index] * 3 for index in range(value)]
+    (model_folder / CONFIG_FILE).write_text(json.dumps(content))
+    with at_most(seconds=1, megabytes=64), pytest.raises(CheckpointError, match=str(model_folder)):
+        load_pretrained(model_folder)
+
+
 @pytest.mark.parametrize("kind", MALICIOUS_WEIGHTS)
 def test_s1_malicious_checkpoints_run_nothing_and_are_refused_at_once(kind: str, tmp_path: Path) -> None:
     model = create_model("exfuse_tiny", num_classes=2, decoder="stride4", decoder_width=8, gcn_kernel=3)
@@ -357,6 +372,38 @@ def test_s4_bombs_are_refused_from_the_header(size: tuple[int, int], tmp_path: P
     read_refused(path)  # once, so that Pillow has loaded what it needs
     with at_most(seconds=0.05, megabytes=20):
         read_refused(path)
+
+
+def test_s4_a_jpeg_of_many_scans_is_refused(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(buffer, "JPEG", progressive=True)
+    content = buffer.getvalue()
+    last = content.rindex(b"\xff\xda")
+    path = tmp_path / "bomb.jpg"
+    path.write_bytes(content[:last] + 200 * content[last:-2] + b"\xff\xd9")
+    with at_most(seconds=0.05, megabytes=20), pytest.raises(DataError, match="a JPEG of more than 100 scans"):
+        read_image(path)
+    path.write_bytes(content)
+    assert read_image(path).shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize("name", ["bomb.webp", "bomb.png"])
+def test_s4_files_of_too_many_bytes_are_not_read(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    Image.new("RGB", (8, 8)).save(path)
+    with path.open("ab") as file:
+        file.truncate(1 << 30)  # a hole, which takes no space
+    with at_most(seconds=0.05, megabytes=20):
+        for read in (read_image, read_mask, image_size):
+            with pytest.raises(DataError, match="bytes is over the limit of"):
+                read(path)
+
+
+def test_a_pipe_is_no_image(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    for read in (read_image, read_mask, image_size):
+        with pytest.raises(DataError, match=r"a\.png: not a file"):
+            read(tmp_path / "a.png")
 
 
 def read_refused(path: Path) -> None:

@@ -17,9 +17,11 @@ from safetensors.torch import load_file
 
 from exfuse.cli.app import main
 from exfuse.data.datasets import SegmentationDataset
+from exfuse.errors import CheckpointError
 from exfuse.inference.engines.torch_engine import TorchEngine
 from exfuse.training import checkpoint, segmentation
 from exfuse.training.checkpoint import latest_checkpoint
+from exfuse.training.log import read_records
 
 OPTIONS = (
     "epochs=2", "batch_size=4", "evaluate_every=1", "checkpoint_every=2", "log_every=1", "data.crop_size=[64, 64]",
@@ -224,6 +226,22 @@ def test_r6_under_torchrun_a_signal_saves_with_data_workers_too(pack: Path, tmp_
     latest = latest_checkpoint(run / "checkpoints")
     assert latest is not None, said
     assert int(latest.name.split("_")[1]) >= 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["no JSON", '{"kind": "train"}', '{"kind": "nap", "step": 1}', '{"kind": "val", "step": "1"}', "[]", b"\xff"],
+)
+def test_a_damaged_record_is_named_and_nothing_behind_it_lost(line: str | bytes, tmp_path: Path) -> None:
+    good = b'{"kind": "train", "step": 1}\n'
+    path = tmp_path / "metrics.jsonl"
+    content = good + (line if isinstance(line, bytes) else line.encode()) + b"\n" + good
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl: line 2 is not the record of a step"):
+        read_records(tmp_path)
+    assert path.read_bytes() == content
+    path.write_bytes(good + good[:-9])
+    assert read_records(tmp_path) == [{"kind": "train", "step": 1}]  # the last line was cut off
 
 
 def test_records_have_neither_gaps_nor_doubles_after_stops(

@@ -65,6 +65,14 @@ def test_folders_that_hold_no_classes_are_refused(tmp_path: Path) -> None:
         open_image_folder(root, "train")
 
 
+@pytest.mark.parametrize("split", ["../elsewhere", "/etc", "train/../../elsewhere"])
+def test_s7_a_split_stays_within_the_folder(split: str, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(DataError, match="leads out of the folder"):
+        open_image_folder(tmp_path / "photos", split)
+
+
 def test_a_broken_image_is_found_before_training(tmp_path: Path) -> None:
     root = write_folder(tmp_path)
     dataset = open_image_folder(root, "train")

@@ -405,7 +405,6 @@ def test_a_broken_description_is_named(damaged: Path, content: bytes):
         ("architecture.gcn_kernal", 7),
         ("architecture.gcn_kernel", "7"),
         ("architecture.gcn_kernel", 4),
-        ("architecture.gcn_kernel", 2**40 + 1),
         ("architecture.dap_window", -3),
         ("architecture.decoder", "half"),
         ("architecture.num_classes", "many"),
@@ -467,7 +466,7 @@ def test_weights_of_another_architecture_are_refused(damaged: Path):
     content = json.loads((damaged / CONFIG_FILE).read_text())
     content["architecture"]["gcn_kernel"] = 7
     (damaged / CONFIG_FILE).write_text(json.dumps(content))
-    with pytest.raises(CheckpointError, match=r"(?s)model\.safetensors: the weights cannot be loaded.*size mismatch"):
+    with pytest.raises(CheckpointError, match=r"cannot be loaded \(.*weight has the shape \(45, 16, 1, 5\) instead of"):
         load_pretrained(damaged)
 
 

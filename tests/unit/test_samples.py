@@ -155,7 +155,7 @@ def test_a_file_that_is_no_image_is_named(tmp_path: Path, read, content: bytes):
 
 @READERS
 def test_a_folder_in_place_of_a_file_is_named(tmp_path: Path, read):
-    with pytest.raises(DataError, match="not a readable") as raised:
+    with pytest.raises(DataError, match="not a file") as raised:
         read(tmp_path)
     assert str(tmp_path) in str(raised.value)
 

@@ -8,6 +8,7 @@ import numpy as np
 import typer
 from PIL import Image
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from exfuse.cli.options import Flip, Model, NetworkEngine, NetworkPrecision, Scales, parse_scales, reference_engine
@@ -53,7 +54,7 @@ def compare_command(
         table.add_column(column, justify="left" if column == "image" else "right")
     for image in result.images[:show]:
         difference = f"{100 * (image.second - image.first):+.2f}"
-        table.add_row(image.name, f"{100 * image.first:.2f}", f"{100 * image.second:.2f}", difference)
+        table.add_row(escape(image.name), f"{100 * image.first:.2f}", f"{100 * image.second:.2f}", difference)
     table.add_section()
     table.add_row("whole split", f"{100 * result.first:.2f}", f"{100 * result.second:.2f}", "")
     console.print(table)

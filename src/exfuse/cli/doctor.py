@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -39,7 +40,7 @@ def doctor_command(
         console.print(summary, markup=False, highlight=False, soft_wrap=True)
         table = Table("", "file", "finding")
         for finding in result.findings[:SHOWN]:
-            table.add_row(finding.severity, Path(finding.file).name, finding.message)
+            table.add_row(finding.severity, escape(Path(finding.file).name), escape(finding.message))
         if len(result.findings) > SHOWN:
             table.add_row("", "", f"and {len(result.findings) - SHOWN} more; --output writes all of them")
         if result.findings:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exfuse.data.augment import jitter_colors
+from exfuse.data.layouts import inside
 from exfuse.data.samples import IMAGE_SUFFIXES, UInt8Array, image_size, read_image
 from exfuse.errors import DataError
 
@@ -79,7 +80,7 @@ def open_image_folder(root: Path, split: str) -> ImageFolder:
     Raises:
         DataError: If there is no such folder, fewer than two classes, or a class without images.
     """
-    folder = root / split
+    folder = inside(root, split)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected {split}/CLASS/IMAGE below {root}")
     names = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))

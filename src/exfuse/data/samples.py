@@ -1,5 +1,6 @@
 """One labelled image: reading the two files and holding what was read."""
 
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from exfuse.errors import DataError, without_path
 
@@ -25,6 +26,15 @@ FIRST_LYING = 5  # its values from here on turn the image by a quarter
 # Beyond these an image is refused from its header, before a pixel is decoded.
 MAX_PIXELS = 50_000_000
 MAX_SIDE = 16_384
+
+# Bytes that a pixel of the largest image allowed may take: four channels of 16 bits, but in a WebP file, which is read
+# whole when it is opened; and what else a file may hold.
+BYTES_OF_PIXEL = 8
+BYTES_OF_WEBP = 1
+BYTES_BESIDE = 4_000_000
+WEBP = re.compile(rb"RIFF....WEBP", re.DOTALL)
+SCAN = b"\xff\xda"  # the marker that begins a JPEG's scan; elsewhere an FF is followed by 00
+MAX_SCANS = 100  # encoders write about ten
 
 # What Pillow raises on bytes that are no image, or only the start of one, besides OSError.
 _BROKEN = (
@@ -75,8 +85,8 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> UInt8Array:
         DataError: If the file is missing, broken or larger than `max_pixels` or, by default, 16,384 pixels a side.
     """
     try:
-        with _pillow_limit(max_pixels), Image.open(path, formats=FORMATS) as image:
-            _check_size(path, image, max_pixels)
+        with _pillow_limit(max_pixels), _opened(path, max_pixels) as image:
+            _check_scans(path, image)
             upright = ImageOps.exif_transpose(image)
             return np.array(upright.convert("RGB"))
     except FileNotFoundError as error:
@@ -92,8 +102,7 @@ def image_size(path: Path) -> tuple[int, int]:
         DataError: If the file is missing, no image, or too large; see `read_image`.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            _check_size(path, image)
+        with _opened(path, MAX_PIXELS) as image:
             width, height = image.size
             lies = image.getexif().get(ORIENTATION, 1) >= FIRST_LYING
             return (width, height) if lies else (height, width)
@@ -110,8 +119,8 @@ def read_mask(path: Path) -> UInt8Array:
         DataError: If the file is missing, broken, too large, or neither an 8-bit palette nor an 8-bit greyscale image.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            _check_size(path, image)
+        with _opened(path, MAX_PIXELS) as image:
+            _check_scans(path, image)
             if image.mode not in ("P", "L"):
                 raise DataError(
                     f"{path}: a mask must be an 8-bit palette or greyscale image whose values are class indices; "
@@ -162,7 +171,28 @@ def check_sample(sample: Sample, num_classes: int, ignore_index: int, image_path
         )
 
 
-def _check_size(path: Path, image: Image.Image, max_pixels: int = MAX_PIXELS) -> None:
+@contextmanager
+def _opened(path: Path, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
+    """Opens an image file whose size, in bytes and in pixels, is within the limits."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise DataError(f"{path}: not a file")
+    with path.open("rb") as file:
+        is_webp = WEBP.fullmatch(file.read(12)) is not None
+    limit = max_pixels * (BYTES_OF_WEBP if is_webp else BYTES_OF_PIXEL) + BYTES_BESIDE
+    if path.stat().st_size > limit:
+        raise DataError(f"{path}: {path.stat().st_size:,} bytes is over the limit of {limit:,}")
+    with Image.open(path, formats=FORMATS) as image:
+        _check_size(path, image, max_pixels)
+        yield image
+
+
+def _check_scans(path: Path, image: Image.Image) -> None:
+    """Checks a progressive JPEG, each of whose scans takes as long as the whole image, and little of the file."""
+    if "progressive" in image.info and path.read_bytes().count(SCAN) > MAX_SCANS:
+        raise DataError(f"{path}: a JPEG of more than {MAX_SCANS} scans")
+
+
+def _check_size(path: Path, image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
     max_side = MAX_SIDE if max_pixels <= MAX_PIXELS else max_pixels
     if width * height > max_pixels or max(width, height) > max_side:

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
+from rich.markup import escape
 from rich.table import Table
 
 from exfuse.data.datasets import SegmentationDataset
@@ -41,7 +42,7 @@ def scores_table(report: EvaluationReport) -> Table:
     table.add_column("IoU", justify="right", footer=_percent(matrix.mean_iou()))
     table.add_column("accuracy", justify="right", footer=_percent(matrix.mean_accuracy()))
     for name, iou, accuracy in zip(report.class_names, matrix.iou(), matrix.accuracy(), strict=True):
-        table.add_row(name, _percent(iou), _percent(accuracy))
+        table.add_row(escape(name), _percent(iou), _percent(accuracy))
     table.add_section()
     if report.interval is not None:
         low, high = _percent(report.interval.low), _percent(report.interval.high)

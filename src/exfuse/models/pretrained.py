@@ -1,12 +1,14 @@
 """Reading a trained model, and writing one, whole or not at all; see `exfuse.models.folder`."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import nn
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
 
 from exfuse.durable import reason, staged_folder, write_file
 from exfuse.errors import CheckpointError, brief
@@ -57,11 +59,25 @@ def load_pretrained(source: str | Path) -> tuple[ExFuse, ModelInfo]:
     folder = find_model(source)
     info = read_info(folder)
     try:
-        model = info.build()
+        with torch.device("meta"):  # takes no memory, whatever the description asks for
+            model = info.build()
     except WRONG_CONTENT as error:
         raise unreadable(folder, error) from error
     try:
-        model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        model.load_state_dict(_read_weights(folder / WEIGHTS_FILE, model.state_dict()), assign=True)
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{folder / WEIGHTS_FILE}: the weights cannot be loaded ({brief(error)})") from error
     return model.eval(), info
+
+
+def _read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Reads tensors of the expected names and shapes, of which nothing is read if one is not so."""
+    with safe_open(path, framework="pt") as file:
+        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a dict
+        shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+        if differing := sorted(name for name in found.keys() | shapes.keys() if found.get(name) != shapes.get(name)):
+            name = differing[0]
+            what = f"{name} has the shape {found.get(name, 'none')} instead of {shapes.get(name, 'none')}"
+            raise ValueError(what + (f", and {len(differing) - 1} more" if len(differing) > 1 else ""))
+        # Copied: a file that is mapped into memory and then written over would take the process with it.
+        return {name: file.get_tensor(name).to(expected[name].dtype, copy=True) for name in found}

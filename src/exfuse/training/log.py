@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,10 +22,11 @@ from rich.progress import (
 from torch.utils.tensorboard import SummaryWriter
 
 from exfuse.durable import reason, replace_file
-from exfuse.errors import CheckpointError
+from exfuse.errors import CheckpointError, brief
 from exfuse.training.checkpoint import TrainingState
 
 METRICS_FILE = "metrics.jsonl"
+KINDS = ("train", "val")
 
 
 class RunLog:
@@ -99,6 +101,8 @@ class RunLog:
         clean = {name: value if math.isfinite(value) else None for name, value in values.items()}
         with self._errors_named(), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": kind, "step": step, **clean}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # a checkpoint on the disk must not be ahead of it
         if kind == "train" and not self._progress.console.is_terminal:
             # Where no bar is drawn, in a log file say, the records are the progress.
             shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
@@ -160,14 +164,24 @@ class StepClock:
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """Returns the records of a run, oldest first; none before it began. A last line that was cut off is left out."""
+    """Returns the records of a run, oldest first; none before it began. A last line that was cut off is left out.
+
+    Raises:
+        CheckpointError: If another line is no record.
+    """
     path = folder / METRICS_FILE
     if not path.is_file():
         return []
+    *lines, _ = path.read_bytes().split(b"\n")  # what is behind the last newline was cut off
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for number, line in enumerate(lines, start=1):
         try:
-            records.append(json.loads(line))
-        except ValueError:
-            break
+            record = json.loads(line)
+            if record["kind"] not in KINDS or type(record["step"]) is not int:
+                raise ValueError(f"kind {record['kind']!r}, step {record['step']!r}")
+        except (ValueError, TypeError, LookupError, RecursionError) as error:
+            raise CheckpointError(
+                f"{path}: line {number} is not the record of a step ({brief(error)}); remove that line to go on without"
+            ) from error
+        records.append(record)
     return records
