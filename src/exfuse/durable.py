@@ -97,6 +97,14 @@ def staged_folder(folder: Path) -> Iterator[Path]:
     shutil.rmtree(previous, ignore_errors=True)
 
 
+def put_back(folder: Path) -> None:
+    """Gives a folder its name again if `staged_folder` was cut off between taking it and giving it to the new one."""
+    previous = folder.with_name(f".{folder.name}.previous")
+    if previous.is_dir() and not folder.exists():
+        with suppress(OSError):  # what cannot be renamed cannot be written to either, which says so
+            previous.rename(folder)
+
+
 @contextmanager
 def alone(lock: Path, wait: bool = False) -> Iterator[bool]:
     """Keeps other processes from the same block while it runs, and yields whether it could.

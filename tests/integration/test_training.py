@@ -1,5 +1,6 @@
 """Training from a recipe to a run folder: repeatable to the bit, interruptible at any step."""
 
+import errno
 import io
 import itertools
 import json
@@ -28,6 +29,7 @@ from exfuse.data.datasets import SegmentationDataset, open_dataset
 from exfuse.data.samples import Sample
 from exfuse.data.stream import SampleOrder
 from exfuse.distributed import Ranks
+from exfuse.durable import replace_file
 from exfuse.errors import CheckpointError, ConfigError, DataError, TrainingError
 from exfuse.evaluation.bootstrap import image_counts
 from exfuse.evaluation.evaluate import SplitScores, score_split
@@ -595,6 +597,29 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_step(
         assert torch.equal(parameter, saved[f"model.safetensors {name}"])
     train_quietly(config, resume=True)
     assert_same_run(config.output, finished)
+
+
+def test_a_full_disk_does_not_hide_what_was_not_finite(
+    pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, text: str) -> None:
+        if path.name == "not_finite_0.json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace_file(path, text)
+
+    spoil_gradients(monkeypatch, {0})
+    monkeypatch.setattr(loop, "replace_file", refuse)
+    with pytest.raises(CheckpointError, match=r"not_finite_0\.json: could not be .*No space left.* step 1 is"):
+        train_quietly(tiny_config(pack, tmp_path / "run"))
+
+
+def test_a_model_that_was_moved_aside_by_a_save_that_was_cut_off_is_put_back(pack: Path, tmp_path: Path) -> None:
+    config = tiny_config(pack, tmp_path / "run")
+    train_quietly(config)
+    (config.output / "model").rename(config.output / ".model.previous")
+    train_quietly(config, resume=True)
+    assert (config.output / "model" / "model.safetensors").is_file()
+    assert not (config.output / ".model.previous").exists()
 
 
 def test_steps_that_are_not_finite_are_left_out_if_asked_for(

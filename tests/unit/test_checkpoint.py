@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from exfuse.durable import Digest, digest_of, write_file
+from exfuse.durable import Digest, digest_of, staged_folder, write_file
 from exfuse.errors import CheckpointError
 from exfuse.models.builders import create_model
 from exfuse.models.exfuse import ExFuse
@@ -253,6 +253,25 @@ def test_what_a_failed_save_left_is_gone_after_the_next_one(
             trained.save(folder, 2)
     trained.save(folder, 3)
     assert sorted(path.name for path in folder.iterdir()) == ["latest", "step_00000003"]
+
+
+def test_what_a_signal_handler_raises_between_two_renames_loses_no_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "old").touch()
+    rename = Path.rename
+
+    def interrupted(path: Path, target: Path) -> Path:
+        if path.name == ".model.partial":
+            raise RuntimeError("DataLoader worker is killed")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(RuntimeError, match="is killed"), staged_folder(folder / "model"):
+        pass
+    assert [path.name for path in folder.iterdir()] == ["model"]
+    assert (folder / "model" / "old").is_file()
 
 
 def fail_to_write(path: Path, content: bytes) -> Digest:

@@ -24,9 +24,9 @@ from exfuse.data.stream import (
     training_loader,
     worker_error,
 )
-from exfuse.distributed import any_rank, copy_from_first, is_lost_process, sum_over_ranks, wait_for_all
-from exfuse.durable import alone, reason, replace_file
-from exfuse.errors import CheckpointError, ConfigError, DataError, TrainingError, brief
+from exfuse.distributed import any_rank, copy_from_first, sum_over_ranks, wait_for_all
+from exfuse.durable import alone, put_back, reason, replace_file
+from exfuse.errors import CheckpointError, ConfigError, DataError, TrainingError
 from exfuse.inference.preprocessing import normalize
 from exfuse.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from exfuse.training.log import RunLog, StepClock
@@ -131,6 +131,9 @@ def _take_folder(run: Run, held: ExitStack) -> None:
 def _begin(run: Run, task: Task, resume: bool, console: Console) -> None:
     """Loads the latest checkpoint to go on from, or writes the recipe of a new run."""
     config = run.config
+    if run.ranks.is_first:
+        for name in (task.best_folder, f"{task.best_folder}_last"):
+            put_back(config.output / name)
     if resume and latest_checkpoint(run.checkpoints) is not None:
         run.state = load_checkpoint(run.checkpoints, run.model, run.averaged, run.optimizers)
         if run.state.data_sha256 != task.fingerprint:
@@ -156,11 +159,6 @@ def _to_the_end(run: Run, task: Task, stop: StopSignals, console: Console) -> No
             wait_for_all(run.ranks)  # the first process may still be writing
             raise Interrupted(run.state.step, stop.received or SIGINT) from None
         except RuntimeError as error:
-            if run.ranks.size > 1 and is_lost_process(error):
-                raise TrainingError(
-                    f"after step {run.state.step}: another process of this run is gone or does not answer "
-                    f"({brief(error)}); --resume goes on from the latest checkpoint"
-                ) from error
             # A worker's death is told by a signal, wherever the main thread is at that moment.
             if not is_worker_failure(error):
                 raise
@@ -270,16 +268,23 @@ def _leave_out(run: Run, task: Task, batch: Batch, loss: float, norm: float, buf
     """Writes down a step that is not finite; raises, or puts back the batch-norm statistics it has changed."""
     config, state, dataset = run.config, run.state, task.samples().dataset
     samples = [tuple(key) for key in batch.keys.tolist()]
+    files = [str(dataset.image_path(index)) for _, index in samples]
     record = {
         "step": state.step + 1,
         "loss": str(loss),
         "gradient_norm": str(norm),
         "seed": config.seed,
         "samples": samples,
-        "files": [str(dataset.image_path(index)) for _, index in samples],
+        "files": files,
     }
     path = config.output / NONFINITE_FILE.format(rank=run.ranks.rank)
-    replace_file(path, json.dumps(record) + "\n")
+    try:
+        replace_file(path, json.dumps(record) + "\n")
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: could not be written ({reason(error, config.output)}); it was to say of which files the loss at "
+            f"step {state.step + 1} is {loss}: {', '.join(files)}"
+        ) from error
     if state.skipped >= config.max_skipped_steps:
         raise TrainingError(
             f"step {state.step + 1}: the loss is {loss}, the gradient's norm {norm}; the weights are those before it. "

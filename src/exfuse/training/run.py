@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from exfuse.distributed import Ranks, process_group, wait_for_all
-from exfuse.errors import ConfigError
+from exfuse.distributed import Ranks, is_lost_process, process_group, wait_for_all
+from exfuse.errors import ConfigError, TrainingError, brief
 from exfuse.training.checkpoint import TrainingState, has_checkpoint
 from exfuse.training.config import RunConfig
 from exfuse.training.optim import ExponentialMovingAverage, build_optimizers
@@ -61,13 +61,22 @@ def begun(config: RunConfig, resume: bool, console: Console) -> Iterator[tuple[R
 
     Raises:
         ConfigError: If the folder is not free, holds another run, or a batch cannot be shared.
+        TrainingError: If another process of the run can no longer be reached.
         Interrupted: After a signal that the block did not deal with itself.
     """
     with stop_signals() as stop, process_group() as ranks:
         check_output(config, resume)
-        wait_for_all(ranks)  # nobody writes before all have looked
-        check_shares(config, ranks)
-        yield ranks, stop, console if ranks.is_first else Console(quiet=True)
+        try:
+            wait_for_all(ranks)  # nobody writes before all have looked
+            check_shares(config, ranks)
+            yield ranks, stop, console if ranks.is_first else Console(quiet=True)
+        except RuntimeError as error:
+            if ranks.size == 1 or not is_lost_process(error):
+                raise
+            raise TrainingError(
+                f"another process of this run is gone or does not answer ({brief(error)}); --resume goes on from the "
+                "latest checkpoint"
+            ) from error
 
 
 def check_output(config: RunConfig, resume: bool) -> None:
