@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -18,7 +19,8 @@ from watched_exfuse import note_samples
 from exfuse.data.datasets import open_dataset
 from exfuse.data.stream import Batch
 from exfuse.distributed import Ranks
-from exfuse.evaluation.evaluate import score_split
+from exfuse.evaluation import evaluate
+from exfuse.evaluation.evaluate import SplitScores, score_split
 from exfuse.inference.predictor import Predictor
 from exfuse.training import loop
 
@@ -130,3 +132,21 @@ def test_an_evaluation_by_two_processes_is_that_of_one(by_two: TwoProcesses, pac
     by_one = json.loads((tmp_path / "one.json").read_text())
     assert json.loads((tmp_path / "two.json").read_text()) == by_one
     assert sum(map(sum, by_one["confusion"])) > 4.5 * 144 * 192  # five images but for their ignored borders
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_n5_each_image_counts_once_in_the_shares_of_several_processes(
+    size: int, by_two: TwoProcesses, pack: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "sum_over_ranks", lambda counts, ranks: counts)
+    predictor = Predictor.from_pretrained(by_two.run / "model", engine="torch")
+    dataset = open_dataset(pack, "train")
+
+    def share(rank: int, size: int) -> SplitScores:
+        return score_split(predictor, dataset, Ranks(rank, size, torch.device("cpu")), Console(quiet=True))
+
+    whole, shares = share(0, 1), [share(rank, size) for rank in range(size)]
+    assert sum(scores.matrix.counts for scores in shares).tolist() == whole.matrix.counts.tolist()
+    np.testing.assert_array_equal(sum(scores.of_images for scores in shares), whole.of_images)
+    counted = [set(np.flatnonzero(scores.of_images.sum((1, 2)))) for scores in shares]
+    assert sorted(index for images in counted for index in images) == list(range(12))

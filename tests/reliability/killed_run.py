@@ -1,4 +1,4 @@
-"""A training run that is killed again and again: DATA OUTPUT KILLS SEED PRECISION; prints what it did as JSON.
+"""A training run that is killed again and again: DATA OUTPUT KILLS SEED [OPTION ...]; prints what it did as JSON.
 
 Each attempt is a forked process that trains, or goes on, and is killed, until one comes to the end: that after the last
 kill, or an earlier one that was fast enough.
@@ -30,9 +30,9 @@ def partial_saves(checkpoints: Path) -> set[tuple[str, int]]:
     return {(path.name, path.stat().st_ino) for path in checkpoints.glob(".step_*")}
 
 
-def run(data: Path, output: Path, kills: int, seed: int, precision: str) -> dict[str, object]:
+def run(data: Path, output: Path, kills: int, seed: int, changed: list[str]) -> dict[str, object]:
     epochs = STEPS * 4 // 12 + (STEPS * 4 % 12 > 0)  # of twelve images in batches of four
-    options = [*OVERRIDES, f"epochs={epochs}", f"precision={precision}", f"data.root={data}", f"output={output}"]
+    options = [*OVERRIDES, f"epochs={epochs}", f"data.root={data}", f"output={output}", *changed]
     config = load_config("demo", options)
     rng = random.Random(seed)
     checkpoints = output / "checkpoints"
@@ -62,5 +62,5 @@ def run(data: Path, output: Path, kills: int, seed: int, precision: str) -> dict
 
 
 if __name__ == "__main__":
-    data, output, kills, seed, precision = sys.argv[1:]
-    print(json.dumps(run(Path(data), Path(output), int(kills), int(seed), precision)))
+    data, output, kills, seed, *changed = sys.argv[1:]
+    print(json.dumps(run(Path(data), Path(output), int(kills), int(seed), changed)))

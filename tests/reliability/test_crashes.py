@@ -151,8 +151,8 @@ def test_a_model_folder_is_the_old_or_the_new_one_after_a_kill_at_any_operation(
         assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
 
-def run_with_kills(pack: Path, output: Path, kills: int, seed: int, precision: str) -> dict[str, Any]:
-    command = [sys.executable, str(KILLED_RUN), *map(str, (pack, output, kills, seed, precision))]
+def run_with_kills(pack: Path, output: Path, kills: int, seed: int, *options: str) -> dict[str, Any]:
+    command = [sys.executable, str(KILLED_RUN), *map(str, (pack, output, kills, seed)), *options]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=3000, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
@@ -161,7 +161,7 @@ def run_with_kills(pack: Path, output: Path, kills: int, seed: int, precision: s
 
 
 def state_of(run: Path) -> dict[str, object]:
-    """Returns every tensor of a finished run and its records, but for the seconds."""
+    """Returns every tensor of a finished run, the hash of its last checkpoint, and its records, but for the seconds."""
     tensors = {
         f"{path.relative_to(run)} {name}": value
         for path in sorted(run.rglob("*.safetensors"))
@@ -171,7 +171,7 @@ def state_of(run: Path) -> dict[str, object]:
     records = [
         {k: v for k, v in json.loads(line).items() if k not in ("seconds_per_step", "waiting")} for line in lines
     ]
-    return tensors | {"records": records}
+    return tensors | {"records": records, "latest": (run / "checkpoints" / "latest").read_text()}
 
 
 def assert_same_state(killed: Path, whole: Path) -> None:
@@ -179,28 +179,31 @@ def assert_same_state(killed: Path, whole: Path) -> None:
     assert found.keys() == expected.keys()
     different = [
         name for name, value in expected.items()
-        if (found[name] != value if name == "records" else not torch.equal(found[name], value))
+        if not (torch.equal(found[name], value) if isinstance(value, torch.Tensor) else found[name] == value)
     ]  # fmt: skip
     assert different == []
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_r1_a_run_killed_five_times_is_that_of_an_unkilled_one(precision: str, pack: Path, tmp_path: Path) -> None:
-    run_with_kills(pack, tmp_path / "whole", 0, 0, precision)
-    done = run_with_kills(pack, tmp_path / "killed", 5, 1, precision)
+    run_with_kills(pack, tmp_path / "whole", 0, 0, f"precision={precision}")
+    done = run_with_kills(pack, tmp_path / "killed", 5, 1, f"precision={precision}")
     assert_same_state(tmp_path / "killed", tmp_path / "whole")
     assert done["kills"] == 5
     assert len(set(done["reached"])) > 2  # the kills came at different places
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_r1_runs_killed_fifty_times_are_those_of_an_unkilled_one(precision: str, pack: Path, tmp_path: Path) -> None:
-    run_with_kills(pack, tmp_path / "whole", 0, 0, precision)
+@pytest.mark.parametrize(("precision", "workers"), [("fp32", 0), ("bf16", 2)])
+def test_r1_runs_killed_fifty_times_are_those_of_an_unkilled_one(
+    precision: str, workers: int, pack: Path, tmp_path: Path
+) -> None:
+    options = (f"precision={precision}", f"data.workers={workers}")
+    run_with_kills(pack, tmp_path / "whole", 0, 0, options[0])
     kills = inside = seed = 0
     while kills < 50:  # a run may end before it was killed that often; the next one is killed elsewhere
         seed += 1
-        done = run_with_kills(pack, tmp_path / f"killed_{seed}", 50 - kills, seed, precision)
+        done = run_with_kills(pack, tmp_path / f"killed_{seed}", 50 - kills, seed, *options)
         assert_same_state(tmp_path / f"killed_{seed}", tmp_path / "whole")
         kills += done["kills"]
         inside += done["inside"]

@@ -115,6 +115,27 @@ def test_a_wrong_label_comes_with_its_count_and_first_place(data: Path) -> None:
     assert "3 pixels have the label 99, the first at row 5, column 7" in finding.message
 
 
+@pytest.mark.parametrize(
+    ("damage", "pixels", "first"),
+    [
+        ("RGB", 144 * 192, (0, 0)),
+        ("16 bit", 144 * 192, (0, 0)),
+        ("truncated", 0, None),  # whose header cannot be trusted either
+        ("size", 4 * 192, (140, 0)),
+        ("EXIF", 2 * (192 - 144) * 144, (0, 144)),
+        ("broken image", 0, None),
+        ("all ignored", 144 * 192, (0, 0)),
+    ],
+)
+def test_other_damages_come_with_their_count_and_first_place(
+    damage: str, pixels: int, first: tuple[int, int] | None, data: Path
+) -> None:
+    spoil, expected = DAMAGES[damage]
+    spoil(data, "train_0003")
+    (finding,) = (f for f in examine(open_dataset(data, "train")).findings if f.kind == expected[-1][1])
+    assert (finding.pixels, finding.first) == (pixels, first)
+
+
 def test_classes_that_hardly_occur_are_named(data: Path) -> None:
     for path in (data / "masks").glob("train_*.png"):
         with Image.open(path) as image:

@@ -110,13 +110,16 @@ def test_a_batch_holds_the_augmented_samples_of_its_keys(pack: Path):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of one core
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, 2, 4])
 def test_batches_are_the_same_for_any_number_of_workers(pack: Path, workers: int):
     assert_same_batches(load(pack, workers=workers), load(pack))
 
 
-def test_batches_after_a_restart_are_the_same(pack: Path):
-    assert_same_batches(load(pack, first_step=2), load(pack)[2:])
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("workers", [0, 2, 4])
+@pytest.mark.parametrize("first_step", [1, 2, 3])
+def test_batches_after_a_restart_are_the_same(pack: Path, first_step: int, workers: int):
+    assert_same_batches(load(pack, first_step, workers), load(pack)[first_step:])
 
 
 def test_batches_of_two_ranks_are_those_of_one(pack: Path):

@@ -12,7 +12,7 @@ from PIL import Image
 from exfuse.data.classes import Classes
 from exfuse.data.datasets import SegmentationDataset, open_dataset
 from exfuse.data.layouts import Entry
-from exfuse.data.samples import FORMATS, ORIENTATION, UInt8Array, read_image, read_mask
+from exfuse.data.samples import FORMATS, ORIENTATION, UInt8Array, image_size, read_image, read_mask
 from exfuse.data.scan import Int64Array
 from exfuse.errors import DataError
 
@@ -126,22 +126,42 @@ def _examine_entry(entry: Entry, dataset: SegmentationDataset) -> tuple[Int64Arr
         size = read_image(entry.image).shape[:2]
         findings.extend(_examine_orientation(entry))
     except DataError as error:
-        findings.append(Finding("error", "image", str(entry.image), str(error)))
+        findings.append(_unusable("image", entry.image, error))
     try:
         mask = read_mask(entry.mask)
     except DataError as error:
-        findings.append(Finding("error", "mask", str(entry.mask), str(error)))
+        findings.append(_unusable("mask", entry.mask, error))
         return np.zeros(256, dtype=np.int64), findings
     if dataset.label_map is not None:
         mask = dataset.label_map[mask]
     if size is not None and size != mask.shape:
-        message = f"the mask is {mask.shape[1]} x {mask.shape[0]}, its image {size[1]} x {size[0]}"
-        if size == mask.shape[::-1]:
-            message += "; it seems to lack the rotation that the image's EXIF tag asks for"
-        findings.append(Finding("error", "size", str(entry.mask), message))
+        findings.append(_size_differs(entry, mask.shape, size))
     counts = np.bincount(mask.ravel(), minlength=256)
     findings.extend(_examine_labels(entry, mask, counts, dataset.classes))
     return counts, findings
+
+
+def _unusable(kind: str, path: Path, error: DataError) -> Finding:
+    """Returns a finding about all pixels that a file has by its header, if that much can be read of it."""
+    try:
+        height, width = image_size(path)
+    except DataError:
+        return Finding("error", kind, str(path), str(error))
+    return Finding("error", kind, str(path), str(error), height * width, (0, 0))
+
+
+def _size_differs(entry: Entry, mask: tuple[int, ...], image: tuple[int, ...]) -> Finding:
+    """Returns a finding about the pixels that only one of the two has; `mask` and `image` are heights and widths."""
+    height, width = min(mask[0], image[0]), min(mask[1], image[1])
+    alone = mask[0] * mask[1] + image[0] * image[1] - 2 * height * width
+    first = (0, width) if mask[1] != image[1] else (height, 0)
+    message = (
+        f"the mask is {mask[1]} x {mask[0]}, its image {image[1]} x {image[0]}: {alone} pixels are of one alone, the "
+        f"first at row {first[0]}, column {first[1]}"
+    )
+    if image == mask[::-1]:
+        message += "; it seems to lack the rotation that the image's EXIF tag asks for"
+    return Finding("error", "size", str(entry.mask), message, alone, first)
 
 
 def _examine_orientation(entry: Entry) -> Iterator[Finding]:
