@@ -21,6 +21,7 @@ from exfuse.cli import demo, train
 from exfuse.cli.app import build_app
 from exfuse.data.datasets import open_dataset
 from exfuse.data.synthetic import SCENE_CLASSES
+from exfuse.evaluation.evaluate import DEFINITION
 from exfuse.inference.predictor import Predictor
 from exfuse.models import builders
 from exfuse.training.recipes import load_config, read_recipe_text, recipe_names, recipe_summary
@@ -150,6 +151,8 @@ def test_evaluate_prints_a_table_and_writes_counts_and_protocol(
         shown = "-" if row["iou"] is None else f"{100 * row['iou']:.2f}"
         assert re.search(rf"│ {row['name']} +│ +{re.escape(shown)} │", outcome.output)
     assert f"{100 * content['mean_iou']:.2f}" in outcome.output
+    assert content["protocol"]["mean_iou"] == DEFINITION
+    assert f"mean IoU: {DEFINITION}" in " ".join(outcome.output.split())
 
 
 def test_evaluate_scores_a_split_of_any_name_with_any_options(

@@ -86,6 +86,13 @@ def test_rearranged_resnext_costs_the_same_within_one_percent() -> None:
     assert len([name for name, _ in deeper.named_modules() if name.endswith("conv3")]) == 43
 
 
+def test_rearranged_resnet34_costs_exactly_the_same() -> None:
+    with torch.device("meta"):
+        original, rearranged = backbones.resnet34(), backbones.resnet34_rearranged()
+    assert count_multiply_adds(rearranged) == count_multiply_adds(original) == 19_138_609_152
+    assert count_parameters(rearranged) > count_parameters(original)
+
+
 def test_multiply_adds_agree_with_the_published_count_of_resnet50() -> None:
     # He et al. (CVPR 2016, table 1) give 3.8 G for their form and 224 x 224; with the stride in the 3 x 3 it is 4.1 G.
     with torch.device("meta"):
