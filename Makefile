@@ -18,8 +18,9 @@ demo: $(INSTALLED)
 
 # A process for each core, one thread each: the threads of several processes would wait for one another. The folders with
 # the longest tests come first by name, so the files are taken in that order.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
+	$(PYTEST) --cov --cov-report=term
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
@@ -31,7 +32,7 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 
 test-nightly: $(INSTALLED)
-	$(BIN)/python -m pytest -m nightly
+	$(PYTEST) -m nightly --durations=0 --durations-min=1
 
 # The peers are measured in an environment of their own: they need torchvision, whose wheel does not fit a CPU torch.
 BENCH := benchmarks/.venv

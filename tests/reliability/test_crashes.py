@@ -73,6 +73,9 @@ def test_r2_after_a_kill_at_any_file_operation_of_a_save_a_checkpoint_loads(
         steps.append(reader.load(folder))
         expected = weights[steps[-1] - 1]
         assert all(torch.equal(value, expected[name]) for name, value in reader.model.state_dict().items())
+        if steps[-1] == 2:  # as a run that goes on at the step of a checkpoint does
+            trainings[1].save(folder, 2)
+            assert sorted(path.name for path in folder.iterdir()) == ["latest", "step_00000002"]
         trainings[1].save(folder, 3)  # what was left behind is in nobody's way, and is cleared
         assert sorted(path.name for path in folder.iterdir()) == ["latest", "step_00000003"]
     assert steps == sorted(steps)
@@ -208,7 +211,7 @@ def test_r1_runs_killed_fifty_times_are_those_of_an_unkilled_one(
         kills += done["kills"]
         inside += done["inside"]
     print(f"{precision}: {kills} kills in {seed} runs, {inside} of them inside a save")
-    assert inside >= 10
+    assert inside >= 20
 
 
 # Of one that hangs torch first waits for as long as we say, and then for five seconds for each worker to leave.

@@ -76,6 +76,7 @@ def save_checkpoint(
     target = folder / f"step_{state.step:08d}"
     if (folder / LATEST).is_file() and _read_pointer(folder)[0] == target:
         if json.loads((target / "state.json").read_text(encoding="utf-8")) == asdict(state):
+            _remove_all_but(target)  # which a kill may have kept that save from
             return target
         target = folder / f"{target.name}_scored"  # the step was saved when its scoring was cut off
     try:
@@ -89,14 +90,7 @@ def save_checkpoint(
         replace_file(folder / LATEST, f"{target.name} {digest}\n")
     except OSError as error:
         raise CheckpointError(f"{target}: the checkpoint could not be written ({reason(error, folder)})") from error
-    for old in folder.iterdir():
-        if old != target and _LEFT.fullmatch(old.name) and old.is_dir():
-            try:
-                shutil.rmtree(old)
-            except OSError as error:
-                raise CheckpointError(
-                    f"{old}: cannot be removed, now that {target} is written ({reason(error, folder)})"
-                ) from error
+    _remove_all_but(target)
     return target
 
 
@@ -159,6 +153,17 @@ def verify_latest(folder: Path) -> tuple[Path, dict[str, Digest]]:
     """
     source, digest = _read_pointer(folder)
     return source, verify_checkpoint(source, digest)
+
+
+def _remove_all_but(target: Path) -> None:
+    """Removes the other checkpoints of a folder, and what saves that were cut off have left."""
+    for old in target.parent.iterdir():
+        if old != target and _LEFT.fullmatch(old.name) and old.is_dir():
+            try:
+                shutil.rmtree(old)
+            except OSError as error:
+                why = reason(error, target.parent)
+                raise CheckpointError(f"{old}: cannot be removed, now that {target} is written ({why})") from error
 
 
 def _read_pointer(folder: Path) -> tuple[Path, str | None]:
