@@ -80,7 +80,7 @@ def test_tiles_cover_a_side_and_share_just_the_overlap(side: int, tiling: Tiling
     assert all(start % 32 == 0 for start, _ in tiles)
 
 
-@pytest.mark.parametrize("tiling", [Tiling(64, 16), Tiling(64, 0), Tiling(100, 49), Tiling(1000, 100)])
+@pytest.mark.parametrize("tiling", [Tiling(64, 16), Tiling(64, 0), Tiling(100, 32), Tiling(64, 32), Tiling(1000, 100)])
 def test_a_network_that_sees_single_pixels_labels_tiles_as_the_whole(picture: np.ndarray, tiling: Tiling):
     engine = PixelEngine()
     strips = list(label_strips(engine, picture, tiling))
@@ -119,7 +119,7 @@ def test_no_tile_is_larger_than_asked(picture: np.ndarray):
     assert engine.largest <= 96
 
 
-@pytest.mark.parametrize("tiling", [Tiling(64, 32), Tiling(64, -1), Tiling(31, 0), Tiling(64, 100)])
+@pytest.mark.parametrize("tiling", [Tiling(64, 33), Tiling(100, 49), Tiling(64, -1), Tiling(31, 0), Tiling(64, 100)])
 def test_a_tiling_that_makes_no_sense_is_refused(picture: np.ndarray, tiling: Tiling):
     with pytest.raises(ConfigError, match=f"tiles of {tiling.tile} pixels with an overlap of {tiling.overlap}"):
         next(label_strips(PixelEngine(), picture, tiling))

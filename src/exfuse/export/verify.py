@@ -101,7 +101,7 @@ def compare_engines(network: Engine, export: Engine, samples: Iterable[Sample], 
         info: What the labels mean.
 
     Raises:
-        ExportError: If there is no image, or the two give results of different shapes.
+        ExportError: If there is no image, the two give results of different shapes, or a score is not finite.
     """
     matrices = [ConfusionMatrix(len(info.class_names), info.ignore_index) for _ in range(2)]
     images = pixels = equal = sure = sure_equal = 0
@@ -114,6 +114,8 @@ def compare_engines(network: Engine, export: Engine, samples: Iterable[Sample], 
         labels = export.labels(batch)
         if expected.shape != found.shape or labels.shape != expected[:, 0].shape:
             raise ExportError(f"scores {found.shape} and labels {labels.shape} where the network has {expected.shape}")
+        if not (np.isfinite(found).all() and np.isfinite(expected).all()):
+            raise ExportError("scores are not finite, of the export or of the network itself")
         largest = max(float(np.abs(expected).max()), float(np.finfo(np.float32).tiny))
         worst = max(worst, float(np.abs(found - expected).max()) / largest)
         truth = expected.argmax(axis=1)

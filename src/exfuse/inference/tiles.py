@@ -27,13 +27,19 @@ class Tiling(NamedTuple):
         """Checks the numbers.
 
         Raises:
-            ConfigError: If the overlap leaves nothing that a tile has for itself.
+            ConfigError: If neighbours of neighbours would overlap, too.
         """
-        if self.overlap < 0 or self.tile < self.overlap + max(PAD_MULTIPLE, self.overlap + 1):
+        if self.overlap < 0 or self.step < max(PAD_MULTIPLE, self.overlap):
             raise ConfigError(
-                f"tiles of {self.tile} pixels with an overlap of {self.overlap}: a tile must be more than twice the "
-                f"overlap, and {PAD_MULTIPLE} more than it"
+                f"tiles of {self.tile} pixels with an overlap of {self.overlap}: tiles begin at multiples of "
+                f"{PAD_MULTIPLE}, so that a tile must be at least {PAD_MULTIPLE}, and the overlap rounded up to them, "
+                "more than the overlap"
             )
+
+    @property
+    def step(self) -> int:
+        """How far apart tiles begin at most; at least the overlap, so that no pixel is in three along a side."""
+        return (self.tile - self.overlap) // PAD_MULTIPLE * PAD_MULTIPLE
 
 
 def label_strips(engine: Engine, image: UInt8Array, tiling: Tiling) -> Iterator[UInt8Array]:
@@ -80,8 +86,7 @@ def cut(side: int, tiling: Tiling) -> list[tuple[int, int]]:
     """Returns first and end of each tile along a side; neighbours share the overlap, exactly."""
     if side <= tiling.tile:
         return [(0, side)]
-    longest = (tiling.tile - tiling.overlap) // PAD_MULTIPLE * PAD_MULTIPLE
-    count = math.ceil((side - tiling.overlap) / longest)
+    count = math.ceil((side - tiling.overlap) / tiling.step)
     step = math.ceil((side - tiling.overlap) / count / PAD_MULTIPLE) * PAD_MULTIPLE
     starts = range(0, side - tiling.overlap, step)
     return [(start, min(start + step + tiling.overlap, side)) for start in starts]

@@ -158,7 +158,7 @@ class Fusion(nn.Module):
     def __init__(self, in_channels: int, width: int, gcn_kernel: int) -> None:
         super().__init__()
         self.project = nn.Sequential(GlobalConvolution(in_channels, width, gcn_kernel), BoundaryRefinement(width))
-        self.refine = BoundaryRefinement(width)
+        self.refine: nn.Module = BoundaryRefinement(width)
 
     def forward(self, upsampled: Tensor, x: Tensor) -> Tensor:
         """Adds a level's feature `(N, C, H, W)` to the decoder's map `(N, D, H, W)`."""
