@@ -44,21 +44,17 @@ $(BENCH)/installed: benchmarks/requirements.txt pyproject.toml constraints.txt
 	touch $@
 
 # With DATA, a data set in CamVid's layout, what reads data is measured, too; with MODEL, trained on it, what labels it.
+BENCHMARKS := network rearrangement engines peers scaling postprocessing
+BENCHMARKS_OF_DATA := $(if $(DATA),input_side training)
+
+# One that finds the machine too busy keeps none of the others from being run.
 bench: $(BENCH)/installed
-	$(BENCH)/bin/python benchmarks/network.py
-	$(BENCH)/bin/python benchmarks/rearrangement.py
-	$(BENCH)/bin/python benchmarks/engines.py
-	$(BENCH)/bin/python benchmarks/peers.py
-	$(BENCH)/bin/python benchmarks/scaling.py
-	$(BENCH)/bin/python benchmarks/postprocessing.py
-ifneq ($(DATA),)
-	$(BENCH)/bin/python benchmarks/input_side.py $(DATA)
-	$(BENCH)/bin/python benchmarks/training.py $(DATA)
-ifneq ($(MODEL),)
-	$(BENCH)/bin/python benchmarks/accuracy.py $(MODEL) $(DATA) $(EXPORTS)
-	$(BENCH)/bin/python benchmarks/tiles.py $(MODEL) $(DATA)
-endif
-endif
+	@failed=; \
+	run() { $(BENCH)/bin/python "benchmarks/$$@" || failed="$$failed $$1"; }; \
+	for name in $(BENCHMARKS); do run $$name.py; done; \
+	for name in $(BENCHMARKS_OF_DATA); do run $$name.py $(DATA); done; \
+	$(if $(MODEL),run accuracy.py $(MODEL) $(DATA) $(EXPORTS); run tiles.py $(MODEL) $(DATA);) \
+	test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
 clean:
 	rm -rf .venv benchmarks/.venv build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage

@@ -1,11 +1,13 @@
 """What every comparison shares: interleaved rounds, a check that the machine is quiet, memory, and the page.
 
-Each case runs once a round, in turn, so that a machine whose speed drifts slows all of them alike; ratios are taken
-round by round. The reference runs twice in each round: if the two differ by more than `QUIET`, the rounds count
-for nothing and are run again, and after `ATTEMPTS` of that nothing is reported.
+Each case runs once a round, in an order that is drawn anew, so that a machine whose speed drifts slows all of them
+alike and none always comes behind the same one; ratios are taken round by round. The reference runs twice in each
+round, which is a case of its own in every table: if the two differ by more than `QUIET`, the rounds count for nothing
+and are run again, and after `ATTEMPTS` of that nothing is reported.
 """
 
 import argparse
+import itertools
 import json
 import platform
 import statistics
@@ -13,16 +15,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 QUIET = 0.05
 ATTEMPTS = 3
 RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("exfuse", "torch", "openvino", "onnxruntime", "nncf", "segmentation-models-pytorch", "transformers")
 
 
 class NotQuietError(Exception):
@@ -34,20 +39,46 @@ class Timing:
     """How long a case took, and against the reference.
 
     Attributes:
-        median_ms: Median of the rounds.
-        ratio: Median of the rounds' ratios to the reference.
-        ratio_min: The least of them.
-        ratio_max: The greatest.
+        seconds: Of each round.
+        of_reference: What the reference took in the same rounds.
     """
 
-    median_ms: float
-    ratio: float
-    ratio_min: float
-    ratio_max: float
+    seconds: tuple[float, ...]
+    of_reference: tuple[float, ...]
+
+    @property
+    def median_ms(self) -> float:
+        """The median of the rounds."""
+        return 1000 * statistics.median(self.seconds)
+
+    @property
+    def ratio(self) -> float:
+        """The median of the rounds' ratios to the reference."""
+        return statistics.median(self.ratios())
+
+    def ratios(self) -> list[float]:
+        """Returns the ratio to the reference of each round."""
+        return [a / b for a, b in zip(self.seconds, self.of_reference, strict=True)]
+
+    def against(self, other: "Timing") -> "Timing":
+        """Returns this case with another one of the same rounds for its reference."""
+        return Timing(self.seconds, other.seconds)
 
     def ratio_text(self) -> str:
         """Returns the ratio with its range."""
-        return f"{self.ratio:.2f} ({self.ratio_min:.2f} to {self.ratio_max:.2f})"
+        return _with_range(self.ratios())
+
+    def speed_text(self) -> str:
+        """Returns how many times faster than the reference it is, with the range."""
+        return _with_range([1 / ratio for ratio in self.ratios()])
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns all of it."""
+        return {"median_ms": self.median_ms, "ratio": self.ratio, **asdict(self)}
+
+
+def _with_range(values: list[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def interleave(cases: Mapping[str, Callable[[], object]], reference: str, rounds: int) -> dict[str, Timing]:
@@ -58,65 +89,59 @@ def interleave(cases: Mapping[str, Callable[[], object]], reference: str, rounds
         reference: The case to compare with.
         rounds: How many.
 
+    Returns:
+        Name -> how long it took; the reference's second run is named `again`.
+
     Raises:
         NotQuietError: If the reference differs from itself, time and again.
     """
-    again = f"{reference}, again"
     for _ in range(2):
         for step in cases.values():
             step()
-    for _ in range(ATTEMPTS):
-        timings = _rounds({**cases, again: cases[reference]}, reference, rounds)
-        itself = timings.pop(again).ratio
+    twice = {**cases, again(reference): cases[reference]}
+    for attempt in range(ATTEMPTS):
+        timings = _rounds(twice, reference, rounds, attempt)
+        itself = timings[again(reference)].ratio
         if abs(itself - 1) <= QUIET:
             return timings
         print(f"{reference} takes {itself:.3f} of its own time: the machine is not quiet", file=sys.stderr)
     raise NotQuietError(f"the machine was not quiet in {ATTEMPTS} attempts")
 
 
-def _rounds(cases: Mapping[str, Callable[[], object]], reference: str, rounds: int) -> dict[str, Timing]:
+def again(reference: str) -> str:
+    """Returns the name of a reference's second run in each round."""
+    return f"{reference}, again"
+
+
+def _rounds(cases: Mapping[str, Callable[[], object]], reference: str, rounds: int, seed: int) -> dict[str, Timing]:
     seconds: dict[str, list[float]] = {name: [] for name in cases}
-    names = list(cases)
-    for number in range(rounds):
-        # Each round begins with another case, so that none always comes behind the same one.
-        for name in names[number % len(names) :] + names[: number % len(names)]:
+    rng, order, last = np.random.default_rng(seed), list(cases), ""
+    same = {reference, again(reference)}
+    for _ in range(rounds):
+        order = rng.permutation(order).tolist()
+        # What has just run finds its own memory warm: the reference does not run behind itself if anything else can.
+        while len(cases) > 3 and any({one, other} <= same for one, other in itertools.pairwise([last, *order])):
+            order = rng.permutation(order).tolist()
+        last = order[-1]
+        for name in order:
             step = cases[name]
             started = time.perf_counter()
             step()
             seconds[name].append(time.perf_counter() - started)
-    timings = {}
-    for name in cases:
-        ratios = [a / b for a, b in zip(seconds[name], seconds[reference], strict=True)]
-        timings[name] = Timing(
-            1000 * statistics.median(seconds[name]), statistics.median(ratios), min(ratios), max(ratios)
-        )
-    return timings
+    return {name: Timing(tuple(taken), tuple(seconds[reference])) for name, taken in seconds.items()}
 
 
 def peak_memory(program: str, *arguments: object) -> float:
-    """Returns the peak resident memory in GiB of a process of its own; see `start_cold`."""
-    return start_cold(program, *arguments)["gib"]
-
-
-def start_cold(program: str, *arguments: object) -> dict[str, float]:
-    """Runs a case in a process of its own, which prints what it took: see `report_memory`.
-
-    Returns:
-        "gib", the process's peak resident memory, and "first_s", the seconds from its start to the first result.
-    """
+    """Returns the peak resident memory in GiB of a process of its own, which calls `report_memory`."""
     code = [sys.executable, program, "--memory", *map(str, arguments)]
-    started = time.time()
-    done = subprocess.run(code, check=True, capture_output=True, text=True)
-    report: dict[str, float] = json.loads(done.stdout)
-    return {"gib": report["gib"], "first_s": report["first_at"] - started}
+    return float(subprocess.run(code, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
 def report_memory(step: Callable[[], object]) -> None:
-    """Runs a case twice and prints this process's peak memory in GiB, and when it had the first result."""
+    """Runs a case twice and prints this process's peak memory in GiB."""
     step()
-    first_at = time.time()
     step()
-    print(json.dumps({"gib": peak_gib(), "first_at": first_at}))
+    print(peak_gib())
 
 
 def peak_gib() -> float:
@@ -135,7 +160,7 @@ def parse_arguments(description: str, memory: tuple[str, ...] = ()) -> argparse.
 
     Args:
         description: The script's docstring.
-        memory: What `start_cold` hands to the process that it starts, if it is used.
+        memory: What `peak_memory` hands to the process that it starts, if it is used.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=512)
@@ -152,9 +177,16 @@ def environment() -> dict[str, Any]:
         "command": " ".join(["python", *sys.argv]),
         "processor": processor_name(),
         "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
         "python": platform.python_version(),
+        **{package: found for package in PACKAGES if (found := _version(package))},
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def processor_name() -> str:
@@ -178,7 +210,8 @@ def write(name: str, title: str, notes: str, head: list[str], rows: list[list[st
         f"# {title}",
         "",
         f"`{facts['command']}`, {facts['date']}.",
-        f"{facts['processor']}, {facts['threads']} threads, torch {facts['torch']}.",
+        f"{facts['processor']}, {facts['threads']} threads, "
+        f"{', '.join(f'{name} {facts[name]}' for name in PACKAGES if name in facts)}.",
         "",
         notes,
         "",

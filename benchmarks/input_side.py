@@ -4,30 +4,35 @@ python benchmarks/input_side.py DATA [--crop 320] [--samples 100]
 """
 
 import argparse
-import time
+import itertools
+import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
+from torch.utils.data import default_collate
 
 from exfuse.data.augment import Augmentation, jitter_colors
 from exfuse.data.datasets import open_dataset
 from exfuse.data.decoded import decode
 from exfuse.data.samples import read_image, read_mask
 from exfuse.data.scan import scan_dataset
-from harness import write
+from exfuse.data.stream import AugmentedDataset, SampleKey
+from harness import interleave, write
+
+WHOLE = "the whole way"
+BATCH = 8
 
 
-def milliseconds(of_sample: Callable[[int], object], samples: int) -> float:
-    """Returns the median over the samples, each done twice and timed the second time: from warm files."""
-    taken = []
+def over(of_sample: Callable[[int], object], samples: int) -> Callable[[], object]:
+    """Returns a function that does it for one sample after the other, each read before so that its file is warm."""
     for index in range(samples):
         of_sample(index)
-        started = time.perf_counter()
-        of_sample(index)
-        taken.append(1000 * (time.perf_counter() - started))
-    return float(np.median(taken))
+    following = itertools.cycle(range(samples))
+    return lambda: of_sample(next(following))
 
 
 def main() -> None:
@@ -38,6 +43,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=100)
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
+    torch.set_num_threads(1)
     dataset = open_dataset(arguments.data, "train")
     jitter = 0.3
     augmentation = Augmentation(
@@ -50,27 +56,37 @@ def main() -> None:
         fill=(105, 108, 110),
         ignore_index=dataset.classes.ignore_index,
     )
-    mapped = decode(dataset, scan_dataset(dataset).fingerprint)
-    sample, rng = dataset[0], np.random.default_rng(0)
-    crop = augmentation(sample, rng).image
-    parts = {
-        "decode the photograph": lambda index: read_image(dataset.entries[index].image),
-        "read the mask": lambda index: read_mask(dataset.entries[index].mask),
-        "both, checked": lambda index: dataset[index],
-        "change the colours of a crop": lambda _: jitter_colors(crop, jitter, jitter, jitter, rng),
-        "scale, crop, flip, change colours": lambda _: augmentation(sample, rng),
-        "the whole way": lambda index: augmentation(dataset[index], rng),
-        "the same with data.cache": lambda index: augmentation(mapped[index], rng),
-    }
-    measured = {name: milliseconds(part, min(arguments.samples, len(dataset))) for name, part in parts.items()}
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["EXFUSE_CACHE"] = cache
+        mapped = decode(dataset, scan_dataset(dataset).fingerprint)
+        sample, rng = dataset[0], np.random.default_rng(0)
+        crop = augmentation(sample, rng).image
+        ready = AugmentedDataset(dataset, augmentation, 0)
+        batch = [ready[SampleKey(0, index)] for index in range(BATCH)]
+        parts: dict[str, Callable[[int], object]] = {
+            "decode the photograph": lambda index: read_image(dataset.entries[index].image),
+            "read the mask": lambda index: read_mask(dataset.entries[index].mask),
+            "both, checked": lambda index: dataset[index],
+            "change the colours of a crop": lambda _: jitter_colors(crop, jitter, jitter, jitter, rng),
+            "scale, crop, flip, change colours": lambda _: augmentation(sample, rng),
+            WHOLE: lambda index: augmentation(dataset[index], rng),
+            "the same with data.cache": lambda index: augmentation(mapped[index], rng),
+            f"make a batch of {BATCH}, all of it": lambda _: default_collate(batch),
+        }
+        samples = min(arguments.samples, len(dataset))
+        timings = interleave({name: over(part, samples) for name, part in parts.items()}, WHOLE, samples)
     height, width = sample.mask.shape
     write(
         f"input-{arguments.data.name}",
         f"The input side, {arguments.data.name}",
-        f"Images of {width} x {height}, crops of {arguments.crop}, one core, warm files; median of the samples.",
-        ["part", "ms", "samples a second"],
-        [[name, f"{value:.2f}", f"{1000 / value:.0f}"] for name, value in measured.items()],
-        measured,
+        f"Images of {width} x {height}, crops of {arguments.crop}, one core, warm files; {samples} samples, in each "
+        "round every part does the next one. Ratios are to the whole way, median of the rounds.",
+        ["part", "ms", "ratio", "a second"],
+        [
+            [name, f"{timing.median_ms:.2f}", f"{timing.ratio:.2f}", f"{1000 / timing.median_ms:.0f}"]
+            for name, timing in timings.items()
+        ],
+        {name: timing.to_json() for name, timing in timings.items()},
     )
 
 

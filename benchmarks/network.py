@@ -4,7 +4,6 @@ python benchmarks/network.py [--size 512] [--rounds 7]
 """
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from exfuse.losses import SegmentationLoss
 from exfuse.models.builders import count_multiply_adds, count_parameters, create_model
-from harness import Timing, interleave, parse_arguments, peak_memory, report_memory, write
+from harness import Timing, again, interleave, parse_arguments, peak_memory, report_memory, write
 
 CLASSES = 21
 NETWORKS = ("backbone", "gcn_resnet50", "gcn_resnet50 stride4", "exfuse_resnet50", "exfuse_resnet50 stride4")
@@ -83,13 +82,14 @@ def main() -> None:
         for precision in PRECISIONS:
             steps = {network: make_step(network, mode, precision, size) for network in NETWORKS}
             timings: dict[str, Timing] = interleave(steps, "backbone", arguments.rounds)
-            for network, timing in timings.items():
+            for name, timing in timings.items():
+                network = "backbone" if name == again("backbone") else name
                 memory = peak_memory(__file__, network, mode, precision, size)
                 parameters, multiply_adds = sizes[network]
                 costs = [f"{parameters / 1e6:.1f} M", f"{multiply_adds / 1e9:.1f} G"]
                 speed = [f"{timing.median_ms:.0f}", timing.ratio_text(), f"{memory:.2f}"]
-                rows.append([network, *costs, mode, precision, *speed])
-                raw.append({"network": network, "mode": mode, "precision": precision, "gib": memory, **asdict(timing)})
+                rows.append([name, *costs, mode, precision, *speed])
+                raw.append({"network": name, "mode": mode, "precision": precision, "gib": memory, **timing.to_json()})
     write(
         f"network-{size}",
         f"Networks against their backbone, {size} x {size}",

@@ -6,40 +6,44 @@ python benchmarks/postprocessing.py [--size 512] [--rounds 7]
 import io
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import openvino as ov
 
+from exfuse.data.synthetic import make_scene
 from exfuse.inference.engines.openvino_engine import HINTS, best_precision, read_openvino
 from exfuse.inference.predictor import Prediction
 from harness import interleave, parse_arguments, write
-from peers import convert, draw_scene
-from subjects import OURS, info_of
+from peers import convert
+from subjects import CLASSES, OURS
 
-SUBJECTS = tuple(name for name in OURS if name.startswith("stride4"))
+SUBJECTS = tuple(OURS)
 
 
 def make_steps(path: Path, size: int) -> dict[str, Callable[[], object]]:
-    """Returns the network up to its scores at stride 4, the same on to labels, and the writing of labels."""
+    """Returns the network up to its scores, the same on to labels, and the writing of labels as a PNG.
+
+    The scores are those at stride 4 where they are interpolated, and else those of full size.
+    """
     model, info = read_openvino(path)
     image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
-    [scores] = [o.input_value(0) for o in model.get_ordered_ops() if o.get_type_name() == "Interpolate"][-1:]
+    enlarged = [o.input_value(0) for o in model.get_ordered_ops() if o.get_type_name() == "Interpolate"]
+    scores = enlarged[-1] if enlarged[-1].get_partial_shape()[1] == CLASSES else model.output("logits")
     options = {"INFERENCE_PRECISION_HINT": HINTS[best_precision()], "PERFORMANCE_HINT": "LATENCY"}
     ends = {"scores": scores, "labels": model.output("labels")}
     compiled = {
         name: ov.Core().compile_model(ov.Model([end], model.get_parameters()), "CPU", options)
         for name, end in ends.items()
     }
-    prediction = Prediction(image[0], draw_scene(size), info)
+    prediction = Prediction(image[0], make_scene(0, size, size).mask, info)
     return {name: lambda network=network: network(image) for name, network in compiled.items()} | {
         "png": lambda: prediction.mask().save(io.BytesIO(), "PNG")
     }
 
 
 def main() -> None:
-    """Measures ours that predict at stride 4 and writes the page."""
+    """Measures ours and writes the page."""
     arguments = parse_arguments(__doc__)
     rows, raw = [], []
     with tempfile.TemporaryDirectory() as temporary:
@@ -50,13 +54,13 @@ def main() -> None:
             network, labels, png = (timings[name].median_ms for name in ("scores", "labels", "png"))
             share = timings["labels"].ratio - 1 + timings["png"].ratio
             rows.append([subject, f"{network:.0f}", f"{labels - network:.1f}", f"{png:.1f}", f"{share:.1%}"])
-            raw += [{"network": subject, "step": name, **asdict(timing)} for name, timing in timings.items()]
+            raw += [{"network": subject, "step": name, **timing.to_json()} for name, timing in timings.items()]
     write(
         f"postprocessing-{arguments.size}",
         f"After the network, {arguments.size} x {arguments.size}",
-        f"OpenVINO {best_precision()}, {len(info_of({}).class_names)} classes, one image. Network: pixels to scores at "
-        "stride 4. Then the scores are enlarged and labels chosen, in the same graph, and a drawn scene of labels is "
-        "written as a PNG. Share: of both in the network's time.",
+        f"OpenVINO {best_precision()}, {CLASSES} classes, one image. Network: pixels to scores, at stride 4 or of full "
+        "size. Then they are enlarged if they are not, and labels chosen, in the same graph, and a drawn scene of "
+        "labels is written as a PNG. Share: of both in the network's time.",
         ["network", "network ms", "labels ms", "PNG ms", "share"],
         rows,
         raw,

@@ -4,14 +4,13 @@ python benchmarks/rearrangement.py [--size 512] [--rounds 7]
 """
 
 from collections.abc import Callable
-from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
 
 from exfuse.models.backbones import BACKBONES
 from exfuse.models.builders import count_multiply_adds, count_parameters
-from harness import interleave, parse_arguments, peak_memory, report_memory, write
+from harness import again, interleave, parse_arguments, peak_memory, report_memory, write
 
 PAIRS = (("resnext101", "resnext101_rearranged"), ("resnet34", "resnet34_rearranged"))
 
@@ -70,10 +69,11 @@ def main() -> None:
     for pair in PAIRS:
         forward = interleave({name: make_forward(name, size) for name in pair}, pair[0], arguments.rounds)
         train = interleave({name: make_training_step(name, size) for name in pair}, pair[0], arguments.rounds)
-        for name in pair:
-            model = BACKBONES[name]()
+        for name in (*pair, again(pair[0])):
+            backbone = name.removesuffix(again(""))
+            model = BACKBONES[backbone]()
             parameters, multiply_adds = count_parameters(model), count_multiply_adds(model, size, size)
-            activations, memory = saved_activations(model, size), peak_memory(__file__, name, size)
+            activations, memory = saved_activations(model, size), peak_memory(__file__, backbone, size)
             rows.append(
                 [
                     name,
@@ -92,8 +92,8 @@ def main() -> None:
                     "name": name,
                     "parameters": parameters,
                     "multiply_adds": multiply_adds,
-                    "forward": asdict(forward[name]),
-                    "train": asdict(train[name]),
+                    "forward": forward[name].to_json(),
+                    "train": train[name].to_json(),
                     "activation_bytes": activations,
                     "peak_gib": memory,
                 }

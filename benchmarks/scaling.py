@@ -5,13 +5,12 @@ python benchmarks/scaling.py [--rounds 5]
 
 import argparse
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from harness import RESULTS, Timing, environment, interleave, write
+from harness import RESULTS, Timing, again, environment, interleave, write
 from peers import REFERENCE, convert, make_step
 
 NETWORKS = (REFERENCE, "stride4 narrow, SEB 128", "full narrow, SEB 128")
@@ -57,14 +56,16 @@ def main() -> None:
     write(
         "scaling",
         "Time against size and batch, OpenVINO bf16",
-        f"ms of a batch, with the ratio to {REFERENCE}, median of the rounds.\n\n![the same as curves]({figure.name})",
-        ["side", "batch", *NETWORKS],
+        f"ms of a batch, with the ratio to {REFERENCE}, median of the rounds; the peer is converted for each size and "
+        "batch alone, ours once for all. The last column is the peer's second run in each round.\n\n"
+        f"![the same as curves]({figure.name})",
+        ["side", "batch", *NETWORKS, again(REFERENCE)],
         [
             [str(side), str(batch), *(f"{timing.median_ms:.0f} ({timing.ratio:.2f})" for timing in of_names.values())]
             for (side, batch), of_names in timings.items()
         ],
         [
-            {"side": side, "batch": batch, "network": name, **asdict(timing)}
+            {"side": side, "batch": batch, "network": name, **timing.to_json()}
             for (side, batch), of_names in timings.items()
             for name, timing in of_names.items()
         ],

@@ -8,7 +8,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -129,7 +128,7 @@ def main() -> None:
         ["", "median ms", "ratio", "images a second"],
         rows,
         {
-            "timings": {name: asdict(timing) for name, timing in timings.items()},
+            "timings": {name: timing.to_json() for name, timing in timings.items()},
             "waiting": waiting,
             "save_ms": saving,
             "load_ms": loading,

@@ -12,6 +12,7 @@ from PIL import Image
 from tiny_run import call_exfuse, tiny_config, train_quietly
 
 from exfuse.data.datasets import open_dataset
+from exfuse.errors import ExportError
 from exfuse.export import verify
 from exfuse.inference.engines.openvino_engine import best_precision
 from exfuse.inference.predictor import Predictor
@@ -79,13 +80,16 @@ def test_commands_take_an_export_where_they_take_a_model(
 
 WITHOUT_TORCH = """
 import sys
-for module in ("torch", "cv2", "safetensors.torch"):
+of_the_command = ("typer", "rich", "yaml", "pydantic")
+for module in ("torch", "cv2", "safetensors", "huggingface_hub", "matplotlib", "tensorboard", *of_the_command):
     sys.modules[module] = None
 import numpy as np
 import exfuse
-from exfuse.cli.app import main
 prediction = exfuse.Predictor.from_pretrained(sys.argv[1], precision="fp32")(sys.argv[2])
 np.save(sys.argv[3], prediction.labels)
+for module in of_the_command:
+    del sys.modules[module]
+from exfuse.cli.app import main
 sys.argv = ["exfuse", "predict", sys.argv[1], sys.argv[2], "-o", sys.argv[4], "--precision", "fp32"]
 main()
 """
@@ -102,6 +106,22 @@ def test_an_export_is_used_without_torch(
     assert (labels == expected).mean() > 0.999
     with Image.open(tmp_path / "out" / "masks" / f"{photo.stem}.png") as mask:
         np.testing.assert_array_equal(np.array(mask), labels)
+
+
+def test_an_export_whose_scores_are_not_finite_fails_its_check(model: Path, pack: Path) -> None:
+    class Broken:
+        def __getattr__(self, name: str) -> object:
+            return getattr(network, name)
+
+        def scores(self, images: np.ndarray) -> np.ndarray:
+            scores = network.scores(images)
+            scores[0, 0, 3, 4] = np.nan
+            return scores
+
+    predictor = Predictor.from_pretrained(model, "torch")
+    network = predictor.engine
+    with pytest.raises(ExportError, match="scores are not finite"):
+        verify.compare_engines(network, Broken(), [open_dataset(pack, "val")[0]], predictor.info)
 
 
 def test_an_export_that_fails_its_check_leaves_nothing_and_the_older_one_stays(

@@ -18,7 +18,7 @@ from exfuse.export.verify import TIE
 from exfuse.inference import augmentation as averaging
 from exfuse.inference import opening
 from exfuse.inference.conversion import WRITE, convert_openvino, export_program
-from exfuse.inference.engines.base import Engine
+from exfuse.inference.engines.base import Engine, Precision
 from exfuse.inference.engines.torch_engine import TorchEngine
 from exfuse.inference.largest_score import choose_by_maximum
 from exfuse.inference.predictor import Predictor
@@ -136,6 +136,8 @@ def test_interpolated_scores_are_not_rounded_to_bfloat16(info: ModelInfo, tmp_pa
     assert (scores == scores.bfloat16()).float().mean() < 0.1
     best = scores.topk(2, dim=1).values
     assert (best[:, 0] != best[:, 1]).all()
+    from_cache = Predictor.from_pretrained(written.folder, "openvino", "bf16").engine  # what OpenVINO compiled is kept
+    np.testing.assert_array_equal(from_cache.scores(pictures((1, 120, 160))), scores.numpy())
 
 
 class Chooses(torch.nn.Module):
@@ -172,6 +174,20 @@ def test_the_compiled_engine_agrees(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("exfuse.inference.engines.compiled.SIZES", 1)
     with pytest.raises(ConfigError, match="makes code for each size, and 1 are its limit"):
         engine.labels(pictures((1, 60, 90)))
+
+
+@pytest.mark.nightly  # compiling takes long
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")
+@pytest.mark.parametrize("name", ["stride4", "full"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_compiled_engine_agrees_on_folded_networks(name: str, precision: Precision, tmp_path: Path):
+    written = Written(NETWORKS[name], tmp_path / "model")
+    engine = Predictor.from_pretrained(written.folder, "compile", precision).engine
+    images = pictures((1, 70, 90))
+    expected = written.network.scores(images)
+    limit, equal = (1e-4, 0.999) if precision == "fp32" else (0.1, 0.95)  # of noise, by random weights
+    assert np.abs(engine.scores(images) - expected).max() <= limit * np.abs(expected).max()
+    assert (engine.labels(images) == expected.argmax(axis=1)).mean() > equal
 
 
 def test_auto_takes_the_fastest_that_is_installed_and_can_do_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -11,7 +11,7 @@ from exfuse.durable import digest_of
 from exfuse.errors import CheckpointError, ExFuseError, brief
 from exfuse.models.folder import CONFIG_FILE, WEIGHTS_FILE, read_info
 
-CONVERSION = 3  # to be raised with every change to what is converted or how
+CONVERSION = 4  # to be raised with every change to what is converted or how
 MAIN_FILE = "model"  # with the suffix of its format
 
 

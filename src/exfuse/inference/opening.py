@@ -79,7 +79,8 @@ def _open_fastest(
                 return _open_folder(folder, engine, precision, augmentation)
             except CheckpointError as error:  # it does not convert, or cannot be kept, or torch says more of it
                 failure = error
-    opened = _open_folder(folder, "torch", precision or (_fast_precision(on_card) if on_card else None), augmentation)
+    fastest = precision or (_fast_precision(on_card) if on_card else None)
+    opened = _open_folder(folder, "torch", fastest, augmentation, folded=True)
     if failure is not None:
         warnings.warn(f"the engine torch is used, which is slower: {failure}", RuntimeWarning, stacklevel=4)
     return opened
@@ -136,14 +137,20 @@ def _open_exported(path: Path, name: EngineName, precision: Precision | None) ->
 
 
 def _open_folder(
-    folder: Path, name: EngineName, precision: Precision | None, augmentation: TestTimeAugmentation
+    folder: Path,
+    name: EngineName,
+    precision: Precision | None,
+    augmentation: TestTimeAugmentation,
+    folded: bool = False,
 ) -> tuple[Engine, ModelInfo]:
+    """Opens a model folder; `folded` is for torch, which else computes the network as it was trained."""
     if name == "torch":
         from exfuse.inference.engines.torch_engine import TorchEngine
+        from exfuse.models.folding import fold
         from exfuse.models.pretrained import load_pretrained
 
         model, info = load_pretrained(folder)
-        return TorchEngine(model, info, augmentation, precision or "fp32"), info
+        return TorchEngine(fold(model) if folded else model, info, augmentation, precision or "fp32"), info
     if name == "compile":
         from exfuse.inference.engines.compiled import CompiledEngine
         from exfuse.inference.graph import LabelGraph

@@ -3,9 +3,6 @@
 import json
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
 from exfuse.errors import CheckpointError, ConfigError, brief, without_path
 from exfuse.models.info import ModelInfo
 
@@ -32,6 +29,9 @@ def find_model(source: str | Path) -> Path:
         return folder
     if str(source).count("/") != 1 or folder.parent.is_dir():
         raise CheckpointError(f"{source}: no such model folder")
+    from huggingface_hub import snapshot_download  # a slow import, which what lies on the disk does without
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
     try:
         return Path(snapshot_download(str(source), allow_patterns=[WEIGHTS_FILE, CONFIG_FILE, CARD_FILE]))
     except (OSError, HfHubHTTPError, HFValidationError) as error:

@@ -1,7 +1,7 @@
 """torch.compile with the weights frozen into the code; takes a compiler, and time at a size's first image."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._dynamo import config as dynamo
 from torch._inductor import config as inductor
 
@@ -35,18 +35,21 @@ class CompiledEngine:
         fast = graph.eval().to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         mode = "reduce-overhead" if self._device.type == "cuda" else None  # which is by CUDA graphs
         self._sizes: set[tuple[int, ...]] = set()
-        self._compiled = torch.compile(fast, dynamic=False, fullgraph=True, mode=mode)
+        # One for each output, so that labels are chosen as scores are interpolated, and those never written out.
+        self._compiled = [
+            torch.compile(_Output(fast, place), dynamic=False, fullgraph=True, mode=mode) for place in (0, 1)
+        ]
 
     def labels(self, images: UInt8Array) -> UInt8Array:
         """See `Engine`."""
-        return self._run(images)[0].cpu().numpy()
+        return self._run(0, images).cpu().numpy()
 
     def scores(self, images: UInt8Array) -> Float32Array:
         """See `Engine`."""
-        return self._run(images)[1].cpu().numpy()
+        return self._run(1, images).cpu().numpy()
 
     @torch.inference_mode()
-    def _run(self, images: UInt8Array) -> tuple[Tensor, Tensor]:
+    def _run(self, place: int, images: UInt8Array) -> Tensor:
         if images.shape not in self._sizes and len(self._sizes) == SIZES:
             raise ConfigError(
                 f"images {images.shape}: the engine compile makes code for each size, and {SIZES} are its limit; take "
@@ -55,4 +58,16 @@ class CompiledEngine:
         self._sizes.add(images.shape)
         autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=self.precision == "bf16")
         with autocast, inductor.patch(freezing=True), dynamo.patch(recompile_limit=SIZES):
-            return self._compiled(torch.from_numpy(images).to(self._device))  # type: ignore[no-any-return, no-untyped-call]
+            return self._compiled[place](torch.from_numpy(images).to(self._device))  # type: ignore[no-any-return]
+
+
+class _Output(nn.Module):
+    """One of the two things that a `LabelGraph` gives."""
+
+    def __init__(self, graph: nn.Module, place: int) -> None:
+        super().__init__()
+        self.graph = graph
+        self.place = place
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.graph(images)[self.place]  # type: ignore[no-any-return]

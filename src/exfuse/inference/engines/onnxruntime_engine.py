@@ -52,4 +52,7 @@ class OnnxRuntimeEngine:
         return scores
 
     def _run(self, output: str, images: UInt8Array) -> Any:
-        return self._session.run([output], {IMAGES: images})[0]
+        try:
+            return self._session.run([output], {IMAGES: images})[0]
+        except Exception as error:
+            raise CheckpointError(f"ONNX Runtime cannot compute images {images.shape}: {brief(error)}") from error

@@ -90,8 +90,14 @@ class OpenVINOEngine:
     def _run(self, output: str, images: UInt8Array) -> Any:
         # A compiled model runs one image at a time, on all cores.
         with self._lock, kept_signal_stack():
-            if output not in self._compiled:
-                # Only what leads to this output is kept, so that labels never wait for scores to be copied out.
-                alone = ov.Model([self._model.output(output)], self._model.get_parameters(), self._model.friendly_name)
-                self._compiled[output] = ov.Core().compile_model(alone, "CPU", self._options)
-            return self._compiled[output](images)[0]
+            try:
+                if output not in self._compiled:
+                    self._compiled[output] = self._compile(output)
+                return self._compiled[output](images)[0]
+            except RuntimeError as error:
+                raise CheckpointError(f"OpenVINO cannot compute images {images.shape}: {brief(error)}") from error
+
+    def _compile(self, output: str) -> ov.CompiledModel:
+        # Only what leads to this output is kept, so that labels never wait for scores to be copied out.
+        alone = ov.Model([self._model.output(output)], self._model.get_parameters(), self._model.friendly_name)
+        return ov.Core().compile_model(alone, "CPU", self._options)
