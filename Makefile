@@ -53,7 +53,7 @@ bench: $(BENCH)/installed
 	run() { $(BENCH)/bin/python "benchmarks/$$@" || failed="$$failed $$1"; }; \
 	for name in $(BENCHMARKS); do run $$name.py; done; \
 	for name in $(BENCHMARKS_OF_DATA); do run $$name.py $(DATA); done; \
-	$(if $(MODEL),run accuracy.py $(MODEL) $(DATA) $(EXPORTS); run tiles.py $(MODEL) $(DATA);) \
+	$(if $(and $(DATA),$(MODEL)),run accuracy.py $(MODEL) $(DATA) $(EXPORTS); run tiles.py $(MODEL) $(DATA);) \
 	test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
 clean:

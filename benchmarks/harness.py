@@ -1,9 +1,9 @@
 """What every comparison shares: interleaved rounds, a check that the machine is quiet, memory, and the page.
 
 Each case runs once a round, in an order that is drawn anew, so that a machine whose speed drifts slows all of them
-alike and none always comes behind the same one; ratios are taken round by round. The reference runs twice in each
-round, which is a case of its own in every table: if the two differ by more than `QUIET`, the rounds count for nothing
-and are run again, and after `ATTEMPTS` of that nothing is reported.
+alike, none always comes behind the same one and none behind itself; ratios are taken round by round. The reference
+runs twice in each round: if the two differ by more than `QUIET`, the rounds count for nothing and are run again, and
+after `ATTEMPTS` of that nothing is reported.
 """
 
 import argparse
@@ -26,6 +26,8 @@ import torch
 
 QUIET = 0.05
 ATTEMPTS = 3
+PAIR = 2
+AGAIN = ", again"
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("exfuse", "torch", "openvino", "onnxruntime", "nncf", "segmentation-models-pytorch", "transformers")
 
@@ -98,7 +100,9 @@ def interleave(cases: Mapping[str, Callable[[], object]], reference: str, rounds
     for _ in range(2):
         for step in cases.values():
             step()
-    twice = {**cases, again(reference): cases[reference]}
+    # Of two cases both run twice, so that each can always follow the other.
+    doubled = cases if len(cases) == PAIR else (reference,)
+    twice = {**cases, **{again(name): cases[name] for name in doubled}}
     for attempt in range(ATTEMPTS):
         timings = _rounds(twice, reference, rounds, attempt)
         itself = timings[again(reference)].ratio
@@ -110,17 +114,21 @@ def interleave(cases: Mapping[str, Callable[[], object]], reference: str, rounds
 
 def again(reference: str) -> str:
     """Returns the name of a reference's second run in each round."""
-    return f"{reference}, again"
+    return f"{reference}{AGAIN}"
+
+
+def _plain(name: str) -> str:
+    return name.removesuffix(AGAIN)
 
 
 def _rounds(cases: Mapping[str, Callable[[], object]], reference: str, rounds: int, seed: int) -> dict[str, Timing]:
     seconds: dict[str, list[float]] = {name: [] for name in cases}
-    rng, order, last = np.random.default_rng(seed), list(cases), ""
-    same = {reference, again(reference)}
+    rng, last = np.random.default_rng(seed), ""
+    several = len({_plain(name) for name in cases}) > 1
     for _ in range(rounds):
-        order = rng.permutation(order).tolist()
-        # What has just run finds its own memory warm: the reference does not run behind itself if anything else can.
-        while len(cases) > 3 and any({one, other} <= same for one, other in itertools.pairwise([last, *order])):
+        order = rng.permutation(list(cases)).tolist()
+        # What has just run finds its own memory warm.
+        while several and any(_plain(one) == _plain(other) for one, other in itertools.pairwise([last, *order])):
             order = rng.permutation(order).tolist()
         last = order[-1]
         for name in order:
@@ -178,7 +186,7 @@ def environment() -> dict[str, Any]:
         "processor": processor_name(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        **{package: found for package in PACKAGES if (found := _version(package))},
+        "versions": {package: found for package in PACKAGES if (found := _version(package))},
     }
 
 
@@ -211,7 +219,7 @@ def write(name: str, title: str, notes: str, head: list[str], rows: list[list[st
         "",
         f"`{facts['command']}`, {facts['date']}.",
         f"{facts['processor']}, {facts['threads']} threads, "
-        f"{', '.join(f'{name} {facts[name]}' for name in PACKAGES if name in facts)}.",
+        f"{', '.join(f'{package} {found}' for package, found in facts['versions'].items())}.",
         "",
         notes,
         "",

@@ -202,11 +202,12 @@ def main() -> None:
                 rows.append([name, *cost, precision, *figures])
                 facts = {"network": name, "precision": precision, "floor": share, "gib": memory[network]}
                 raw.append(facts | timing.to_json())
+            write_page(size, rows, raw)  # after each part: nothing is lost if the machine is not quiet later
             ways = {f"{name}, whole way": make_whole_way(paths[name], precision, size) for name in (REFERENCE, *OURS)}
             for name, timing in interleave(ways, f"{REFERENCE}, whole way", arguments.rounds).items():
                 rows.append([name, "", "", precision, f"{timing.median_ms:.0f}", timing.ratio_text(), "", "", ""])
                 raw.append({"network": name, "precision": precision} | timing.to_json())
-            write_page(size, rows, raw)  # after each precision: nothing is lost if the machine is not quiet later
+            write_page(size, rows, raw)
 
 
 def write_page(size: int, rows: list[list[str]], raw: list[dict[str, Any]]) -> None:

@@ -69,8 +69,7 @@ def main() -> None:
     for pair in PAIRS:
         forward = interleave({name: make_forward(name, size) for name in pair}, pair[0], arguments.rounds)
         train = interleave({name: make_training_step(name, size) for name in pair}, pair[0], arguments.rounds)
-        for name in (*pair, again(pair[0])):
-            backbone = name.removesuffix(again(""))
+        for name, backbone in ((pair[0], pair[0]), (pair[1], pair[1]), (again(pair[0]), pair[0])):
             model = BACKBONES[backbone]()
             parameters, multiply_adds = count_parameters(model), count_multiply_adds(model, size, size)
             activations, memory = saved_activations(model, size), peak_memory(__file__, backbone, size)

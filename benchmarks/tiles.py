@@ -20,7 +20,7 @@ from PIL import Image
 from exfuse.data.datasets import open_dataset
 from exfuse.inference.predictor import Predictor
 from exfuse.inference.tiles import Tiling, cut, label_strips
-from harness import RESULTS, environment, write
+from harness import RESULTS, environment, peak_gib, write
 
 SIDES = (2000, 4000, 6000, 8000, 10_000)
 REPEATS = 2
@@ -40,8 +40,10 @@ def segment(model: Path, side: int, tiling: Tiling) -> dict[str, float]:
         started = time.perf_counter()
         subprocess.run([str(part) for part in command], check=True, capture_output=True)
         seconds = time.perf_counter() - started
-    # The command takes more than this process, from which the count begins.
-    return {"seconds": seconds, "gib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20}
+    gib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    if gib <= peak_gib():
+        raise RuntimeError("a child's count begins with this process's peak, which it has not passed")
+    return {"seconds": seconds, "gib": gib}
 
 
 def agreement(model: Path, data: Path) -> tuple[float, float]:

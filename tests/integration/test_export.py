@@ -270,6 +270,6 @@ def test_predict_cuts_large_images_into_tiles(model: Path, pack: Path, tmp_path:
     fractions = json.loads((tmp_path / "out" / "fractions.json").read_text())
     assert all(sum(row["fractions"].values()) == pytest.approx(1) for row in fractions)
     assert (tmp_path / "out" / "overlays" / "large.jpg").is_file()
-    refused = call_exfuse("predict", model, photos, "-o", tmp_path / "other", "--tile", "256", "--overlap", "128")
+    refused = call_exfuse("predict", model, photos, "-o", tmp_path / "other", "--tile", "256", "--overlap", "129")
     assert refused.code == 1
-    assert "tiles of 256 pixels with an overlap of 128" in refused.errors
+    assert "tiles of 256 pixels with an overlap of 129" in refused.errors

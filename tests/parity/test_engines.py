@@ -18,6 +18,7 @@ from exfuse.export.verify import TIE
 from exfuse.inference import augmentation as averaging
 from exfuse.inference import opening
 from exfuse.inference.conversion import WRITE, convert_openvino, export_program
+from exfuse.inference.converted import compiled_folder
 from exfuse.inference.engines.base import Engine, Precision
 from exfuse.inference.engines.torch_engine import TorchEngine
 from exfuse.inference.largest_score import choose_by_maximum
@@ -136,6 +137,7 @@ def test_interpolated_scores_are_not_rounded_to_bfloat16(info: ModelInfo, tmp_pa
     assert (scores == scores.bfloat16()).float().mean() < 0.1
     best = scores.topk(2, dim=1).values
     assert (best[:, 0] != best[:, 1]).all()
+    assert any(compiled_folder().iterdir())
     from_cache = Predictor.from_pretrained(written.folder, "openvino", "bf16").engine  # what OpenVINO compiled is kept
     np.testing.assert_array_equal(from_cache.scores(pictures((1, 120, 160))), scores.numpy())
 
@@ -199,19 +201,20 @@ def test_auto_takes_the_fastest_that_is_installed_and_can_do_it(tmp_path: Path, 
         for has_bf16, precision in ((True, "bf16"), (False, "fp32")):
             card.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=has_bf16: has)
             engine = Predictor.from_pretrained(folder).engine
-            assert (engine.name, engine.precision) == ("torch", precision)
+            assert (engine.name, engine.precision) == ("torch, folded", precision)
+            assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in engine.model.modules())
         assert Predictor.from_pretrained(folder, precision="fp32").engine.precision == "fp32"
     averaged = Predictor.from_pretrained(folder, augmentation=averaging.TestTimeAugmentation(flip=True))
-    assert averaged.engine.name == "torch"
+    assert averaged.engine.name == "torch, folded"
     assert Predictor.from_pretrained(folder, precision="bf16").engine.precision == "bf16"
     found = opening.find_spec
     monkeypatch.setattr(opening, "find_spec", lambda name: None if name == "openvino" else found(name))
     assert Predictor.from_pretrained(folder).engine.name == "onnxruntime"
-    assert Predictor.from_pretrained(folder, precision="bf16").engine.name == "torch"
+    assert Predictor.from_pretrained(folder, precision="bf16").engine.name == "torch, folded"
     with pytest.raises(ConfigError, match=r"openvino is not installed; pip install 'exfuse\[openvino\]'"):
         Predictor.from_pretrained(folder, "openvino")
     monkeypatch.setattr(opening, "find_spec", lambda name: None)
-    assert Predictor.from_pretrained(folder).engine.name == "torch"
+    assert Predictor.from_pretrained(folder).engine.name == "torch, folded"
     with pytest.raises(ConfigError, match=r"onnxruntime is not installed; pip install 'exfuse\[onnx\]'"):
         Predictor.from_pretrained(folder, "onnxruntime")
 

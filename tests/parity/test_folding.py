@@ -134,6 +134,31 @@ def test_in_fp32_logits_agree_to_rounding_and_labels_where_they_are_clear(switch
     assert torch.equal(folded.argmax(1)[clear], expected.argmax(1)[clear])
 
 
+class PreActivated(nn.Module):
+    """A backbone whose norms stand before the convolutions of the same number."""
+
+    channels = (4, 8, 8, 8)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, kernel_size=4, stride=4)
+        self.bn1, self.conv1 = nn.BatchNorm2d(4), nn.Conv2d(4, 8, kernel_size=2, stride=2)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        x2 = self.stem(images)
+        x3 = self.conv1(self.bn1(x2).relu())
+        return x2, x3, nn.functional.avg_pool2d(x3, 2), nn.functional.avg_pool2d(x3, 4)
+
+
+def test_norms_of_other_peoples_backbones_are_left_alone() -> None:
+    torch.manual_seed(0)
+    backbone = PreActivated()
+    model = unsettle(ExFuse(backbone, num_classes=2, decoder="stride4", decoder_width=4)).double()
+    images = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(fold(model)(images).logits, model.eval()(images).logits, rtol=1e-9, atol=1e-9)
+
+
 def test_the_last_refinement_before_densely_adjacent_prediction_is_folded_into_it() -> None:
     model = create_model("exfuse_tiny", num_classes=3, **SWITCHES["stride4 wide"])
     assert isinstance(fold(model).head.get_submodule("dap"), FoldedRefinement)

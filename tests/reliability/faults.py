@@ -23,7 +23,7 @@ class Operations:
     """Counts file operations below a folder and does something at the k-th.
 
     Args:
-        root: Only operations on paths below it count; flushes count always.
+        root: Only operations on what lies in it count.
         at: The number of the operation, from 1, at which `act` is called, before the operation itself; 0 for none.
         act: What happens there: killing the process, or raising an `OSError`.
     """
@@ -34,12 +34,17 @@ class Operations:
         self.act = act
         self.count = 0
 
-    def tick(self, path: object = None) -> None:
-        if isinstance(path, str | os.PathLike) and not Path(path).absolute().is_relative_to(self.root):
+    def tick(self, path: object) -> None:
+        if not self.counts(path):
             return
         self.count += 1
         if self.count == self.at:
             self.act()
+
+    def counts(self, path: object) -> bool:
+        """Returns whether a path, or what a file descriptor is open on, lies in the root."""
+        where = Path(f"/proc/self/fd/{path}").readlink() if isinstance(path, int) else Path(path)  # type: ignore[arg-type]
+        return where.absolute().is_relative_to(self.root)
 
     @contextmanager
     def installed(self) -> Iterator["Operations"]:
@@ -63,7 +68,8 @@ class Operations:
             if "w" not in mode and "a" not in mode:
                 return function(path, mode, *arguments, **options)
             self.tick(path)
-            return _CountedFile(function(path, mode, *arguments, **options), self)
+            file = function(path, mode, *arguments, **options)
+            return _CountedFile(file, self, path) if self.counts(path) else file
 
         return call
 
@@ -71,14 +77,14 @@ class Operations:
 class _CountedFile:
     """A file opened for writing whose writes are counted; a kill at one leaves the half of it."""
 
-    def __init__(self, file: Any, operations: Operations) -> None:
-        self._file, self._operations = file, operations
+    def __init__(self, file: Any, operations: Operations, path: Path) -> None:
+        self._file, self._operations, self._path = file, operations, path
 
     def write(self, content: Any) -> Any:
         if self._operations.count + 1 == self._operations.at:
             self._file.write(content[: len(content) // 2])
             self._file.flush()
-        self._operations.tick()
+        self._operations.tick(self._path)
         return self._file.write(content)
 
     def __enter__(self) -> "_CountedFile":

@@ -52,7 +52,7 @@ def run(data: Path, output: Path, kills: int, seed: int, changed: list[str]) -> 
         assert code == -9, f"ended with {code}"
         latest = latest_checkpoint(checkpoints)
         reached.append(latest.name if latest else "nothing")
-        inside += operation > 0  # only saves have file operations there
+        inside += operation > 0  # of the checkpoints' folder, where nothing but saves writes
 
 
 if __name__ == "__main__":

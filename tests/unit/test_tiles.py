@@ -76,6 +76,7 @@ def test_tiles_cover_a_side_and_share_just_the_overlap(side: int, tiling: Tiling
     assert all(0 < end - start <= tiling.tile for start, end in tiles)
     for (_, end), (start, _) in itertools.pairwise(tiles):
         assert end - start == tiling.overlap
+    assert all(end <= start for (_, end), (start, _) in zip(tiles, tiles[2:], strict=False)), "three share a pixel"
     assert len({end - start for start, end in tiles[:-1]}) <= 1
     assert all(start % 32 == 0 for start, _ in tiles)
 

@@ -128,7 +128,7 @@ def _open_exported(path: Path, name: EngineName, precision: Precision | None) ->
         from exfuse.inference.engines.openvino_engine import OpenVINOEngine, read_openvino
 
         model, info = read_openvino(path)
-        return OpenVINOEngine(model, precision, compiled_folder()), info
+        return OpenVINOEngine(model, precision, compiled_folder(), path), info
     from exfuse.inference.engines.onnxruntime_engine import OnnxRuntimeEngine
 
     _check_onnx_precision(precision)
@@ -150,7 +150,11 @@ def _open_folder(
         from exfuse.models.pretrained import load_pretrained
 
         model, info = load_pretrained(folder)
-        return TorchEngine(fold(model) if folded else model, info, augmentation, precision or "fp32"), info
+        if not folded:
+            return TorchEngine(model, info, augmentation, precision or "fp32"), info
+        engine = TorchEngine(fold(model), info, augmentation, precision or "fp32")
+        engine.name = "torch, folded"
+        return engine, info
     if name == "compile":
         from exfuse.inference.engines.compiled import CompiledEngine
         from exfuse.inference.graph import LabelGraph

@@ -31,9 +31,8 @@ class Tiling(NamedTuple):
         """
         if self.overlap < 0 or self.step < max(PAD_MULTIPLE, self.overlap):
             raise ConfigError(
-                f"tiles of {self.tile} pixels with an overlap of {self.overlap}: tiles begin at multiples of "
-                f"{PAD_MULTIPLE}, so that a tile must be at least {PAD_MULTIPLE}, and the overlap rounded up to them, "
-                "more than the overlap"
+                f"tiles of {self.tile} pixels with an overlap of {self.overlap}: a tile must be longer than that by "
+                f"the overlap again, rounded up to {PAD_MULTIPLE}, and by {PAD_MULTIPLE} at least"
             )
 
     @property
@@ -87,7 +86,8 @@ def cut(side: int, tiling: Tiling) -> list[tuple[int, int]]:
     if side <= tiling.tile:
         return [(0, side)]
     count = math.ceil((side - tiling.overlap) / tiling.step)
-    step = math.ceil((side - tiling.overlap) / count / PAD_MULTIPLE) * PAD_MULTIPLE
+    even = max((side - tiling.overlap) / count, tiling.overlap)  # no pixel is in three
+    step = math.ceil(even / PAD_MULTIPLE) * PAD_MULTIPLE
     starts = range(0, side - tiling.overlap, step)
     return [(start, min(start + step + tiling.overlap, side)) for start in starts]
 

@@ -2,7 +2,8 @@
 
 Two things are folded. A batch norm, which in eval is a scale and a shift of each channel, goes into the convolution
 before it. And the linear tail of the decoder, transposed convolutions and densely adjacent prediction, becomes one
-convolution on its input followed by a rearrangement; see `FoldedTail`.
+convolution on its input followed by a rearrangement; see `FoldedTail`, and `FoldedRefinement` for where the last
+convolution of a boundary refinement stands there.
 """
 
 import copy
@@ -15,8 +16,9 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from exfuse.layers import BilinearDeconvolution, BoundaryRefinement, DenselyAdjacentPrediction, PlainPrediction
+from exfuse.models.backbones import ResNet
 from exfuse.models.exfuse import ExFuse, FullSizeHead, QuarterSizeHead
-from exfuse.models.timm_backbone import TimmBackbone
+from exfuse.models.semantic_supervision import SupervisedBackbone
 
 LARGEST_REACH = 3  # cells: the decoder's map of the smallest image is 8 x 8
 REFINED_BEYOND = 1  # pixels that the last convolution of a boundary refinement reads beyond its own
@@ -32,7 +34,10 @@ def fold(model: ExFuse) -> ExFuse:
         model: Left as it is.
     """
     folded = copy.deepcopy(model).eval().requires_grad_(False)
-    _fold_batch_norms(folded)
+    for name, part in folded.named_children():
+        # Other people's backbones are left alone: their names promise no order, and their norms may do more.
+        if name != "backbone" or isinstance(part, ResNet | SupervisedBackbone):
+            _fold_batch_norms(part)
     _fold_head(folded.head)
     _fold_refinement(folded)
     return folded
@@ -85,10 +90,11 @@ def _reach(pixels: int) -> int:
 class FoldedTail(nn.Module):
     """A linear map from D channels to blocks of `scale` x `scale` pixels with K scores, as one convolution.
 
-    Let f be the tail: upsamplings by transposed convolutions, then densely adjacent prediction, each of which takes
-    what lies beyond its own grid for zero. f is affine, and away from the border it commutes with a shift by one cell
-    of its input, so the scores in a cell's block are a fixed affine function of the cells within `reach` of it: of the
-    3 x 3 nearest for a window of 3, since 4 x 4 transposed convolutions of stride 2 reach less than one cell further.
+    Let f be the tail: convolutions or upsamplings by transposed ones, then densely adjacent prediction, each of which
+    takes what lies beyond its own grid for zero. f is affine, and away from the border it commutes with a shift by one
+    cell of its input, so the scores in a cell's block are a fixed affine function of the cells within `reach` of it: of
+    the 3 x 3 nearest for a window of 3 behind transposed convolutions, 4 x 4 ones of stride 2 reaching less than one
+    cell further.
     Two transposed convolutions of D channels and the averaging thus become one convolution from D to K * scale^2
     channels and a pixel shuffle, and no map of D channels at a larger size exists.
 
@@ -212,12 +218,7 @@ def _kernel(place: Place, taps: list[Tensor], channels: int, reach: int) -> Tens
 
 
 def _fold_batch_norms(module: nn.Module) -> None:
-    """Merges each batch norm into the convolution it follows, found by the names that all our modules use.
-
-    Other people's backbones are left alone: their names promise no order, and their norms may do more than normalise.
-    """
-    if isinstance(module, TimmBackbone):
-        return
+    """Merges each batch norm into the convolution it follows, found by the names that all our modules use."""
     for child in module.children():
         _fold_batch_norms(child)
     if isinstance(module, nn.Sequential):

@@ -17,9 +17,6 @@ Float32Array = npt.NDArray[np.float32]
 class Engine(Protocol):
     """Computes a network, with the preparation of its input and the choice of labels.
 
-    OpenVINO and ONNX Runtime prepare for a kind of result at its first image; both raise `CheckpointError` if they
-    cannot compute the network or the image.
-
     Attributes:
         name: As in `Predictor.from_pretrained`.
         precision: Of the network, "fp32", "bf16" or "int8"; the scores are float32 in any case.

@@ -12,6 +12,7 @@ from exfuse.inference.engines.base import Float32Array, Precision
 from exfuse.inference.graph import LabelGraph
 
 SIZES = 256  # of images that are compiled for
+UNLIMITED = 10**9
 
 
 class CompiledEngine:
@@ -57,7 +58,8 @@ class CompiledEngine:
             )
         self._sizes.add(images.shape)
         autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=self.precision == "bf16")
-        with autocast, inductor.patch(freezing=True), dynamo.patch(recompile_limit=SIZES):
+        limits = dynamo.patch(recompile_limit=UNLIMITED, accumulated_recompile_limit=UNLIMITED)  # shared by all engines
+        with autocast, inductor.patch(freezing=True), limits:
             return self._compiled[place](torch.from_numpy(images).to(self._device))  # type: ignore[no-any-return]
 
 

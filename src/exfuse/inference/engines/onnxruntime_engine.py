@@ -23,7 +23,7 @@ class OnnxRuntimeEngine:
         path: The `.onnx` file.
 
     Raises:
-        CheckpointError: If it cannot be read or was not exported by us.
+        CheckpointError: If it cannot be read, was not exported by us or, later, cannot be computed.
     """
 
     name = "onnxruntime"
@@ -32,6 +32,7 @@ class OnnxRuntimeEngine:
     augmentation = PLAIN
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         options = ort.SessionOptions()
         options.log_severity_level = _FATAL_ONLY
         try:
@@ -55,4 +56,4 @@ class OnnxRuntimeEngine:
         try:
             return self._session.run([output], {IMAGES: images})[0]
         except Exception as error:
-            raise CheckpointError(f"ONNX Runtime cannot compute images {images.shape}: {brief(error)}") from error
+            raise CheckpointError(f"{self._path}: ONNX Runtime cannot compute it ({brief(error)})") from error

@@ -61,16 +61,23 @@ class OpenVINOEngine:
         model: As `read_openvino` gives it.
         precision: Of what is not in int8; by default the fastest that the processor has units for.
         cache: Folder for what OpenVINO compiles, so that the next process starts faster; None is without.
+        source: Where the model was read from, for errors.
+
+    Raises:
+        CheckpointError: In use, if OpenVINO cannot compile or compute it.
     """
 
     name = "openvino"
     device = "cpu"
     augmentation = PLAIN
 
-    def __init__(self, model: ov.Model, precision: Precision | None = None, cache: Path | None = None) -> None:
+    def __init__(
+        self, model: ov.Model, precision: Precision | None = None, cache: Path | None = None, source: Path | None = None
+    ) -> None:
         computed = precision or best_precision()
         self.precision: str = "int8" if model.has_rt_info(INT8_PATH) else computed
         self._model = model
+        self._source = source
         self._options = {"INFERENCE_PRECISION_HINT": HINTS[computed], "PERFORMANCE_HINT": "LATENCY"}
         if cache is not None:
             self._options["CACHE_DIR"] = str(cache)
@@ -95,7 +102,8 @@ class OpenVINOEngine:
                     self._compiled[output] = self._compile(output)
                 return self._compiled[output](images)[0]
             except RuntimeError as error:
-                raise CheckpointError(f"OpenVINO cannot compute images {images.shape}: {brief(error)}") from error
+                source = self._source or "the model"
+                raise CheckpointError(f"{source}: OpenVINO cannot compute it ({brief(error)})") from error
 
     def _compile(self, output: str) -> ov.CompiledModel:
         # Only what leads to this output is kept, so that labels never wait for scores to be copied out.
