@@ -127,18 +127,19 @@ def test_n3_bfloat16_changes_few_labels(written: Written):
 )
 def test_interpolated_scores_are_not_rounded_to_bfloat16(info: ModelInfo, tmp_path: Path):
     written = Written(info, tmp_path / "model")
-    layers = ElementTree.parse(written.write(".xml")).iter("layer")  # noqa: S314 - our own
+    converted = written.write(".xml")
+    layers = ElementTree.parse(converted).iter("layer")  # noqa: S314 - our own
     marked = [layer for layer in layers if layer.find("rt_info/attribute[@name='precise']") is not None]
     assert [layer.get("type") for layer in marked].count("Interpolate") == 1
     channels = [layer.findall("output/port/dim")[1].text for layer in marked if layer.get("type") == "Convolution"]
     assert set(channels) <= {"5"}, "features are not computed in float32"
-    engine = Predictor.from_pretrained(written.folder, "openvino", "bf16").engine
+    engine = Predictor.from_pretrained(converted, precision="bf16").engine
     scores = torch.from_numpy(engine.scores(pictures((1, 120, 160))))
     assert (scores == scores.bfloat16()).float().mean() < 0.1
     best = scores.topk(2, dim=1).values
     assert (best[:, 0] != best[:, 1]).all()
     assert any(compiled_folder().iterdir())
-    from_cache = Predictor.from_pretrained(written.folder, "openvino", "bf16").engine  # what OpenVINO compiled is kept
+    from_cache = Predictor.from_pretrained(converted, precision="bf16").engine  # what OpenVINO compiled is kept
     np.testing.assert_array_equal(from_cache.scores(pictures((1, 120, 160))), scores.numpy())
 
 
@@ -170,9 +171,7 @@ def test_the_compiled_engine_agrees(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     written = Written(NETWORKS["baseline"], tmp_path / "model")
     engine = Predictor.from_pretrained(written.folder, "compile", "fp32").engine
     images = pictures((1, 70, 90))
-    expected = written.network.scores(images)
-    assert np.abs(engine.scores(images) - expected).max() <= 1e-4 * np.abs(expected).max()
-    assert (engine.labels(images) == expected.argmax(axis=1)).mean() > 0.999
+    assert (engine.labels(images) == written.network.labels(images)).mean() > 0.999
     monkeypatch.setattr("exfuse.inference.engines.compiled.SIZES", 1)
     with pytest.raises(ConfigError, match="makes code for each size, and 1 are its limit"):
         engine.labels(pictures((1, 60, 90)))
@@ -180,9 +179,9 @@ def test_the_compiled_engine_agrees(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.nightly  # compiling takes long
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")
-@pytest.mark.parametrize("name", ["stride4", "full"])
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_compiled_engine_agrees_on_folded_networks(name: str, precision: Precision, tmp_path: Path):
+def test_the_compiled_engine_gives_the_networks_scores(name: str, precision: Precision, tmp_path: Path):
     written = Written(NETWORKS[name], tmp_path / "model")
     engine = Predictor.from_pretrained(written.folder, "compile", precision).engine
     images = pictures((1, 70, 90))

@@ -42,7 +42,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
     with pytest.raises(CheckpointError, match=r"model: it could not be converted into .*file/xml/.*EXFUSE_CACHE"):
         Predictor.from_pretrained(tmp_path / "model", "openvino")
     with pytest.warns(RuntimeWarning, match="the engine torch is used, which is slower: .*could not be converted"):
-        assert Predictor.from_pretrained(tmp_path / "model").engine.name == "torch", "auto goes on without"
+        assert Predictor.from_pretrained(tmp_path / "model").engine.name == "torch, folded", "auto goes on without"
 
 
 @pytest.mark.parametrize(("engine", "suffix"), [("openvino", ".xml"), ("openvino", ".bin"), ("onnxruntime", ".onnx")])
