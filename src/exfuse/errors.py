@@ -25,7 +25,7 @@ class ExportError(ExFuseError):
 
 
 class TrainingError(ExFuseError):
-    """A training run cannot go on; names the step and the samples."""
+    """A training run cannot go on; names the step and the samples where they are known."""
 
 
 class RequestError(ExFuseError):

@@ -43,12 +43,7 @@ def predict_command(
     Broken files are reported and skipped; the exit code is then 1. Of an image in tiles the overlay is small.
     """
     console, errors = Console(), Console(stderr=True)
-    tiling = None
-    if tile is not None:
-        tiling = Tiling(tile, min(Tiling().overlap, tile // 4) if overlap is None else overlap)
-        tiling.check()
-    elif overlap is not None:
-        raise ConfigError("--overlap is of tiles, and there are none without --tile")
+    tiling = choose_tiling(tile, overlap)
     images, shares = find_images(paths), read_shares(output)
     augmentation = TestTimeAugmentation(parse_scales(scales), flip)
     with console.status("opening the model; an engine that sees it for the first time converts it"):
@@ -84,6 +79,21 @@ def predict_command(
     console.print(summary, markup=False, highlight=False)
     if broken:
         raise typer.Exit(1)
+
+
+def choose_tiling(tile: int | None, overlap: int | None) -> Tiling | None:
+    """Returns how images are cut, if they are.
+
+    Raises:
+        ConfigError: If the numbers do not go together.
+    """
+    if tile is None:
+        if overlap is not None:
+            raise ConfigError("--overlap is of tiles, and there are none without --tile")
+        return None
+    tiling = Tiling(tile, min(Tiling().overlap, tile // 4) if overlap is None else overlap)
+    tiling.check()
+    return tiling
 
 
 def read_shares(output: Path) -> dict[str, dict[str, Any]]:

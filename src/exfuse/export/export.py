@@ -56,14 +56,8 @@ def export_model(
         ConfigError: If something that the format needs is not installed, or `output` is something else than an export.
         ExportError: If the export cannot be made or written, or differs from the network by more than `LIMITS`.
     """
+    _check_request(output, export_format, precision)
     suffix = SUFFIXES[export_format]
-    require(WRITTEN_WITH.get(suffix, ()))
-    if precision == "int8" and export_format != "openvino":
-        raise ConfigError(f"int8 is made for openvino only, not for {export_format}")
-    if precision == "int8":
-        require(("nncf",))
-    if output.exists() and not (output / REPORT_FILE).is_file() and (output.is_file() or any(output.iterdir())):
-        raise ConfigError(f"{output}: not an export; choose a folder that is empty or does not exist")
     model, info = load_pretrained(source)
     network = TorchEngine(model, info, device=torch.device("cpu"))  # a card's convolutions may round more
     try:
@@ -94,6 +88,17 @@ def export_model(
     except Exception as error:  # of one of several converters, which share no base of errors
         raise ExportError(f"{source} could not be exported to {export_format} ({brief(error)})") from error
     return agreements
+
+
+def _check_request(output: Path, export_format: ExportFormat, precision: ExportPrecision) -> None:
+    """Checks what can be checked before the model is read."""
+    require(WRITTEN_WITH.get(SUFFIXES[export_format], ()))
+    if precision == "int8" and export_format != "openvino":
+        raise ConfigError(f"int8 is made for openvino only, not for {export_format}")
+    if precision == "int8":
+        require(("nncf",))
+    if output.exists() and not (output / REPORT_FILE).is_file() and (output.is_file() or any(output.iterdir())):
+        raise ConfigError(f"{output}: not an export; choose a folder that is empty or does not exist")
 
 
 def _opened(path: Path, precision: ExportPrecision) -> list[Engine]:

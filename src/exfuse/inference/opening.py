@@ -80,7 +80,7 @@ def _open_fastest(
             except CheckpointError as error:  # it does not convert, or cannot be kept, or torch says more of it
                 failure = error
     fastest = precision or (_fast_precision(on_card) if on_card else None)
-    opened = _open_folder(folder, "torch", fastest, augmentation, folded=True)
+    opened = _open_torch(folder, fastest, augmentation, folded=True)
     if failure is not None:
         warnings.warn(f"the engine torch is used, which is slower: {failure}", RuntimeWarning, stacklevel=4)
     return opened
@@ -136,25 +136,25 @@ def _open_exported(path: Path, name: EngineName, precision: Precision | None) ->
     return engine, engine.info
 
 
-def _open_folder(
-    folder: Path,
-    name: EngineName,
-    precision: Precision | None,
-    augmentation: TestTimeAugmentation,
-    folded: bool = False,
+def _open_torch(
+    folder: Path, precision: Precision | None, augmentation: TestTimeAugmentation, folded: bool
 ) -> tuple[Engine, ModelInfo]:
-    """Opens a model folder; `folded` is for torch, which else computes the network as it was trained."""
-    if name == "torch":
-        from exfuse.inference.engines.torch_engine import TorchEngine
-        from exfuse.models.folding import fold
-        from exfuse.models.pretrained import load_pretrained
+    """Opens a model folder with torch: the network as it was trained, or folded, which the engine's name then says."""
+    from exfuse.inference.engines.torch_engine import TorchEngine
+    from exfuse.models.folding import fold
+    from exfuse.models.pretrained import load_pretrained
 
-        model, info = load_pretrained(folder)
-        if not folded:
-            return TorchEngine(model, info, augmentation, precision or "fp32"), info
-        engine = TorchEngine(fold(model), info, augmentation, precision or "fp32")
-        engine.name = "torch, folded"
-        return engine, info
+    model, info = load_pretrained(folder)
+    engine = TorchEngine(fold(model) if folded else model, info, augmentation, precision or "fp32")
+    engine.name = "torch, folded" if folded else "torch"
+    return engine, info
+
+
+def _open_folder(
+    folder: Path, name: EngineName, precision: Precision | None, augmentation: TestTimeAugmentation
+) -> tuple[Engine, ModelInfo]:
+    if name == "torch":
+        return _open_torch(folder, precision, augmentation, folded=False)
     if name == "compile":
         from exfuse.inference.engines.compiled import CompiledEngine
         from exfuse.inference.graph import LabelGraph

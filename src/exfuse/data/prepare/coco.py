@@ -71,9 +71,7 @@ def prepare_coco(
         labels = _labels_of_categories(content, annotations)
         if split in PUBLISHED_COCO and not partial:
             check_counts({split: len(content["images"])}, {split: PUBLISHED_COCO[split]}, annotations)
-        known = {row["id"] for row in content["images"]}
-        if strange := {row["image_id"] for row in content["annotations"]} - known:
-            raise DataError(f"{annotations}: annotations of image {min(strange)}, which it does not list")
+        _check_listed(content, annotations)
         of_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for row in content["annotations"]:
             if row["category_id"] in labels:
@@ -85,18 +83,13 @@ def prepare_coco(
             image = inside(coco / split, row["file_name"])
             if not image.is_file():
                 raise DataError(f"{image}: no such image, but {annotations.name} lists it")
-            name, size = f"coco_{image.stem}", (row["height"], row["width"])
-            if image_size(image) != size:
-                raise DataError(f"{image}: not {size[1]} x {size[0]} pixels, as {annotations.name} says")
+            name, (height, width) = f"coco_{image.stem}", (row["height"], row["width"])
+            if image_size(image) != (height, width):
+                raise DataError(f"{image}: not {width} x {height} pixels, as {annotations.name} says")
             try:
-                mask = draw_semantic_mask(wanted, labels, *size)
-            except ConfigError:
-                raise
-            except Exception as error:  # pycocotools raises all kinds
-                why = f"{type(error).__name__}: {brief(error)}"
-                raise DataError(
-                    f"{annotations}: image {row['id']}: its segmentations cannot be drawn ({why})"
-                ) from error
+                mask = draw_semantic_mask(wanted, labels, height, width)
+            except DataError as error:
+                raise DataError(f"{annotations}: image {row['id']}: {error}") from error
             tree.add(name, image, mask, classes)
             taken.append(name)
             progress()
@@ -104,6 +97,13 @@ def prepare_coco(
     tree.check_no_leak(mixed, val)
     tree.write_list("mixed", mixed)
     return {"COCO": len(taken), "mixed": len(mixed), "val images in mixed": len(set(mixed) & set(val))}
+
+
+def _check_listed(content: dict[str, Any], path: Path) -> None:
+    """Checks that all images that have annotations are listed."""
+    known = {row["id"] for row in content["images"]}
+    if strange := {row["image_id"] for row in content["annotations"]} - known:
+        raise DataError(f"{path}: annotations of image {min(strange)}, which it does not list")
 
 
 def draw_semantic_mask(
@@ -116,6 +116,10 @@ def draw_semantic_mask(
         labels: Category id -> class index.
         height: Of the image.
         width: Of the image.
+
+    Raises:
+        ConfigError: If pycocotools is not installed.
+        DataError: If a segmentation is none.
     """
     try:
         from pycocotools import mask as coco_mask
@@ -123,20 +127,28 @@ def draw_semantic_mask(
         raise ConfigError("COCO's annotations need pycocotools: pip install 'exfuse[data]'") from error
     drawn = np.zeros((height, width), dtype=np.uint8)
     for annotation in annotations:
-        shape = annotation["segmentation"]
-        if isinstance(shape, list):
-            if not shape or any(len(polygon) % 2 for polygon in shape):
-                raise ValueError("not a list of polygons")
-            polygons = [polygon for polygon in shape if len(polygon) >= 2 * CORNERS]  # others have no area
-            if not polygons:
+        try:
+            runs = _run_lengths(annotation["segmentation"], height, width)
+            if runs is None:
                 continue
-            runs = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-        else:
-            runs = coco_mask.frPyObjects(shape, height, width) if isinstance(shape["counts"], list) else shape
-        region = coco_mask.decode(runs).astype(bool)
-        label = labels[annotation["category_id"]]
-        drawn[region] = np.where((drawn[region] == 0) | (drawn[region] == label), label, 255)
+            region, label = coco_mask.decode(runs).astype(bool), labels[annotation["category_id"]]
+            drawn[region] = np.where((drawn[region] == 0) | (drawn[region] == label), label, 255)
+        except Exception as error:  # pycocotools raises all kinds
+            why = f"{type(error).__name__}: {brief(error)}"
+            raise DataError(f"its segmentations cannot be drawn ({why})") from error
     return drawn
+
+
+def _run_lengths(shape: Any, height: int, width: int) -> Any:
+    """Returns one of COCO's forms of a segmentation as pycocotools' own; None if it has no area."""
+    from pycocotools import mask as coco_mask
+
+    if isinstance(shape, list):
+        if not shape or any(len(polygon) % 2 for polygon in shape):
+            raise ValueError("not a list of polygons")
+        polygons = [polygon for polygon in shape if len(polygon) >= 2 * CORNERS]  # others have no area
+        return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width)) if polygons else None
+    return coco_mask.frPyObjects(shape, height, width) if isinstance(shape["counts"], list) else shape
 
 
 def _labels_of_categories(content: dict[str, Any], path: Path) -> dict[int, int]:
