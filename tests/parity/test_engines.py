@@ -125,7 +125,10 @@ def test_n3_bfloat16_changes_few_labels(written: Written):
     [NETWORKS["stride4"], info_of(decoder="stride4"), info_of(decoder="stride4", decoder_width=8, dap_window=1)],
     ids=["narrow", "wide", "single"],
 )
-def test_interpolated_scores_are_not_rounded_to_bfloat16(info: ModelInfo, tmp_path: Path):
+def test_interpolated_scores_are_not_rounded_to_bfloat16(
+    info: ModelInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("EXFUSE_CACHE", str(tmp_path / "cache"))
     written = Written(info, tmp_path / "model")
     converted = written.write(".xml")
     layers = ElementTree.parse(converted).iter("layer")  # noqa: S314 - our own
@@ -163,6 +166,14 @@ def test_labels_in_openvino_are_the_first_largest_class(classes: int):
     labels = compiled(scores.numpy())["labels"]
     assert labels.max() < classes
     assert labels[1, 0, 0] == 1
+
+
+@pytest.mark.parametrize(("suffix", "library"), [(".xml", "OpenVINO"), (".onnx", "ONNX Runtime")])
+def test_what_a_library_cannot_compute_is_said_with_the_file(suffix: str, library: str, tmp_path: Path):
+    path = Written(NETWORKS["baseline"], tmp_path / "model").write(suffix)
+    engine = Predictor.from_pretrained(path).engine
+    with pytest.raises(CheckpointError, match=rf"written{suffix}: {library} cannot compute it \(.+\)"):
+        engine.labels(np.zeros((1, 40, 40, 4), np.uint8))
 
 
 # torch says so of itself, while it imports its compiler.

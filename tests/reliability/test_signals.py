@@ -136,7 +136,7 @@ def test_r6_a_second_signal_leaves_at_once(
 ) -> None:
     program = tmp_path / "program.py"
     program.write_text(
-        "import os, signal, sys, time\n"
+        "import signal, sys, time\n"
         "from pkgutil import resolve_name\n"
         "from exfuse.cli.app import main\n"
         "def put(name, function):\n"

@@ -1,7 +1,7 @@
 """Choosing labels in OpenVINO by what it does fast. Knows no torch.
 
 Its own search for the largest of K scores takes the maps out of the order in which convolutions and interpolation
-leave them, which takes longer than the search: 12 ms for 21 classes at 512 x 512, against 6 for what is here.
+leave them, which takes longer than the search.
 """
 
 import numpy as np
