@@ -14,8 +14,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -75,8 +75,9 @@ class Timing:
         return _with_range([1 / ratio for ratio in self.ratios()])
 
     def to_json(self) -> dict[str, Any]:
-        """Returns all of it."""
-        return {"median_ms": self.median_ms, "ratio": self.ratio, **asdict(self)}
+        """Returns the median, the ratio and what each round took."""
+        milliseconds = [round(1000 * value, 3) for value in self.seconds]
+        return {"median_ms": round(self.median_ms, 3), "ratio": round(self.ratio, 4), "ms": milliseconds}
 
 
 def _with_range(values: list[float]) -> str:
@@ -211,8 +212,10 @@ def processor_name() -> str:
     return f"{name} ({', '.join(units) or 'no bfloat16 units'})"
 
 
-def write(name: str, title: str, notes: str, head: list[str], rows: list[list[str]], raw: object) -> None:
-    """Writes a dated Markdown page and JSON into `results/`, and prints the page."""
+def write(
+    name: str, title: str, notes: str, head: list[str], rows: list[list[str]], raw: Sequence[Mapping[str, Any]]
+) -> None:
+    """Writes a dated Markdown page and JSON, a line for each of `raw`, into `results/`, and prints the page."""
     facts = environment()
     lines = [
         f"# {title}",
@@ -232,5 +235,6 @@ def write(name: str, title: str, notes: str, head: list[str], rows: list[list[st
     RESULTS.mkdir(parents=True, exist_ok=True)
     target = RESULTS / f"{facts['date']}-{name}"
     target.with_suffix(".md").write_text(page)
-    target.with_suffix(".json").write_text(json.dumps({"environment": facts, "results": raw}, indent=1) + "\n")
+    results = ",\n".join(json.dumps(one) for one in raw)
+    target.with_suffix(".json").write_text(f'{{"environment": {json.dumps(facts)},\n"results": [\n{results}\n]}}\n')
     print(page)

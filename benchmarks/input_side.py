@@ -94,7 +94,7 @@ def main() -> None:
             [name, f"{timing.median_ms:.2f}", f"{timing.ratio:.2f}", f"{1000 / timing.median_ms:.0f}"]
             for name, timing in timings.items()
         ],
-        {name: timing.to_json() for name, timing in timings.items()},
+        [{"part": name, **timing.to_json()} for name, timing in timings.items()],
     )
 
 

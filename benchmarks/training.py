@@ -127,16 +127,13 @@ def main() -> None:
         f"the time; saving it needs {growth:.0f} MiB of memory more.",
         ["", "median ms", "ratio", "images a second"],
         rows,
-        {
-            "timings": {name: timing.to_json() for name, timing in timings.items()},
-            "waiting": waiting,
-            "save_ms": saving,
-            "load_ms": loading,
-            "save_share": share,
-            "checkpoint_mib": checkpoint,
-            "save_growth_mib": growth,
-            "first_batch_ms": places,
-        },
+        [
+            *({"step": name, **timing.to_json()} for name, timing in timings.items()),
+            {"waiting": waiting},
+            {"save_ms": saving, "share": share, "checkpoint_mib": checkpoint, "growth_mib": growth},
+            {"load_ms": loading},
+            {"first_batch_ms": places},
+        ],
     )
 
 

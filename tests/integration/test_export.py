@@ -4,6 +4,8 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from tiny_run import call_exfuse, tiny_config, train_quietly
 
 from exfuse.data.datasets import open_dataset
 from exfuse.errors import ExportError
-from exfuse.export import verify
+from exfuse.export import quantize, verify
 from exfuse.inference.engines.openvino_engine import best_precision
 from exfuse.inference.predictor import Predictor
 
@@ -161,6 +163,36 @@ def test_int8_holds_the_score(model: Path, pack: Path, tmp_path: Path) -> None:
     content = (tmp_path / "int8" / "model.xml").read_text()
     assert "FakeQuantize" in content
     assert '"precise"' in content, "the scores are still interpolated in float32"
+
+
+def quantize_for(limit: float, path: Path, images: list[np.ndarray]) -> tuple[int, float]:
+    """Makes a file int8, held to so much; returns how many places are quantized, and the share of equal labels.
+
+    For a process of its own; two groups of operations go back at most.
+    """
+    before = Predictor.from_pretrained(path, precision="fp32")
+    pairs = [(image[None], before(image).labels) for image in images]
+    verify.LIMITS["int8"] = verify.LIMITS["int8"]._replace(mean_iou=limit)
+    quantize.MOST_GROUPS = 2
+    quantize._quantize(path, pairs, labelled=False)
+    after = Predictor.from_pretrained(path)
+    equal = [(after(image[0]).labels == labels).mean() for image, labels in pairs]
+    return path.read_text().count('type="FakeQuantize"'), float(np.mean(equal))
+
+
+def test_operations_that_int8_hurts_go_back(exported: dict[str, Path], pack: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(pack, "train")
+    images = [dataset[index].image for index in range(3)]
+    places, equal = [], []
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        for limit in (0.0, 1.0):
+            shutil.copytree(exported["openvino"], tmp_path / str(limit))
+            path = tmp_path / str(limit) / "model.xml"
+            found = pool.submit(quantize_for, limit, path, images).result()
+            places.append(found[0])
+            equal.append(found[1])
+    assert places[1] < places[0]
+    assert min(equal) > 0.98
 
 
 def test_images_without_labels_or_none_at_all_check_an_export_too(model: Path, pack: Path, tmp_path: Path) -> None:

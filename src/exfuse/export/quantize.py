@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import openvino as ov
 
 CALIBRATION_IMAGES = 300
+RANKING_IMAGES = 10  # each group of operations is tried on those that int8 changes most
+MOST_GROUPS = 20  # that go back; each takes a measurement on all images
 
 # RGB `(1, H, W, 3)`, and the labels `(H, W)` it is measured by.
 Pair = tuple[UInt8Array, UInt8Array]
@@ -28,8 +30,9 @@ Pair = tuple[UInt8Array, UInt8Array]
 def quantize(path: Path, network: Engine, samples: Sequence[Sample], info: ModelInfo) -> None:
     """Replaces an OpenVINO model by its int8 form.
 
-    The mean IoU is measured on the images before and after. Where it drops by more than `LIMITS` allow, operations go
-    back to higher precision one group after the other, those first that cost most, until it does not.
+    The mean IoU is measured on the images before and after; on images without labels the share of labels that are the
+    network's. Where it drops by more than `LIMITS` allow of the mean IoU, operations go back to higher precision one
+    group after the other, those first that cost most, until it does not or `MOST_GROUPS` have.
 
     It is done in a process of its own, since importing NNCF changes torch's functions.
 
@@ -44,19 +47,21 @@ def quantize(path: Path, network: Engine, samples: Sequence[Sample], info: Model
         (sample.image[None], sample.mask if labelled else network.labels(sample.image[None])[0]) for sample in samples
     ]
     with quiet(), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        pool.submit(_quantize, path, pairs).result()
+        pool.submit(_quantize, path, pairs, labelled).result()
 
 
-def _quantize(path: Path, pairs: Sequence[Pair]) -> None:
+def _quantize(path: Path, pairs: Sequence[Pair], labelled: bool) -> None:
     import nncf
 
     model, info = read_openvino(path)
 
-    def mean_iou(compiled: "ov.CompiledModel", items: Iterable[Pair]) -> tuple[float, None]:
-        matrix = ConfusionMatrix(len(info.class_names), info.ignore_index)
+    def measure(compiled: "ov.CompiledModel", items: Iterable[Pair]) -> tuple[float, list[float]]:
+        matrix, of_images = ConfusionMatrix(len(info.class_names), info.ignore_index), []
         for image, truth in items:
-            matrix.update(compiled(image)[LABELS][0], truth)
-        return matrix.mean_iou(), None
+            labels = compiled(image)[LABELS][0]
+            matrix.update(labels, truth)
+            of_images.append(float((labels == truth).mean()))
+        return matrix.mean_iou() if labelled else matrix.pixel_accuracy(), of_images
 
     logging.getLogger("nncf").setLevel(logging.WARNING)
     with quiet():
@@ -64,11 +69,14 @@ def _quantize(path: Path, pairs: Sequence[Pair]) -> None:
             model,
             calibration_dataset=nncf.Dataset(pairs, lambda pair: pair[0]),
             validation_dataset=nncf.Dataset(pairs),
-            validation_fn=mean_iou,
+            validation_fn=measure,
             max_drop=1 - LIMITS["int8"].mean_iou,
             drop_type=nncf.DropType.RELATIVE,
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=min(CALIBRATION_IMAGES, len(pairs)),
+            advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(
+                max_num_iterations=MOST_GROUPS, ranking_subset_size=RANKING_IMAGES
+            ),
         )
     int8.set_rt_info("true", INT8_PATH)
     interpolated = interpolated_scores(int8)  # the marks of what was read are lost by now
