@@ -70,11 +70,11 @@ class ExecBomb(Bomb):
 
 @contextmanager
 def at_most(seconds: float, megabytes: int) -> Iterator[None]:
-    """Checks how long the block takes, and by how much it raises the peak of this process's resident memory."""
+    """Checks how long the block computes, and by how much it raises the peak of this process's resident memory."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before, started = memory("VmRSS"), time.monotonic()
+    before, started = memory("VmRSS"), time.process_time()
     yield
-    assert time.monotonic() - started < seconds
+    assert time.process_time() - started < seconds
     assert memory("VmHWM") - before < megabytes * 2**20
 
 
@@ -363,7 +363,7 @@ def mutated_images(tmp_path: Path, count: int) -> None:
         name = list(FORMATS)[trial % len(FORMATS)]
         path = tmp_path / name
         path.write_bytes(mutate(originals[name], rng))
-        started = time.monotonic()
+        started = time.process_time()
         for read in (read_image, read_mask):
             try:
                 array = read(path)
@@ -376,7 +376,7 @@ def mutated_images(tmp_path: Path, count: int) -> None:
                 assert array.ndim == (3 if read is read_image else 2)
                 assert array.size > 0
             assert name in said
-        assert time.monotonic() - started < 2
+        assert time.process_time() - started < 2
     assert refused > count / 4
 
 
@@ -490,7 +490,7 @@ def test_s6_fuzzed_recipes_are_refused_by_their_key(tmp_path: Path) -> None:
             last = last[: rng.randrange(len(last))] + rng.choice("abcxyz_ .")
         inner[last] = random_value(rng)
         path.write_text(yaml.safe_dump(content))
-        started = time.monotonic()
+        started = time.process_time()
         try:
             load_config(str(path))
         except ConfigError as error:
@@ -498,7 +498,7 @@ def test_s6_fuzzed_recipes_are_refused_by_their_key(tmp_path: Path) -> None:
             said = str(error)
             assert str(path) in said
             assert last[:20] in said or key in said or "task" in key or said.endswith("got NoneType")
-        assert time.monotonic() - started < 1
+        assert time.process_time() - started < 1
     assert refused > 300
 
 
