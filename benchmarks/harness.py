@@ -181,10 +181,12 @@ def parse_arguments(description: str, memory: tuple[str, ...] = ()) -> argparse.
 
 def environment() -> dict[str, Any]:
     """Returns what the numbers depend on."""
+    name, unit = processor()
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "command": " ".join(["python", *sys.argv]),
-        "processor": processor_name(),
+        "processor": name,
+        "bfloat16 unit": unit,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "versions": {package: found for package in PACKAGES if (found := _version(package))},
@@ -198,30 +200,35 @@ def _version(package: str) -> str | None:
         return None
 
 
-def processor_name() -> str:
-    """Returns the processor's name as Linux gives it, and which of the fast bfloat16 units it has."""
-    flags: set[str] = set()
-    name = platform.processor()
+def processor() -> tuple[str, str]:
+    """Returns the processor's name as Linux gives it, and its fastest unit for bfloat16, which decides our figures."""
+    facts = {}
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         key, _, value = line.partition(":")
-        if key.strip() == "model name":
-            name = value.strip()
-        if key.strip() == "flags":
-            flags = set(value.split())
-    units = [unit for unit in ("avx512_bf16", "amx_bf16") if unit in flags]
-    return f"{name} ({', '.join(units) or 'no bfloat16 units'})"
+        facts[key.strip()] = value.strip()
+    flags = facts.get("flags", "").split()
+    unit = next((unit for unit in ("amx_bf16", "avx512_bf16") if unit in flags), "no_bf16")
+    return facts.get("model name", platform.processor()), unit
+
+
+def place_of(name: str, suffix: str) -> Path:
+    """Returns where a result is kept, with today's date, among those of the processor's kind; makes the folder."""
+    facts = environment()
+    folder = RESULTS / facts["bfloat16 unit"]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{facts['date']}-{name}{suffix}"
 
 
 def write(
     name: str, title: str, notes: str, head: list[str], rows: list[list[str]], raw: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Writes a dated Markdown page and JSON, a line for each of `raw`, into `results/`, and prints the page."""
+    """Prints a Markdown page; writes it, and a JSON of a line for each of `raw`, where `place_of` says."""
     facts = environment()
     lines = [
         f"# {title}",
         "",
         f"`{facts['command']}`, {facts['date']}.",
-        f"{facts['processor']}, {facts['threads']} threads, "
+        f"{facts['processor']} ({facts['bfloat16 unit']}), {facts['threads']} threads, "
         f"{', '.join(f'{package} {found}' for package, found in facts['versions'].items())}.",
         "",
         notes,
@@ -232,9 +239,7 @@ def write(
         "",
     ]
     page = "\n".join(lines)
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    target = RESULTS / f"{facts['date']}-{name}"
-    target.with_suffix(".md").write_text(page)
+    place_of(name, ".md").write_text(page)
     results = ",\n".join(json.dumps(one) for one in raw)
-    target.with_suffix(".json").write_text(f'{{"environment": {json.dumps(facts)},\n"results": [\n{results}\n]}}\n')
+    place_of(name, ".json").write_text(f'{{"environment": {json.dumps(facts)},\n"results": [\n{results}\n]}}\n')
     print(page)

@@ -22,7 +22,6 @@ from exfuse.data.synthetic import make_scene
 from exfuse.inference.conversion import convert_openvino, export_program, write_openvino
 from exfuse.inference.engines.base import Precision
 from exfuse.inference.engines.openvino_engine import OpenVINOEngine, read_openvino, save_openvino
-from exfuse.inference.largest_score import choose_by_maximum
 from exfuse.inference.predictor import Predictor
 from exfuse.models.builders import count_multiply_adds, count_parameters
 from exfuse.models.folding import fold
@@ -130,10 +129,7 @@ def convert(name: str, path: Path, size: int, batch: int = 1) -> tuple[int, int]
     example = torch.zeros(batch, size, size, 3, dtype=torch.uint8)
     with torch.no_grad():
         program = torch.export.export(graph.eval(), (example,), strict=False)
-    converted = convert_openvino(program)
-    if isinstance(graph, Peer):
-        choose_by_maximum(converted, CLASSES)
-    save_openvino(converted, info_of({}), path)
+    save_openvino(convert_openvino(program), info_of({}), path)
     return count_parameters(graph.network), count_multiply_adds(graph.network, size, size)
 
 

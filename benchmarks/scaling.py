@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from harness import RESULTS, Timing, again, environment, interleave, write
+from harness import Timing, again, interleave, place_of, write
 from peers import REFERENCE, convert, make_step
 
 NETWORKS = (REFERENCE, "stride4 narrow, SEB 128", "full narrow, SEB 128")
@@ -50,8 +50,7 @@ def main() -> None:
             convert(REFERENCE, paths[REFERENCE], side, batch)
             steps = {name: make_step(path, "bf16", side, batch) for name, path in paths.items()}
             timings[side, batch] = interleave(steps, REFERENCE, arguments.rounds)
-    figure = RESULTS / f"{environment()['date']}-scaling.png"
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    figure = place_of("scaling", ".png")
     draw(figure, timings)
     write(
         "scaling",

@@ -20,7 +20,7 @@ from PIL import Image
 from exfuse.data.datasets import open_dataset
 from exfuse.inference.predictor import Predictor
 from exfuse.inference.tiles import Tiling, cut, label_strips
-from harness import RESULTS, environment, peak_gib, write
+from harness import peak_gib, place_of, write
 
 SIDES = (2000, 4000, 6000, 8000, 10_000)
 REPEATS = 2
@@ -109,8 +109,7 @@ def main() -> None:
         rows.append([f"{side:,} x {side:,}", times, " and ".join(of_megapixel), f"{max(gib):.2f}"])
     slope, start, off = line_through(raw)
     equal, single = agreement(arguments.model, arguments.data)
-    figure = RESULTS / f"{environment()['date']}-tiles.png"
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    figure = place_of("tiles", ".png")
     draw(figure, raw)
     write(
         "tiles",

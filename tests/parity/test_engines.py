@@ -21,7 +21,6 @@ from exfuse.inference.conversion import WRITE, convert_openvino, export_program
 from exfuse.inference.converted import compiled_folder
 from exfuse.inference.engines.base import Engine, Precision
 from exfuse.inference.engines.torch_engine import TorchEngine
-from exfuse.inference.largest_score import choose_by_maximum
 from exfuse.inference.predictor import Predictor
 from exfuse.models.info import ModelInfo
 from exfuse.models.pretrained import save_pretrained
@@ -158,8 +157,6 @@ def test_labels_in_openvino_are_the_first_largest_class(classes: int):
     scores = torch.randint(0, 4, (2, classes, 9, 20)).float() - 2  # several are the largest
     program = torch.export.export(Chooses(), (scores,))
     model = convert_openvino(program)
-    choose_by_maximum(model, classes)
-    assert not any(operation.get_type_name() == "TopK" for operation in model.get_ops())
     compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     np.testing.assert_array_equal(compiled(scores.numpy())["labels"], scores.numpy().argmax(axis=1))
     scores[0, :, 0, 0], scores[1, 1, 0, 0] = torch.nan, torch.inf
@@ -268,7 +265,6 @@ AFTER_OPENVINO = """
 import faulthandler, gc, signal, sys
 import numpy as np
 faulthandler.enable()  # which gives the process a signal stack, as pytest does
-from exfuse.inference.largest_score import choose_by_maximum
 from exfuse.inference.predictor import Predictor
 predictor = Predictor.from_pretrained(sys.argv[1])
 predictor(np.zeros((64, 64, 3), np.uint8))

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from exfuse.layers import BilinearDeconvolution, DenselyAdjacentPrediction, PlainPrediction
 from exfuse.models.backbones import BasicBlock, Bottleneck, ResNet
-from exfuse.models.builders import count_multiply_adds, create_model
+from exfuse.models.builders import create_model
 from exfuse.models.exfuse import ExFuse
-from exfuse.models.folding import FoldedRefinement, FoldedTail, fold
+from exfuse.models.folding import FoldedTail, fold
 from exfuse.models.semantic_supervision import SupervisedBackbone
 
 
@@ -157,12 +157,6 @@ def test_norms_of_other_peoples_backbones_are_left_alone() -> None:
     images = torch.randn(1, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(fold(model)(images).logits, model.eval()(images).logits, rtol=1e-9, atol=1e-9)
-
-
-def test_the_last_refinement_before_densely_adjacent_prediction_is_folded_into_it() -> None:
-    model = create_model("exfuse_tiny", num_classes=3, **SWITCHES["stride4 wide"])
-    assert isinstance(fold(model).head.get_submodule("dap"), FoldedRefinement)
-    assert count_multiply_adds(fold(model)) < count_multiply_adds(model)
 
 
 def test_a_window_wider_than_the_smallest_map_is_left_as_it_is() -> None:

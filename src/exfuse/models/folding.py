@@ -2,8 +2,7 @@
 
 Two things are folded. A batch norm, which in eval is a scale and a shift of each channel, goes into the convolution
 before it. And the linear tail of the decoder, transposed convolutions and densely adjacent prediction, becomes one
-convolution on its input followed by a rearrangement; see `FoldedTail`, and `FoldedRefinement` for where the last
-convolution of a boundary refinement stands there.
+convolution on its input followed by a rearrangement; see `FoldedTail`.
 """
 
 import copy
@@ -15,13 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from exfuse.layers import BilinearDeconvolution, BoundaryRefinement, DenselyAdjacentPrediction, PlainPrediction
+from exfuse.layers import BilinearDeconvolution, DenselyAdjacentPrediction, PlainPrediction
 from exfuse.models.backbones import ResNet
 from exfuse.models.exfuse import ExFuse, FullSizeHead, QuarterSizeHead
 from exfuse.models.semantic_supervision import SupervisedBackbone
 
 LARGEST_REACH = 3  # cells: the decoder's map of the smallest image is 8 x 8
-REFINED_BEYOND = 1  # pixels that the last convolution of a boundary refinement reads beyond its own
 PROBED_AT_ONCE = 64  # channels, which bounds the memory
 
 Place = tuple[int, int]  # row and column on the grid
@@ -39,22 +37,7 @@ def fold(model: ExFuse) -> ExFuse:
         if name != "backbone" or isinstance(part, ResNet | SupervisedBackbone):
             _fold_batch_norms(part)
     _fold_head(folded.head)
-    _fold_refinement(folded)
     return folded
-
-
-def _fold_refinement(model: ExFuse) -> None:
-    """Replaces the last boundary refinement, where densely adjacent prediction reads its result as it is."""
-    head, refine = model.head, model.fuse2.refine
-    if not (isinstance(head, QuarterSizeHead) and isinstance(head.classify, nn.Identity)):
-        return
-    reach = _beyond(head.dap) + REFINED_BEYOND
-    if (
-        isinstance(head.dap, DenselyAdjacentPrediction)
-        and isinstance(refine, BoundaryRefinement)
-        and REFINED_BEYOND < reach <= LARGEST_REACH
-    ):
-        model.fuse2.refine, head.dap = nn.Identity(), FoldedRefinement(refine, head.dap, reach)
 
 
 def _fold_head(head: nn.Module) -> None:
@@ -150,29 +133,6 @@ class FoldedTail(nn.Module):
         """Computes the cells of one kind, from just the input that they need."""
         weight = self.get_buffer(f"weight_{row}_{column}")
         return F.conv2d(y, weight, self.get_buffer(f"bias_{row}_{column}"))
-
-
-class FoldedRefinement(nn.Module):
-    """A boundary refinement and densely adjacent prediction: dap(y + conv2(h)), where h is relu(conv1(y)).
-
-    dap is linear and has no bias, so this is dap(y) + dap(conv2(h)), and dap after conv2 is one convolution from D to K
-    channels, of a window wider by two: with D = K * k * k and k = 3 less than a third of conv2's multiply-adds.
-
-    Args:
-        refine: The refinement.
-        dap: The prediction.
-        reach: How many cells beyond its own a score depends on through conv2.
-    """
-
-    def __init__(self, refine: BoundaryRefinement, dap: DenselyAdjacentPrediction, reach: int) -> None:
-        super().__init__()
-        self.conv1 = refine.conv1
-        self.dap = dap
-        self.tail = FoldedTail(nn.Sequential(refine.conv2, dap), refine.conv2.in_channels, 1, reach)
-
-    def forward(self, y: Tensor) -> Tensor:
-        """Maps `(N, D, H, W)` to scores `(N, K, H, W)`, computed in float32 at least but for conv1."""
-        return self.dap(y) + self.tail(F.relu(self.conv1(y)))  # type: ignore[no-any-return]
 
 
 def _side(reach: int) -> int:
