@@ -22,6 +22,7 @@ from exfuse.inference.converted import compiled_folder
 from exfuse.inference.engines.base import Engine, Precision
 from exfuse.inference.engines.torch_engine import TorchEngine
 from exfuse.inference.predictor import Predictor
+from exfuse.inference.row_labels import choose_by_rows
 from exfuse.models.info import ModelInfo
 from exfuse.models.pretrained import save_pretrained
 
@@ -121,8 +122,13 @@ def test_n3_bfloat16_changes_few_labels(written: Written):
 # With a head that is one convolution, without one, and with a convolution and no averaging.
 @pytest.mark.parametrize(
     "info",
-    [NETWORKS["stride4"], info_of(decoder="stride4"), info_of(decoder="stride4", decoder_width=8, dap_window=1)],
-    ids=["narrow", "wide", "single"],
+    [
+        NETWORKS["stride4"],
+        info_of(decoder="stride4"),
+        info_of(decoder="stride4", decoder_width=8, dap_window=1),
+        NETWORKS["baseline"],
+    ],
+    ids=["narrow", "wide", "single", "baseline"],
 )
 def test_interpolated_scores_are_not_rounded_to_bfloat16(
     info: ModelInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -132,7 +138,7 @@ def test_interpolated_scores_are_not_rounded_to_bfloat16(
     converted = written.write(".xml")
     layers = ElementTree.parse(converted).iter("layer")  # noqa: S314 - our own
     marked = [layer for layer in layers if layer.find("rt_info/attribute[@name='precise']") is not None]
-    assert [layer.get("type") for layer in marked].count("Interpolate") == 1
+    assert [layer.get("type") for layer in marked].count("Interpolate") == 2  # for scores, and for labels by rows
     channels = [layer.findall("output/port/dim")[1].text for layer in marked if layer.get("type") == "Convolution"]
     assert set(channels) <= {"5"}, "features are not computed in float32"
     engine = Predictor.from_pretrained(converted, precision="bf16").engine
@@ -140,29 +146,40 @@ def test_interpolated_scores_are_not_rounded_to_bfloat16(
     assert (scores == scores.bfloat16()).float().mean() < 0.1
     best = scores.topk(2, dim=1).values
     assert (best[:, 0] != best[:, 1]).all()
+    corners = torch.from_numpy(engine.scores(pictures((8, 40, 40))))[..., 0, 0]  # as they were before interpolation
+    assert (corners == corners.bfloat16()).float().mean() < 0.5
     assert any(compiled_folder().iterdir())
     from_cache = Predictor.from_pretrained(converted, precision="bf16").engine  # what OpenVINO compiled is kept
     np.testing.assert_array_equal(from_cache.scores(pictures((1, 120, 160))), scores.numpy())
 
 
 class Chooses(torch.nn.Module):
-    """The end of a graph: scores in the place of images."""
+    """The end of a graph, of scores in the place of images: enlarged or not."""
+
+    def __init__(self, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
 
     def forward(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.factor > 1:
+            scores = torch.nn.functional.interpolate(scores, scale_factor=float(self.factor), mode="bilinear")
         return scores.argmax(dim=1).to(torch.uint8), scores * 1
 
 
+@pytest.mark.parametrize("factor", [1, 2, 4])
 @pytest.mark.parametrize("classes", [2, 255])
-def test_labels_in_openvino_are_the_first_largest_class(classes: int):
+def test_labels_in_openvino_are_the_first_largest_class(classes: int, factor: int):
     scores = torch.randint(0, 4, (2, classes, 9, 20)).float() - 2  # several are the largest
-    program = torch.export.export(Chooses(), (scores,))
-    model = convert_openvino(program)
+    chooses = Chooses(factor)
+    model = convert_openvino(torch.export.export(chooses, (scores,)))
+    choose_by_rows(model)
     compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    np.testing.assert_array_equal(compiled(scores.numpy())["labels"], scores.numpy().argmax(axis=1))
+    np.testing.assert_array_equal(compiled(scores.numpy())["labels"], chooses(scores)[0].numpy())
     scores[0, :, 0, 0], scores[1, 1, 0, 0] = torch.nan, torch.inf
     labels = compiled(scores.numpy())["labels"]
     assert labels.max() < classes
-    assert labels[1, 0, 0] == 1
+    if factor == 1:
+        assert labels[1, 0, 0] == 1
 
 
 @pytest.mark.parametrize(("suffix", "library"), [(".xml", "OpenVINO"), (".onnx", "ONNX Runtime")])

@@ -73,6 +73,7 @@ def _quantize(path: Path, pairs: Sequence[Pair], labelled: bool) -> None:
             max_drop=1 - LIMITS["int8"].mean_iou,
             drop_type=nncf.DropType.RELATIVE,
             preset=nncf.QuantizationPreset.MIXED,
+            ignored_scope=nncf.IgnoredScope(names=sorted(interpolated_scores(model))),
             subset_size=min(CALIBRATION_IMAGES, len(pairs)),
             advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(
                 max_num_iterations=MOST_GROUPS, ranking_subset_size=RANKING_IMAGES

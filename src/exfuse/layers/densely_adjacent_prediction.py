@@ -45,17 +45,20 @@ class DenselyAdjacentPrediction(nn.Module):
         classes, window = self.num_classes, self.window
         if y.shape[1] != classes * window * window:
             raise ValueError(f"expected {classes} * {window} * {window} channels, got {y.shape[1]}")
+        # bfloat16, which autocast brings here, is too coarse for scores that are interpolated and compared afterwards.
+        precise = torch.promote_types(y.dtype, torch.float32)
+        if window == 1:
+            return y.to(precise)
         height, width = y.shape[-2:]
         padded = F.pad(y, [window // 2] * 4)
         groups = [
             padded[:, group * classes : (group + 1) * classes, a : a + height, b : b + width]
             for group, (a, b) in enumerate((a, b) for a in range(window) for b in range(window))
         ]
-        # bfloat16, which autocast brings here, is too coarse for scores that are interpolated and compared afterwards.
-        total = groups[0].to(torch.promote_types(y.dtype, torch.float32))
+        total = groups[0].to(precise)
         for group_scores in groups[1:]:
             total = total + group_scores
-        return total / (window * window)
+        return total * (1 / (window * window))  # a division would be rewritten in OpenVINO, and rounded
 
     def extra_repr(self) -> str:
         """Shows the two numbers in the printed model."""
