@@ -21,8 +21,8 @@ from exfuse.inference.conversion import WRITE, convert_openvino, export_program
 from exfuse.inference.converted import compiled_folder
 from exfuse.inference.engines.base import Engine, Precision
 from exfuse.inference.engines.torch_engine import TorchEngine
+from exfuse.inference.interpolated_labels import choose_between_cells
 from exfuse.inference.predictor import Predictor
-from exfuse.inference.row_labels import choose_by_rows
 from exfuse.models.info import ModelInfo
 from exfuse.models.pretrained import save_pretrained
 
@@ -138,7 +138,8 @@ def test_interpolated_scores_are_not_rounded_to_bfloat16(
     converted = written.write(".xml")
     layers = ElementTree.parse(converted).iter("layer")  # noqa: S314 - our own
     marked = [layer for layer in layers if layer.find("rt_info/attribute[@name='precise']") is not None]
-    assert [layer.get("type") for layer in marked].count("Interpolate") == 2  # for scores, and for labels by rows
+    assert [layer.get("type") for layer in marked].count("Interpolate") == 1
+    assert [layer.get("type") for layer in marked].count("TopK") == 16  # the kinds of pixels between cells
     channels = [layer.findall("output/port/dim")[1].text for layer in marked if layer.get("type") == "Convolution"]
     assert set(channels) <= {"5"}, "features are not computed in float32"
     engine = Predictor.from_pretrained(converted, precision="bf16").engine
@@ -172,7 +173,7 @@ def test_labels_in_openvino_are_the_first_largest_class(classes: int, factor: in
     scores = torch.randint(0, 4, (2, classes, 9, 20)).float() - 2  # several are the largest
     chooses = Chooses(factor)
     model = convert_openvino(torch.export.export(chooses, (scores,)))
-    choose_by_rows(model)
+    choose_between_cells(model)
     compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     np.testing.assert_array_equal(compiled(scores.numpy())["labels"], chooses(scores)[0].numpy())
     scores[0, :, 0, 0], scores[1, 1, 0, 0] = torch.nan, torch.inf

@@ -61,7 +61,7 @@ def test_a_folded_tail_is_the_tail_to_rounding_border_and_bias_included(name: st
     tail = unsettle(tail.double())
     size = [2 * reach + 1 + extra for extra in more]
     y = torch.randn(2, channels, *size, dtype=torch.float64)
-    folded = FoldedTail(tail, channels, scale, reach)(y)
+    folded = FoldedTail(tail, channels, scale, reach, torch.empty(0, dtype=torch.float64))(y)
     assert folded.shape[-2:] == (scale * size[0], scale * size[1])
     torch.testing.assert_close(folded, tail(y), rtol=0, atol=1e-12)
 
@@ -69,7 +69,7 @@ def test_a_folded_tail_is_the_tail_to_rounding_border_and_bias_included(name: st
 def test_a_fold_without_the_border_kernels_would_be_wrong() -> None:
     tail, channels, scale, reach = tails()["two deconvolutions, 3"]
     tail = unsettle(tail.double())
-    folded = FoldedTail(tail, channels, scale, reach)
+    folded = FoldedTail(tail, channels, scale, reach, torch.empty(0, dtype=torch.float64))
     y = torch.randn(1, channels, 6, 6, dtype=torch.float64)
     naive = nn.functional.pixel_shuffle(nn.functional.conv2d(y, folded.weight_1_1, folded.bias_1_1, padding=1), scale)
     gap = (naive - tail(y)).abs()

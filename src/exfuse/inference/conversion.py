@@ -78,10 +78,10 @@ def write_openvino(program: ExportedProgram, info: ModelInfo, path: Path) -> Non
     """Writes an `.xml` file, and a `.bin` file with the weights beside it."""
     from exfuse.inference.engines.openvino_engine import save_openvino
     from exfuse.inference.float32_scores import interpolated_scores, keep_in_float32
-    from exfuse.inference.row_labels import choose_by_rows
+    from exfuse.inference.interpolated_labels import choose_between_cells
 
     converted = convert_openvino(program)
-    choose_by_rows(converted)
+    choose_between_cells(converted)
     interpolated = interpolated_scores(converted)
     save_openvino(converted, info, path)
     keep_in_float32(path, interpolated)

@@ -23,8 +23,8 @@ ASIDE = ("Constant", "ShapeOf")
 def interpolated_scores(model: ov.Model) -> frozenset[str]:
     """Returns the names of the operations that make, interpolate and compare scores; none if they do not interpolate.
 
-    They are those with K channels, or one, back to the last convolutions, with these. What has more is features, which
-    are computed faster rounded. Scores that come out of a convolution of full size are left as they are, too: in
+    They are those with K channels back to the last convolutions, with these. What has more channels is features,
+    which are computed faster rounded. Scores that come out of a convolution of full size are left as they are, too: in
     float32 it would take half as long as the network before it.
 
     Args:
@@ -37,7 +37,8 @@ def interpolated_scores(model: ov.Model) -> frozenset[str]:
         operation = waiting.pop()
         kind = operation.get_type_name()
         shape = operation.get_output_partial_shape(0)
-        is_features = shape.rank.get_length() == IMAGE_RANK and shape[1] not in (1, classes)
+        is_image = shape.rank.get_length() == IMAGE_RANK and operation.get_output_element_type(0).is_real()
+        is_features = is_image and shape[1] != classes
         if operation.get_friendly_name() in names or kind in ASIDE or is_features:
             continue
         if kind == "Interpolate":

@@ -195,6 +195,7 @@ class QuarterSizeHead(nn.Module):
     def __init__(self, width: int, num_classes: int, dap_window: int, plain_prediction: bool) -> None:
         super().__init__()
         predictions = num_classes * dap_window**2
+        self.in_channels = width
         self.classify: nn.Module = nn.Identity()
         if width != predictions:
             self.classify = nn.Conv2d(width, predictions, kernel_size=1)

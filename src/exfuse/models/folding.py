@@ -36,25 +36,24 @@ def fold(model: ExFuse) -> ExFuse:
         # Other people's backbones are left alone: their names promise no order, and their norms may do more.
         if name != "backbone" or isinstance(part, ResNet | SupervisedBackbone):
             _fold_batch_norms(part)
-    _fold_head(folded.head)
+    _fold_head(folded.head, next(folded.parameters()))
     return folded
 
 
-def _fold_head(head: nn.Module) -> None:
-    """Replaces the linear end of a head, where it has one."""
-    if isinstance(head, QuarterSizeHead) and isinstance(head.classify, nn.Conv2d):
-        tail, reach = nn.Sequential(head.classify, head.dap), _beyond(head.dap)
-        if 0 < reach <= LARGEST_REACH:
-            head.classify, head.dap = FoldedTail(tail, head.classify.in_channels, 1, reach), nn.Identity()
+def _fold_head(head: nn.Module, like: Tensor) -> None:
+    """Replaces the linear end of a head, where it has one; what replaces it has the kind and the place of a tensor."""
+    if isinstance(head, QuarterSizeHead) and 0 < _beyond(head.dap) <= LARGEST_REACH:
+        tail = nn.Sequential(head.classify, head.dap)
+        head.classify, head.dap = FoldedTail(tail, head.in_channels, 1, _beyond(head.dap), like), nn.Identity()
     if isinstance(head, FullSizeHead) and _beyond(head.dap) > 0:
         twice, once, reach = head.upsample2, head.upsample1, _reach(_beyond(head.dap))
         if isinstance(twice, BilinearDeconvolution) and isinstance(head.refine2, nn.Identity):
             tail, reach = nn.Sequential(twice, once, head.dap), _reach(reach)
             if reach <= LARGEST_REACH:
-                head.upsample2 = FoldedTail(tail, twice.in_channels, 4, reach)
+                head.upsample2 = FoldedTail(tail, twice.in_channels, 4, reach, like)
                 head.upsample1, head.dap = nn.Identity(), nn.Identity()
         elif isinstance(once, BilinearDeconvolution) and reach <= LARGEST_REACH:
-            head.upsample1 = FoldedTail(nn.Sequential(once, head.dap), once.in_channels, 2, reach)
+            head.upsample1 = FoldedTail(nn.Sequential(once, head.dap), once.in_channels, 2, reach, like)
             head.dap = nn.Identity()
 
 
@@ -93,17 +92,17 @@ class FoldedTail(nn.Module):
         channels: D.
         scale: How many pixels a cell has along each side.
         reach: How many cells around its own the scores in a cell's block depend on, at least 1.
+        like: A tensor of the kernels' kind and place.
     """
 
-    def __init__(self, tail: nn.Module, channels: int, scale: int, reach: int) -> None:
+    def __init__(self, tail: nn.Module, channels: int, scale: int, reach: int, like: Tensor) -> None:
         super().__init__()
         self.scale = scale
         self.reach = reach
         exact = copy.deepcopy(tail).double()
-        dtype = next(tail.parameters()).dtype
-        for (row, column), (weight, bias) in _probe(exact, channels, scale, reach).items():
-            self.register_buffer(f"weight_{row}_{column}", weight.to(dtype))
-            self.register_buffer(f"bias_{row}_{column}", bias.to(dtype))
+        for (row, column), (weight, bias) in _probe(exact, channels, scale, reach, like.device).items():
+            self.register_buffer(f"weight_{row}_{column}", weight.to(like.dtype))
+            self.register_buffer(f"bias_{row}_{column}", bias.to(like.dtype))
 
     def forward(self, y: Tensor) -> Tensor:
         """Maps `(N, D, H, W)` to `(N, K, scale * H, scale * W)`, computed in float32 at least.
@@ -141,9 +140,11 @@ def _side(reach: int) -> int:
 
 
 @torch.no_grad()
-def _probe(tail: nn.Module, channels: int, scale: int, reach: int) -> dict[Place, tuple[Tensor, Tensor]]:
+def _probe(
+    tail: nn.Module, channels: int, scale: int, reach: int, device: torch.device
+) -> dict[Place, tuple[Tensor, Tensor]]:
     """Returns kernel and bias for each cell of the grid; beyond the border a kernel is cut off."""
-    side, device = _side(reach), next(tail.parameters()).device
+    side = _side(reach)
     cells = list(itertools.product(range(side), range(side)))
     zeros = torch.zeros(1, channels, side, side, dtype=torch.float64, device=device)
     nothing = tail(zeros)
