@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -19,9 +20,9 @@ from exfuse.inference import augmentation as averaging
 from exfuse.inference import opening
 from exfuse.inference.conversion import WRITE, convert_openvino, export_program
 from exfuse.inference.converted import compiled_folder
+from exfuse.inference.early_labels import choose_early
 from exfuse.inference.engines.base import Engine, Precision
 from exfuse.inference.engines.torch_engine import TorchEngine
-from exfuse.inference.interpolated_labels import choose_between_cells
 from exfuse.inference.predictor import Predictor
 from exfuse.models.info import ModelInfo
 from exfuse.models.pretrained import save_pretrained
@@ -155,31 +156,46 @@ def test_interpolated_scores_are_not_rounded_to_bfloat16(
 
 
 class Chooses(torch.nn.Module):
-    """The end of a graph, of scores in the place of images: enlarged or not."""
+    """The end of a graph, of scores in the place of images."""
 
-    def __init__(self, factor: int) -> None:
+    def __init__(self, enlarge: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
-        self.factor = factor
+        self.enlarge = enlarge
 
     def forward(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.factor > 1:
-            scores = torch.nn.functional.interpolate(scores, scale_factor=float(self.factor), mode="bilinear")
+        scores = self.enlarge(scores)
         return scores.argmax(dim=1).to(torch.uint8), scores * 1
 
 
-@pytest.mark.parametrize("factor", [1, 2, 4])
+def shuffled(scores: torch.Tensor) -> torch.Tensor:
+    """Makes four scores of each, as a convolution does, the last column on its own, and shuffles them."""
+    weights = torch.eye(scores.shape[1]).repeat_interleave(4, dim=0)[..., None, None]
+    parts = [torch.nn.functional.conv2d(part, weights) for part in (scores[..., :-1], scores[..., -1:] * 2)]
+    return torch.nn.functional.pixel_shuffle(torch.cat(parts, dim=3), 2)
+
+
+ENLARGED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "not": lambda scores: scores,
+    "twice": lambda scores: torch.nn.functional.interpolate(scores, scale_factor=2.0, mode="bilinear"),
+    "four times": lambda scores: torch.nn.functional.interpolate(scores, scale_factor=4.0, mode="bilinear"),
+    "shuffled": shuffled,
+}
+
+
+@pytest.mark.parametrize("enlarged", ENLARGED)
 @pytest.mark.parametrize("classes", [2, 255])
-def test_labels_in_openvino_are_the_first_largest_class(classes: int, factor: int):
+def test_labels_in_openvino_are_the_first_largest_class(classes: int, enlarged: str):
     scores = torch.randint(0, 4, (2, classes, 9, 20)).float() - 2  # several are the largest
-    chooses = Chooses(factor)
+    chooses = Chooses(ENLARGED[enlarged])
     model = convert_openvino(torch.export.export(chooses, (scores,)))
-    choose_between_cells(model)
+    choose_early(model, classes)
+    assert any(operation.get_type_name() == "DepthToSpace" for operation in model.get_ops()) == (enlarged != "not")
     compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     np.testing.assert_array_equal(compiled(scores.numpy())["labels"], chooses(scores)[0].numpy())
     scores[0, :, 0, 0], scores[1, 1, 0, 0] = torch.nan, torch.inf
     labels = compiled(scores.numpy())["labels"]
     assert labels.max() < classes
-    if factor == 1:
+    if enlarged == "not":
         assert labels[1, 0, 0] == 1
 
 

@@ -76,12 +76,12 @@ def convert_openvino(program: ExportedProgram) -> "ov.Model":
 
 def write_openvino(program: ExportedProgram, info: ModelInfo, path: Path) -> None:
     """Writes an `.xml` file, and a `.bin` file with the weights beside it."""
+    from exfuse.inference.early_labels import choose_early
     from exfuse.inference.engines.openvino_engine import save_openvino
     from exfuse.inference.float32_scores import interpolated_scores, keep_in_float32
-    from exfuse.inference.interpolated_labels import choose_between_cells
 
     converted = convert_openvino(program)
-    choose_between_cells(converted)
+    choose_early(converted, len(info.class_names))
     interpolated = interpolated_scores(converted)
     save_openvino(converted, info, path)
     keep_in_float32(path, interpolated)

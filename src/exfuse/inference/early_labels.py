@@ -1,0 +1,101 @@
+"""Choosing labels in OpenVINO before there is a map of all scores at full size. Knows no torch.
+
+Scores lie class by class for each pixel, as convolutions leave them. To search the largest of K takes several times as
+long in that order as in planes of one class each, and to change the order of so many takes as long again, as does each
+copy that is made of them on the way. So labels are chosen on the last small map, for all pixels together that lie alike
+in its cells, and what is shuffled and put together afterwards is labels.
+"""
+
+import numpy as np
+import openvino as ov
+
+CLASSES, KIND, ROWS, COLUMNS = 1, 2, 3, 4  # axes of scores by kinds of pixels
+END = np.iinfo(np.int32).max
+LARGEST = float(np.finfo(np.float32).max)
+make = ov.opset13
+
+
+def choose_early(model: ov.Model, num_classes: int) -> None:
+    """Replaces what leads from small maps to the labels, if that is an interpolation or a pixel shuffle.
+
+    Args:
+        model: With the outputs of a `LabelGraph`, whose scores are enlarged bilinearly by an even factor, shuffled, or
+            neither. They are left as they are; those compared for the labels are the same but for rounding.
+        num_classes: K.
+    """
+    [search] = [operation for operation in model.get_ops() if operation.get_type_name() == "TopK"]
+    scores = search.input_value(0)
+    if scores.get_node().get_type_name() == "Interpolate":
+        factor = int(scores.get_node().input_value(1).get_node().data[0])  # the same for both sides
+        labels = _between_cells(scores.get_node().input_value(0), factor)
+    else:
+        small = _before_shuffle(scores)
+        channels = small.get_partial_shape()[CLASSES]
+        if channels.is_dynamic or channels.get_length() == num_classes:
+            return
+        kinds = channels.get_length() // num_classes
+        chosen = _of_parts(small, num_classes, kinds)
+        labels = make.depth_to_space(chosen, "blocks_first", round(kinds**0.5)).output(0)
+    for user in list(search.output(1).get_target_inputs()):
+        user.replace_source_output(labels)
+
+
+def _before_shuffle(scores: ov.Output) -> ov.Output:
+    """Returns what a pixel shuffle, two changes of shape around a transposition, was made of; else what it is given."""
+    chain = [scores]
+    for kind in ("Reshape", "Transpose", "Reshape"):
+        operation = chain[-1].get_node()
+        if operation.get_type_name() != kind:
+            return scores
+        chain.append(operation.input_value(0))
+    return chain[-1]
+
+
+def _of_parts(scores: ov.Output, num_classes: int, kinds: int) -> ov.Output:
+    """Returns the first largest class of each kind of pixels, `(N, kinds, H, W)`, of `(N, K * kinds, H, W)`.
+
+    What was put together of parts, those at the borders from others, is put together as labels.
+    """
+    operation = scores.get_node()
+    if operation.get_type_name() == "Concat":
+        parts = [_of_parts(part, num_classes, kinds) for part in operation.input_values()]
+        return make.concat(parts, operation.get_attributes()["axis"]).output(0)
+    shape = make.shape_of(scores, "i64")
+    first, last = (make.gather(shape, _indices(*axes), make.constant(0, dtype="int64")) for axes in ((0,), (2, 3)))
+    # Changes nothing, but stands between a convolution and a change of order and of precision that together are slow.
+    scores = make.clamp(scores, -LARGEST, LARGEST)
+    by_kind = make.reshape(scores, make.concat([first, _indices(num_classes, kinds), last], 0), False)
+    return make.squeeze(_first_largest(by_kind), _indices(CLASSES)).output(0)
+
+
+def _between_cells(scores: ov.Output, factor: int) -> ov.Output:
+    """Returns the first largest class of each enlarged pixel, `(N, 1, factor * H, factor * W)`."""
+    cells = make.unsqueeze(scores, _indices(KIND))  # which is what puts them into planes
+    for axis in (ROWS, COLUMNS):  # what lies beyond the border is what lies at it
+        cells = make.concat([_part(cells, axis, 0, 1), cells, _part(cells, axis, -1, END)], axis)
+    kinds = [pixels for row in _between(cells, ROWS, factor) for pixels in _between(row, COLUMNS, factor)]
+    chosen = make.squeeze(make.concat([_first_largest(pixels) for pixels in kinds], KIND), _indices(CLASSES))
+    labels = make.depth_to_space(chosen, "blocks_first", factor)
+    beyond = factor // 2  # of the pixels between a border's cells and those beyond them half belong to each
+    cut = make.slice(labels, _indices(beyond, beyond), _indices(-beyond, -beyond), _indices(1, 1), _indices(2, 3))
+    return cut.output(0)
+
+
+def _between(cells: ov.Node, axis: int, factor: int) -> list[ov.Node]:
+    """Returns the scores at each of the places between neighbours along an axis, of which there is one less."""
+    before, after = _part(cells, axis, 0, -1), _part(cells, axis, 1, END)
+    difference = make.subtract(after, before)  # zero where a border repeats itself
+    places = [make.constant(np.float32((index + 0.5) / factor)) for index in range(factor)]
+    return [make.add(make.multiply(difference, place), before) for place in places]
+
+
+def _first_largest(scores: ov.Node) -> ov.Output:
+    return make.topk(scores, make.constant(1, dtype="int64"), CLASSES, "max", "value", "i64", stable=True).output(1)
+
+
+def _part(cells: ov.Node, axis: int, start: int, stop: int) -> ov.Node:
+    return make.slice(cells, _indices(start), _indices(stop), _indices(1), _indices(axis))
+
+
+def _indices(*values: int) -> ov.Node:
+    return make.constant(np.array(values, np.int64))
