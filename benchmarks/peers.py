@@ -211,8 +211,8 @@ def write_page(size: int, rows: list[list[str]], raw: list[dict[str, Any]]) -> N
     write(
         f"peers-{size}",
         f"Ours and the peers in OpenVINO, {size} x {size}",
-        f"One image, {CLASSES} classes, random weights; the peers converted for this size alone, which is faster, "
-        "ours for any. Pixels to labels in one graph, and for the "
+        f"One image, {CLASSES} classes, random weights; the peers converted for this size alone, ours for "
+        "any. Pixels to labels in one graph, and for the "
         f"whole way from a JPEG file's bytes to a PNG's, of the same scene for all. Ratios are to {REFERENCE} and to "
         "our bare ResNet-101 (the means of its features for a result), in the same precision, median of the rounds "
         "(least to greatest). Floor: the network's multiply-adds at the rate of large matrix products, as a share of "
