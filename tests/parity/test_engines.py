@@ -120,7 +120,7 @@ def test_n3_bfloat16_changes_few_labels(written: Written):
     assert (engine.labels(images) == written.network.labels(images)).mean() >= 0.98  # of noise, by random weights
 
 
-# With a head that is one convolution, without one, and with a convolution and no averaging.
+# With a head that is one convolution, without one, with a convolution and no averaging, and with neither.
 @pytest.mark.parametrize(
     "info",
     [
