@@ -4,13 +4,15 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 CHUNK = 4 * 2**20  # bytes written at a time
+MAX_TEXT = 64 * 2**20  # bytes of a file that is read whole: a description, a list, a recipe
 
 
 class Digest(NamedTuple):
@@ -40,14 +42,51 @@ def write_file(path: Path, content: bytes) -> Digest:
     return Digest(len(view), hashlib.sha256(view).hexdigest())
 
 
+@contextmanager
+def open_regular(path: Path) -> Iterator[BinaryIO]:
+    """Opens a file for reading; a pipe or a device, which could be waited for or read without end, is refused.
+
+    Raises:
+        OSError: If it cannot be opened or is not a regular file.
+    """
+    with open(path, "rb", opener=_open_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        yield file
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Opens a pipe that nobody writes to, where a plain open would wait for a writer."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def read_file(path: Path, limit: int = MAX_TEXT) -> bytes:
+    """Returns the content of a regular file.
+
+    Args:
+        path: The file.
+        limit: Bytes that it may have.
+
+    Raises:
+        OSError: If it cannot be read, is not a regular file or is larger than the limit.
+    """
+    with open_regular(path) as file:
+        content = file.read(limit + 1)
+        if len(content) > limit:
+            raise OSError(
+                errno.EFBIG, f"{os.fstat(file.fileno()).st_size:,} bytes, and {limit:,} are allowed", str(path)
+            )
+        return content
+
+
 def digest_of(path: Path) -> Digest:
-    """Returns the size and the hash of a file, read in pieces.
+    """Returns the size and the hash of a regular file, read in pieces.
 
     Raises:
         OSError: If it cannot be read.
     """
     hashed, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while chunk := file.read(CHUNK):
             hashed.update(chunk)
             size += len(chunk)

@@ -30,6 +30,7 @@ from exfuse.data.datasets import open_dataset, read_dataset_file
 from exfuse.data.samples import image_size, read_image, read_mask
 from exfuse.durable import digest_of
 from exfuse.errors import CheckpointError, ConfigError, DataError
+from exfuse.manifest import MANIFEST, verify_folder, write_manifest
 from exfuse.models import backbones
 from exfuse.models.backbone_weights import load_backbone_weights
 from exfuse.models.builders import create_model
@@ -38,7 +39,6 @@ from exfuse.models.foreign import import_weights
 from exfuse.models.info import ModelInfo
 from exfuse.models.pretrained import load_pretrained, save_pretrained
 from exfuse.training.checkpoint import LATEST, TrainingState, load_checkpoint, save_checkpoint
-from exfuse.training.manifest import MANIFEST, verify_checkpoint, write_manifest
 from exfuse.training.optim import build_optimizers
 from exfuse.training.recipes import load_config, read_recipe_text
 
@@ -296,7 +296,7 @@ def mutated_checkpoints(tmp_path: Path, count: int) -> None:
         refused = refused_or_read(lambda: load_checkpoint(tmp_path / "run", model, None, optimizers), CheckpointError)
         assert refused is (changed != content)
         path.write_bytes(content)
-    verify_checkpoint(target)
+    verify_folder(target)
 
 
 def test_s2_mutated_checkpoints_are_refused(tmp_path: Path) -> None:

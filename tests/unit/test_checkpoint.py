@@ -22,13 +22,14 @@ from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
+from exfuse import manifest
 from exfuse.durable import Digest, digest_of, staged_folder, write_file
 from exfuse.errors import CheckpointError
+from exfuse.manifest import MANIFEST, verify_folder, write_manifest
 from exfuse.models.builders import create_model
 from exfuse.models.exfuse import ExFuse
-from exfuse.training import checkpoint, manifest
+from exfuse.training import checkpoint
 from exfuse.training.checkpoint import LATEST, TrainingState, latest_checkpoint, load_checkpoint, save_checkpoint
-from exfuse.training.manifest import MANIFEST, verify_checkpoint, write_manifest
 from exfuse.training.optim import ExponentialMovingAverage, OptimizerName, build_optimizers
 
 OPTIMIZER_NAMES = get_args(OptimizerName)
@@ -510,16 +511,16 @@ def test_any_flipped_bit_is_refused_with_the_name_of_its_file(trained: Training,
 
 def test_a_checkpoint_can_be_verified_without_a_network(trained: Training, folder: Path) -> None:
     target = trained.save(folder, 1)
-    files = verify_checkpoint(target)
+    files = verify_folder(target)
     assert set(files) == set(CHECKPOINT_FILES) - {MANIFEST}
     assert all(files[name].size == (target / name).stat().st_size for name in files)
     (target / MANIFEST).unlink()
-    with pytest.raises(CheckpointError, match=r"manifest\.json: a checkpoint without a readable manifest"):
-        verify_checkpoint(target)
+    with pytest.raises(CheckpointError, match=r"manifest\.json: no readable manifest"):
+        verify_folder(target)
 
 
 @pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "a/b"])
 def test_a_manifest_that_leads_elsewhere_is_refused(name: str, tmp_path: Path) -> None:
     write_manifest(tmp_path, {name: Digest(0, "0" * 64)})
     with pytest.raises(CheckpointError, match=r"manifest\.json: changed since it was written"):
-        verify_checkpoint(tmp_path)
+        verify_folder(tmp_path)

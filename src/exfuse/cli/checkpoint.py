@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from exfuse.manifest import verify_folder
 from exfuse.training.checkpoint import has_checkpoint, verify_latest
-from exfuse.training.manifest import verify_checkpoint
 
 app = typer.Typer(help="Look after checkpoints.", no_args_is_help=True)
 
@@ -26,7 +26,7 @@ def verify_command(
     if has_checkpoint(folder):
         folder, files = verify_latest(folder)
     else:
-        files = verify_checkpoint(folder)
+        files = verify_folder(folder)
     size = sum(digest.size for digest in files.values())
     text = f"{folder}: {len(files)} files, {size:,} bytes, all as written"
     Console().print(text, markup=False, highlight=False, soft_wrap=True)

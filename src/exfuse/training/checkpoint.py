@@ -19,7 +19,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from exfuse.durable import Digest, reason, replace_file, staged_folder, write_file
 from exfuse.errors import CheckpointError, brief
-from exfuse.training.manifest import verify_checkpoint, write_manifest
+from exfuse.manifest import verify_folder, write_manifest
 from exfuse.training.muon import Muon
 
 LATEST = "latest"
@@ -112,7 +112,7 @@ def load_checkpoint(
         CheckpointError: If there is no checkpoint, or it is damaged, or belongs to another network.
     """
     source, digest = _read_pointer(folder)
-    verify_checkpoint(source, digest)
+    verify_folder(source, digest)
     try:
         state = _read_state(source / "state.json")
         model.load_state_dict(load_file(source / "model.safetensors"))
@@ -152,7 +152,7 @@ def verify_latest(folder: Path) -> tuple[Path, dict[str, Digest]]:
         CheckpointError: If there is none, or a file is missing or changed.
     """
     source, digest = _read_pointer(folder)
-    return source, verify_checkpoint(source, digest)
+    return source, verify_folder(source, digest)
 
 
 def _remove_all_but(target: Path) -> None:

@@ -1,4 +1,4 @@
-"""The list of a checkpoint's files with their sizes and hashes, and the check against it."""
+"""A manifest lists the files of a folder that we wrote, with sizes and hashes, so that any later change is noticed."""
 
 import hashlib
 import json
@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from exfuse.durable import Digest, digest_of, write_file
+from exfuse.durable import Digest, digest_of, read_file, write_file
 from exfuse.errors import CheckpointError
 
 MANIFEST = "manifest.json"
 
 
 def write_manifest(folder: Path, files: Mapping[str, Digest]) -> str:
-    """Writes the manifest of a checkpoint's files, the last of them to be written.
+    """Writes the manifest of a folder's files, the last of them to be written.
 
     Args:
-        folder: The checkpoint.
+        folder: The folder.
         files: Name -> what was written.
 
     Returns:
@@ -28,11 +28,11 @@ def write_manifest(folder: Path, files: Mapping[str, Digest]) -> str:
     return write_file(folder / MANIFEST, _encode({name: digest._asdict() for name, digest in files.items()})).sha256
 
 
-def verify_checkpoint(folder: Path, expected: str | None = None) -> dict[str, Digest]:
-    """Checks that every file of a checkpoint is as it was written, to the bit.
+def verify_folder(folder: Path, expected: str | None = None) -> dict[str, Digest]:
+    """Checks that every file of a folder is as it was written, to the bit.
 
     Args:
-        folder: The checkpoint.
+        folder: A checkpoint, a model, an export or a folder of the cache.
         expected: The manifest's own hash, where it is known.
 
     Returns:
@@ -43,9 +43,9 @@ def verify_checkpoint(folder: Path, expected: str | None = None) -> dict[str, Di
     """
     path = folder / MANIFEST
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except OSError as error:
-        raise CheckpointError(f"{path}: a checkpoint without a readable manifest ({error.strerror})") from error
+        raise CheckpointError(f"{path}: no readable manifest ({error.strerror})") from error
     if expected is not None and hashlib.sha256(content).hexdigest() != expected:
         raise CheckpointError(f"{path}: not the one that `latest` names by its hash; one of the two is damaged")
     files = _decode(content, path)
@@ -53,11 +53,13 @@ def verify_checkpoint(folder: Path, expected: str | None = None) -> dict[str, Di
         try:
             found = digest_of(folder / name)
         except OSError as error:
-            raise CheckpointError(f"{folder / name}: missing from the checkpoint ({error.strerror})") from error
+            raise CheckpointError(
+                f"{folder / name}: cannot be read ({error.strerror}); it is in the manifest"
+            ) from error
         if found.size != digest.size:
             raise CheckpointError(f"{folder / name}: {found.size:,} bytes instead of {digest.size:,}; it is damaged")
         if found != digest:
-            raise CheckpointError(f"{folder / name}: changed since it was written; the checkpoint is damaged")
+            raise CheckpointError(f"{folder / name}: changed since it was written; it is damaged")
     return files
 
 
@@ -75,5 +77,5 @@ def _decode(content: bytes, path: Path) -> dict[str, Digest]:
     except (ArithmeticError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         whole = False
     if not whole or any(Path(name).name != name for name in digests):
-        raise CheckpointError(f"{path}: changed since it was written; the checkpoint is damaged")
+        raise CheckpointError(f"{path}: changed since it was written; it is damaged")
     return digests
