@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import secrets
 import shutil
 import stat
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 CHUNK = 4 * 2**20  # bytes written at a time
+PARTIAL = ".exfuse-partial-"  # begins the name of a file that is being written; a random number follows
 MAX_TEXT = 64 * 2**20  # bytes of a file that is read whole: a description, a list, a recipe
 
 
@@ -93,16 +95,49 @@ def digest_of(path: Path) -> Digest:
     return Digest(size, hashed.hexdigest())
 
 
+@contextmanager
+def atomic_file(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
+    """Yields a new file that takes the place of `path` once the block has ended without an error.
+
+    Until then it has a name that nobody can guess and is opened exclusively, so that a link planted beforehand is
+    never written through. A link at `path` itself is replaced, not followed.
+
+    Args:
+        path: Its final place.
+        sync: Whether to wait until it is on the disk. Without, it survives the end of the process but not a power cut.
+
+    Raises:
+        OSError: If it cannot be written; what was at `path` is untouched.
+    """
+    staged = path.with_name(f"{PARTIAL}{secrets.token_hex(8)}")
+    try:
+        with staged.open("xb") as file:
+            yield file
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        staged.replace(path)
+    except BaseException:
+        staged.unlink(missing_ok=True)
+        raise
+    if sync:
+        sync_folder(path.parent)
+
+
 def replace_file(path: Path, text: str) -> None:
     """Gives a file new content; at any moment it holds the old or the new one.
 
     Raises:
         OSError: If it cannot be written; the old content is untouched.
     """
-    staged = path.with_name(f".{path.name}.partial")
-    write_file(staged, text.encode())
-    staged.replace(path)
-    sync_folder(path.parent)
+    with atomic_file(path) as file:
+        file.write(text.encode())
+
+
+def remove_partials(folder: Path) -> None:
+    """Removes what `atomic_file` left in a folder when its process was killed; nobody may be writing there."""
+    for path in folder.glob(f"{PARTIAL}{'[0-9a-f]' * 16}"):
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -159,18 +194,27 @@ def alone(lock: Path, wait: bool = False) -> Iterator[bool]:
     Raises:
         OSError: If the file cannot be made.
     """
+    with lock.open("a+b") as file:
+        yield lock_file(file, wait)
+
+
+def lock_file(file: BinaryIO, wait: bool = False, shared: bool = False) -> bool:
+    """Locks an open file until it is closed and returns whether it could; see `alone`.
+
+    Args:
+        file: Opened for reading and writing.
+        wait: Wait until the others are done.
+        shared: Let others have it at the same time who ask for no more than this. A second call without changes that.
+    """
     if sys.platform == "win32":
-        yield True
-        return
+        return True
     import fcntl
 
-    with lock.open("ab") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except OSError as error:
-            yield error.errno not in (errno.EAGAIN, errno.EACCES)  # which say that another one has it
-        else:
-            yield True
+    try:
+        fcntl.lockf(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        return error.errno not in (errno.EAGAIN, errno.EACCES)  # which say that another process has it
+    return True
 
 
 def sync_folder(folder: Path) -> None:

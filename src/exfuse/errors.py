@@ -24,6 +24,10 @@ class ExportError(ExFuseError):
     """An exported model could not be made or differs from the model it was made from."""
 
 
+class OutputError(ExFuseError):
+    """The place for a result is taken, or cannot be written to; names it."""
+
+
 class TrainingError(ExFuseError):
     """A training run cannot go on; names the step and the samples where they are known."""
 

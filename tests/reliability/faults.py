@@ -65,7 +65,7 @@ class Operations:
 
     def _counted_open(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(path: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
-            if "w" not in mode and "a" not in mode:
+            if not set("wax") & set(mode):
                 return function(path, mode, *arguments, **options)
             self.tick(path)
             file = function(path, mode, *arguments, **options)

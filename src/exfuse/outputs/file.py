@@ -1,0 +1,105 @@
+"""Single files of results. What proves who wrote a JSON file is a seal in it: the command and a hash of the rest."""
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from exfuse.durable import PARTIAL, atomic_file, read_file
+from exfuse.errors import OutputError
+from exfuse.outputs.place import check_writable, free_name, unwritable
+
+SEAL = "written_by"
+
+
+def check_file(path: Path, command: str) -> None:
+    """Checks that a result may be written to a file, before it takes hours to find one; makes its folder.
+
+    Args:
+        path: Where nothing is, or what `write_result` of the same command left.
+        command: Who writes.
+
+    Raises:
+        OutputError: If something else is there, or nothing can be written there.
+    """
+    if os.path.lexists(path) and not _is_sealed(path, command):
+        raise OutputError(f"{path} exists and was not written by {command}; choose another output")
+    check_writable(path)
+
+
+@dataclass
+class NewFile:
+    """A file that is being written.
+
+    Attributes:
+        file: To write into.
+        path: Where it is once it is whole.
+    """
+
+    file: BinaryIO
+    path: Path
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[NewFile]:
+    """Yields a file that is at `path` once the block has ended without an error.
+
+    If something has come there in the meantime, it takes the next free name: what took hours is not thrown away.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unnamed = path.with_name(f"{PARTIAL}{secrets.token_hex(8)}")
+    try:
+        with atomic_file(unnamed) as file:
+            placed = NewFile(file, path)
+            yield placed
+        placed.path = free_name(path)
+        unnamed.rename(placed.path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def write_result(path: Path, command: str, content: dict[str, Any]) -> Path:
+    """Writes a result as JSON with a seal, so that the same command may replace it.
+
+    Args:
+        path: As `check_file` has accepted it. If something else has come there since, the next free name is taken.
+        command: Who writes.
+        content: What to write; JSON, without numbers that are not finite.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    target = path if not os.path.lexists(path) or _is_sealed(path, command) else free_name(path)
+    sealed = content | {SEAL: {"command": command, "sha256": _digest(content)}}
+    try:
+        with atomic_file(target) as file:
+            file.write((json.dumps(sealed, indent=2, allow_nan=False) + "\n").encode())
+    except OSError as error:
+        raise unwritable(target, error) from error
+    return target
+
+
+def _is_sealed(path: Path, command: str) -> bool:
+    if path.is_symlink():
+        return False
+    try:
+        content = json.loads(read_file(path))
+        seal = content.pop(SEAL)
+        return bool(seal == {"command": command, "sha256": _digest(content)})
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return False
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

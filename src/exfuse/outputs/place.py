@@ -1,0 +1,40 @@
+"""Paths of results."""
+
+import os
+from pathlib import Path
+from tempfile import TemporaryFile
+
+from exfuse.durable import reason
+from exfuse.errors import OutputError
+
+
+def free_name(path: Path) -> Path:
+    """Returns the path, or the first of NAME_2.SUFFIX, NAME_3.SUFFIX and so on where nothing is."""
+    number, free = 2, path
+    while os.path.lexists(free):
+        number, free = number + 1, path.with_name(f"{path.stem}_{number}{path.suffix}")
+    return free
+
+
+def lies_in(path: Path, folder: Path) -> bool:
+    """Returns whether a file is what a folder holds, links followed: an output is not read as an input."""
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def check_writable(path: Path) -> None:
+    """Checks that something can be made at a path, and makes the folders above it.
+
+    Raises:
+        OutputError: If it cannot.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> OutputError:
+    """Returns what to raise where writing failed."""
+    return OutputError(f"{path} cannot be written ({reason(error, path.parent)})")
