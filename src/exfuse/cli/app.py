@@ -1,14 +1,19 @@
 """The command `exfuse`: one file a command, and here what they share."""
 
+import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from importlib.metadata import version
+from types import FrameType
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from exfuse.console import printable, terminal
 from exfuse.errors import ExFuseError
-from exfuse.training.signals import Interrupted
+from exfuse.training.signals import SIGNALS, Interrupted
 
 # In the order of `exfuse --help`; each is a file here.
 COMMANDS = (
@@ -16,11 +21,18 @@ COMMANDS = (
     "doctor",
 )  # fmt: skip
 GROUPS = ("data", "checkpoint", "weights")
+HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 
 def build_app(names: Iterable[str] = (*COMMANDS, *GROUPS)) -> typer.Typer:
     """Returns the command line with some of the commands, whose files are imported; by default with all of them."""
-    app = typer.Typer(name="exfuse", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    app = typer.Typer(
+        name="exfuse",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings=HELP_OPTIONS,
+    )
     app.callback()(_about)
     for name in names:
         module = import_module(f"exfuse.cli.{name}")
@@ -31,7 +43,17 @@ def build_app(names: Iterable[str] = (*COMMANDS, *GROUPS)) -> typer.Typer:
     return app
 
 
-def _about() -> None:
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        terminal().print(f"exfuse {version('exfuse')}")
+        raise typer.Exit
+
+
+def _about(
+    wants_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
     """ExFuse semantic segmentation: train on your own images, measure honestly, ship."""
 
 
@@ -40,30 +62,46 @@ def main() -> None:
 
     The exit code is 0, 1 after such an error, 2 for a wrong call, 130 after Ctrl-C and 143 after SIGTERM.
     """
-    errors = Console(stderr=True)
     called = [name for name in sys.argv[1:2] if name in (*COMMANDS, *GROUPS)]
+    with _signals_end():
+        _run(called)
+
+
+def _run(called: list[str]) -> None:
     try:
         # Most commands bring torch, which takes seconds and which predicting with an export does without.
         app = build_app(called) if called else build_app()
         app()
     except ModuleNotFoundError as error:
-        missing = f"{error.name} is not installed, which this command needs"
-        errors.print(f"error: {missing}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(1)
-    except KeyboardInterrupt:  # while a command is imported; later it is dealt with elsewhere
-        sys.exit(130)
+        _fail(f"{error.name} is not installed, which this command needs")
     except ExFuseError as error:
-        errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(1)
+        _fail(str(error))
     except OSError as error:
-        errors.print(
-            f"error: {error.filename or ''}: {error.strerror or error}", style="red", markup=False, soft_wrap=True
-        )
-        sys.exit(1)
+        _fail(f"{error.filename or 'standard output'}: {error.strerror or error}")
     except Interrupted as stop:
         from exfuse.distributed import is_first_process
 
         how = "" if sys.argv[1:2] in (["ablate"], ["demo"]) else " with --resume"
         if is_first_process():
-            errors.print(f"{stop}; to go on, run the same command{how}", highlight=False)
+            terminal(stderr=True).print(f"{stop}; to go on, run the same command{how}", soft_wrap=True)
         sys.exit(stop.exit_code)
+
+
+def _fail(message: str) -> None:
+    terminal(stderr=True).print(printable(f"error: {message}"), style="red", soft_wrap=True)
+    sys.exit(1)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+@contextmanager
+def _signals_end() -> Iterator[None]:
+    """Lets Ctrl-C and SIGTERM end a command alike: what is open is closed, what is done is written down."""
+    before = {number: signal.signal(number, _leave) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
