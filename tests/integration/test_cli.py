@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -270,8 +271,50 @@ def test_predicting_more_into_a_folder_keeps_the_shares_of_what_is_there(
     (tmp_path / "fractions.json").write_text("[1]")
     outcome = call_exfuse("predict", trained.run / "model", pack, "-o", tmp_path, "--engine", "torch")
     assert outcome.code == 1
-    assert "fractions.json: not what exfuse predict writes" in outcome.errors
+    assert str(tmp_path / "fractions.json") in outcome.errors
     assert (tmp_path / "fractions.json").read_text() == "[1]"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_predict_with_a_record_of_every_mask(
+    trained: Trained, pack: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    for index in range(2000):
+        (photographs / f"{index:04d}.jpg").symlink_to(pack / "images" / "val_0000.jpg")
+    output = tmp_path / "out"
+    command = [EXFUSE, "predict", trained.run / "model", photographs, "-o", output, "--engine", "torch"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        end = time.monotonic() + 120
+        while not list(output.glob("overlays/*.jpg")) and time.monotonic() < end:
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "Traceback" not in errors
+    recorded = {Path(row["mask"]).name for row in json.loads((output / "fractions.json").read_text())}
+    masks = {path.name for path in (output / "masks").glob("*")}
+    assert 1 <= len(recorded) < 2000
+    assert recorded <= masks
+    assert len(masks - recorded) <= 1  # the one in work
+    assert not [path for path in output.rglob("*") if "partial" in path.name]
+
+
+def test_version_and_help_in_short() -> None:
+    outcome = call_exfuse("--version")
+    assert (outcome.code, outcome.output) == (0, f"exfuse {version('exfuse')}\n")
+    for arguments in (("-h",), ("predict", "-h"), ("data", "prepare", "-h")):
+        outcome = call_exfuse(*arguments)
+        assert outcome.code == 0
+        assert "Usage" in outcome.output
+
+
+def test_a_full_standard_output_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        outcome = subprocess.run([EXFUSE, "recipes"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert outcome.returncode == 1
+    assert outcome.stderr == "error: standard output: No space left on device\n"
 
 
 def test_the_demo_draws_trains_scores_and_predicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

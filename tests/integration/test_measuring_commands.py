@@ -18,7 +18,7 @@ from tiny_run import TINY, call_exfuse, tensors_in, tiny_config, train_quietly
 from exfuse.ablation import rows
 from exfuse.data.datasets import open_dataset
 from exfuse.distributed import Ranks, only_process
-from exfuse.errors import ConfigError
+from exfuse.errors import ConfigError, OutputError
 from exfuse.evaluation.bootstrap import mean_iou
 from exfuse.evaluation.measures import MEASURES
 from exfuse.inference import augmentation as averaging
@@ -28,6 +28,7 @@ from exfuse.models.backbone_weights import CLASSIFIER_TYPE
 from exfuse.models.builders import MODELS
 from exfuse.models.pretrained import save_pretrained
 from exfuse.models.semantic_supervision import SemanticSupervisionClassifier
+from exfuse.outputs.folder import claim_folder
 
 ABLATION = (*TINY, "epochs=1", "model.name=gcn_tiny", "model.decoder_width=wide", "seeds=1")
 
@@ -84,9 +85,11 @@ def test_compare_pairs_two_models_on_the_same_images(models: tuple[Path, Path], 
     gaps = [abs(image["second"] - image["first"]) for image in content["images"]]
     assert gaps == sorted(gaps, reverse=True)
     assert len(gaps) == 4
-    (output / "03_of_an_earlier_one.jpg").touch()
+    (output / "00_beach.jpg").touch()
+    assert call_exfuse("compare", *models, pack, "-o", output, "--show", "4").code == 0
     assert call_exfuse("compare", *models, pack, "-o", output, "--show", "2").code == 0
-    pictures = sorted(output.glob("*.jpg"))
+    assert (output / "00_beach.jpg").exists()
+    pictures = sorted((output / "images").glob("*.jpg"))
     assert [path.name for path in pictures] == [
         f"{place:02d}_{image['name']}.jpg" for place, image in enumerate(content["images"][:2])
     ]
@@ -100,7 +103,7 @@ def test_a_model_against_itself_is_not_distinguishable(models: tuple[Path, Path]
     outcome = call_exfuse("compare", models[0], models[0], pack, "-o", tmp_path / "comparison", "--show", "0")
     assert outcome.code == 0, outcome.errors
     assert "+0.00 points (+0.00 to +0.00), not distinguishable" in outcome.output
-    assert [path.name for path in (tmp_path / "comparison").iterdir()] == ["comparison.json"]
+    assert [path.name for path in (tmp_path / "comparison").glob("[!.]*")] == ["comparison.json"]
 
 
 def test_commands_that_run_alone_say_so_under_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +209,9 @@ HOLD_UNTIL_THERE = """
 import sys, time
 from pathlib import Path
 from exfuse.durable import alone
-with alone(Path(sys.argv[1])):
+from exfuse.outputs.folder import claim_folder
+path = Path(sys.argv[1])
+with alone(path) if path.suffix == ".lock" else claim_folder(path, "exfuse train"):
     print("held", flush=True)
     end = time.monotonic() + 120
     while not Path(sys.argv[2]).exists() and time.monotonic() < end:
@@ -217,7 +222,8 @@ with alone(Path(sys.argv[1])):
 def test_processes_share_the_cells_of_an_ablation(pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "PAPER", rows.PAPER[:2])
     cells = tmp_path / "out" / "cells"
-    cells.mkdir(parents=True)
+    with claim_folder(tmp_path / "out", "exfuse ablate", shared=True):
+        cells.mkdir()
     command = [sys.executable, "-c", HOLD_UNTIL_THERE, cells / ".baseline_0.lock", cells / "wide_baseline_0/cell.json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
@@ -253,12 +259,11 @@ def test_names_that_look_like_markup_are_printed_as_they_are(pack: Path, tmp_pat
 
 
 def test_a_folder_in_which_another_process_trains_is_refused(pack: Path, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    command = [sys.executable, "-c", HOLD_UNTIL_THERE, tmp_path / "run" / ".lock", tmp_path / "done"]
+    command = [sys.executable, "-c", HOLD_UNTIL_THERE, tmp_path / "run", tmp_path / "done"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(ConfigError, match="run: another process is training there"):
+        with pytest.raises(OutputError, match="another exfuse train is writing into"):
             train_quietly(tiny_config(pack, tmp_path / "run"))
         (tmp_path / "done").touch()
     train_quietly(tiny_config(pack, tmp_path / "run"))
@@ -331,7 +336,7 @@ def test_the_doctor_says_what_is_wrong_and_exits_with_one(pack: Path, tmp_path: 
     clean = call_exfuse("doctor", pack, "-o", tmp_path / "clean.json")
     assert clean.code == 0, clean.errors
     assert "train: 12 images, 0 errors" in clean.output
-    assert [split["split"] for split in json.loads((tmp_path / "clean.json").read_text())] == ["train", "val"]
+    assert [split["split"] for split in json.loads((tmp_path / "clean.json").read_text())["splits"]] == ["train", "val"]
     data = Path(shutil.copytree(pack, tmp_path / "data"))
     with Image.open(data / "masks" / "val_0001.png") as mask:
         mask.convert("RGB").save(data / "masks" / "val_0001.png")
@@ -371,5 +376,5 @@ def test_a_place_that_cannot_be_written_to_is_one_line(pack: Path, tmp_path: Pat
     (tmp_path / "file").write_text("in the way")
     outcome = call_exfuse("train", "demo", *TINY, f"data.root={pack}", f"output={tmp_path / 'file' / 'run'}")
     assert outcome.code == 1
-    assert "cannot be written to" in outcome.errors
+    assert f"{tmp_path / 'file' / 'run'} cannot be written" in outcome.errors
     assert "Traceback" not in outcome.errors

@@ -12,6 +12,7 @@ from exfuse.ablation.run import Ablation, Cell
 from exfuse.ablation.table import comma_separated, markdown, table_lines, write_tables
 from exfuse.errors import ConfigError
 from exfuse.models.builders import create_model
+from exfuse.outputs.folder import claim_folder
 from exfuse.training.recipes import differing_keys, load_ablation_config
 
 PRETRAINED = (
@@ -167,6 +168,9 @@ def test_one_seed_has_no_spread(ablation: Ablation, tmp_path: Path) -> None:
     text = markdown(single, table_lines(single), "command")
     assert "1 seed," in text
     assert "| - |" in text
-    write_tables(single, tmp_path / "out", "command")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["ablation.csv", "ablation.md", "ablation.png"]
+    with claim_folder(tmp_path / "out", "exfuse ablate") as folder:
+        write_tables(single, folder, "command")
+    assert sorted(path.name for path in (tmp_path / "out").glob("ablation*")) == [
+        "ablation.csv", "ablation.md", "ablation.png",
+    ]  # fmt: skip
     assert (tmp_path / "out" / "ablation.png").read_bytes().startswith(b"\x89PNG")

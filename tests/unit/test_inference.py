@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from exfuse.cli.predict import find_images
 from exfuse.errors import CheckpointError, ConfigError, DataError
 from exfuse.inference import augmentation as averaging
 from exfuse.inference.augmentation import PLAIN
@@ -468,69 +467,3 @@ def test_weights_of_another_architecture_are_refused(damaged: Path):
     (damaged / CONFIG_FILE).write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match=r"cannot be loaded \(.*weight has the shape \(45, 16, 1, 5\) instead of"):
         load_pretrained(damaged)
-
-
-def touch(root: Path, *names: str) -> None:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-
-
-def test_files_are_named_without_their_suffix(tmp_path: Path):
-    touch(tmp_path, "street.jpg", "old.town.PNG")
-    paths = [tmp_path / "street.jpg", tmp_path / "old.town.PNG"]
-    assert find_images([str(path) for path in paths]) == {"street": paths[0], "old.town": paths[1]}
-
-
-def test_images_of_a_folder_keep_their_place_in_it(tmp_path: Path):
-    touch(tmp_path, "b.jpg", "a.JPG", "berlin/a.png", "berlin/mitte/c.tif", "notes.txt", "berlin/list.json")
-    found = find_images([str(tmp_path)])
-    assert found == {
-        "a": tmp_path / "a.JPG",
-        "b": tmp_path / "b.jpg",
-        "berlin/a": tmp_path / "berlin/a.png",
-        "berlin/mitte/c": tmp_path / "berlin/mitte/c.tif",
-    }
-
-
-def test_only_the_images_of_a_data_set_are_taken(tmp_path: Path):
-    touch(tmp_path, "images/val/a.jpg", "masks/val/a.png", "preview.png")
-    assert find_images([str(tmp_path)]) == {"val/a": tmp_path / "images/val/a.jpg"}
-
-
-def test_globs_are_sorted_and_may_be_recursive(tmp_path: Path):
-    touch(tmp_path, "b.jpg", "a.jpg", "c.png", "in/d.jpg")
-    assert list(find_images([str(tmp_path / "*.jpg")]).items()) == [
-        ("a", tmp_path / "a.jpg"),
-        ("b", tmp_path / "b.jpg"),
-    ]
-    assert set(find_images([str(tmp_path / "**" / "*.jpg")])) == {"a", "b", "d"}
-
-
-def test_a_glob_takes_the_images_alone(tmp_path: Path):
-    touch(tmp_path, "a.jpg", "notes.txt", "in/d.jpg")
-    assert find_images([str(tmp_path / "*")]) == {"a": tmp_path / "a.jpg"}
-
-
-def test_a_file_whose_name_looks_like_a_glob_is_that_file(tmp_path: Path):
-    touch(tmp_path, "a[1].jpg", "a1.jpg")
-    assert find_images([str(tmp_path / "a[1].jpg")]) == {"a[1]": tmp_path / "a[1].jpg"}
-
-
-def test_of_images_with_the_same_name_the_later_ones_get_a_number(tmp_path: Path):
-    touch(tmp_path, "one/a.jpg", "one/a.png", "two/a.jpg", "three/a_2.jpg")
-    found = find_images([str(tmp_path / name) for name in ("one", "two", "three")])
-    assert list(found.items()) == [
-        ("a", tmp_path / "one/a.jpg"),
-        ("a_2", tmp_path / "one/a.png"),
-        ("a_3", tmp_path / "two/a.jpg"),
-        ("a_2_2", tmp_path / "three/a_2.jpg"),
-    ]
-
-
-@pytest.mark.parametrize("name", ["gone.jpg", "empty", "*.webp"])
-def test_an_argument_that_means_no_image_is_named(tmp_path: Path, name: str):
-    touch(tmp_path, "a.jpg", "empty/notes.txt")
-    with pytest.raises(DataError) as raised:
-        find_images([str(tmp_path / "a.jpg"), str(tmp_path / name)])
-    assert str(raised.value) == f"{tmp_path / name}: no image found"

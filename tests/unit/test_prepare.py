@@ -1,6 +1,7 @@
 """From VOC 2012, SBD and COCO as they are downloaded to a folder that can be trained on."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from exfuse.data.prepare.coco import draw_semantic_mask, prepare_coco
 from exfuse.data.prepare.tree import PreparedTree
 from exfuse.data.prepare.voc import prepare_sbd, prepare_voc, read_sbd_mask
 from exfuse.data.samples import image_size
-from exfuse.errors import ConfigError, DataError
+from exfuse.errors import ConfigError, DataError, OutputError
+from exfuse.outputs.folder import claim_folder
 from public_data import SIZE, annotation, categories, id_of, label_map, rectangle, uncompressed_runs, write_sbd_mask
 
 
@@ -106,8 +108,11 @@ def test_a_planted_leak_is_found_by_name_and_by_content(voc: Path, sbd: Path, tm
     with pytest.raises(DataError, match="1 training images are copies of val images: 2010_21 is 2007_11"):
         prepare_sbd(sbd, output, partial=True)
     assert not (output / "trainaug.txt").exists()
-    with pytest.raises(DataError, match="1 val images are to be trained on: 2007_11"):
-        PreparedTree(output).check_no_leak(["2007_01", "2007_11"], ["2007_11", "2008_12"])
+    with (
+        pytest.raises(DataError, match="1 val images are to be trained on: 2007_11"),
+        claim_folder(output, "exfuse data prepare") as folder,
+    ):
+        PreparedTree(folder).check_no_leak(["2007_01", "2007_11"], ["2007_11", "2008_12"])
 
 
 def test_steps_come_in_their_order_and_into_a_folder_of_their_own(voc: Path, sbd: Path, tmp_path: Path) -> None:
@@ -115,10 +120,10 @@ def test_steps_come_in_their_order_and_into_a_folder_of_their_own(voc: Path, sbd
         prepare_sbd(sbd, tmp_path / "out", partial=True)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "holiday.jpg").write_bytes(b"mine")
-    with pytest.raises(DataError, match="not empty, and not a folder of exfuse data prepare"):
+    with pytest.raises(OutputError, match=re.escape(str(tmp_path / "full"))):
         prepare_voc(voc, tmp_path / "full", partial=True)
     (tmp_path / "full" / "classes.json").write_text('{"classes": []}')  # somebody's own data set
-    with pytest.raises(DataError, match="not empty, and not a folder of exfuse data prepare"):
+    with pytest.raises(OutputError, match=re.escape(str(tmp_path / "full"))):
         prepare_voc(voc, tmp_path / "full", partial=True)
     assert (tmp_path / "full" / "classes.json").read_text() == '{"classes": []}'
 

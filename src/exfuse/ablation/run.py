@@ -178,12 +178,12 @@ def _run_cell(
                 f"{cell.output}: run with another {', '.join(changed)}; choose another output, or remove that folder"
             )
         return _read_cell(done, trained_on)
-    begun, start = has_checkpoint(cell.output / "checkpoints"), cell.output.with_name(f"{cell.output.name}.json")
-    if begun:
+    start = cell.output.with_name(f"{cell.output.name}.json")
+    if has_checkpoint(cell.output / "checkpoints"):
         _check_trained_on(start, trained_on)
     else:
         replace_file(start, json.dumps(trained_on))
-    train(cell, resume=begun, console=console)
+    train(cell, resume=True, console=console)
     predictor = Predictor.from_pretrained(cell.output / "model_last", "torch", cell.precision)
     of_images = score_split(predictor, val, ranks, Console(quiet=True)).of_images
     content = trained_on | _describe(cell, predictor.info, of_images) | {"hardware": _hardware(ranks.device)}

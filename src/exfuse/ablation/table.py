@@ -5,7 +5,6 @@ import io
 import math
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -13,8 +12,8 @@ from matplotlib.figure import Figure
 
 from exfuse.ablation.rows import REFERENCE
 from exfuse.ablation.run import Ablation
-from exfuse.durable import replace_file
 from exfuse.evaluation.bootstrap import LEVEL, Interval, difference_interval
+from exfuse.outputs.folder import OutputFolder
 
 COLUMNS = (
     "row", "mIoU", "spread", f"against the {REFERENCE}", "low", "high", "parameters (M)", "multiply-adds (G)", "s/step",
@@ -146,13 +145,13 @@ def figure(lines: tuple[Line, ...]) -> Figure:
     return picture
 
 
-def write_tables(ablation: Ablation, folder: Path, command: str) -> None:
+def write_tables(ablation: Ablation, folder: OutputFolder, command: str) -> None:
     """Writes `ablation.md`, `ablation.csv` and `ablation.png`."""
-    lines = table_lines(ablation)
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / "ablation.md", markdown(ablation, lines, command))
-    replace_file(folder / "ablation.csv", comma_separated(lines))
-    figure(lines).savefig(folder / "ablation.png", dpi=110)
+    lines, picture = table_lines(ablation), io.BytesIO()
+    folder.write("ablation.md", markdown(ablation, lines, command).encode())
+    folder.write("ablation.csv", comma_separated(lines).encode())
+    figure(lines).savefig(picture, dpi=110, format="png")
+    folder.write("ablation.png", picture.getvalue())
 
 
 def _cost(ablation: Ablation) -> str:

@@ -4,12 +4,13 @@ import shlex
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from exfuse.ablation.run import run_ablation
+from exfuse.ablation.run import Ablation, run_ablation
 from exfuse.ablation.table import table_lines, write_tables
 from exfuse.cli.options import Overrides
+from exfuse.console import terminal
+from exfuse.outputs.folder import claim_folder
 from exfuse.training.recipes import load_ablation_config
 
 
@@ -22,13 +23,20 @@ def ablate_command(
     Every cell is a run of its own; the same command again skips those that are done and goes on with one that was cut
     off.
     """
-    config, console = load_ablation_config(recipe, overrides or []), Console()
-    for ablation in run_ablation(config, console):
-        write_tables(ablation, config.output, shlex.join(["exfuse", "ablate", recipe, *(overrides or [])]))
+    config, console = load_ablation_config(recipe, overrides or []), terminal()
+    command = shlex.join(["exfuse", "ablate", recipe, *(overrides or [])])
+    with claim_folder(config.output, "exfuse ablate", shared=True) as folder:
+        for ablation in run_ablation(config, console):
+            console.print(results_table(ablation))
+            write_tables(ablation, folder, command)
+    console.print(f"tables and figure  {config.output}/ablation.*", soft_wrap=True)
+
+
+def results_table(ablation: Ablation) -> Table:
+    """Returns the finished rows for a terminal."""
     table = Table(title=ablation.split)
     for column in ("row", "mIoU", "against the wide baseline"):
         table.add_column(column)
     for line in table_lines(ablation):
         table.add_row(line.name, f"{line.mean:.2f}", line.verdict())
-    console.print(table)
-    console.print(f"tables and figure  {config.output}/ablation.*", markup=False, highlight=False, soft_wrap=True)
+    return table

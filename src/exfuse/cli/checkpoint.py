@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from exfuse.console import terminal
 from exfuse.manifest import verify_folder
 from exfuse.training.checkpoint import has_checkpoint, verify_latest
 
@@ -29,4 +29,4 @@ def verify_command(
         files = verify_folder(folder)
     size = sum(digest.size for digest in files.values())
     text = f"{folder}: {len(files)} files, {size:,} bytes, all as written"
-    Console().print(text, markup=False, highlight=False, soft_wrap=True)
+    terminal().print(text, soft_wrap=True)

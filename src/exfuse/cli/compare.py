@@ -7,19 +7,20 @@ from typing import Annotated
 import numpy as np
 import typer
 from PIL import Image
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from exfuse.cli.options import Flip, Model, NetworkEngine, NetworkPrecision, Scales, parse_scales, reference_engine
+from exfuse.console import terminal
 from exfuse.data.datasets import SegmentationDataset, open_dataset
 from exfuse.data.scan import scan_dataset
 from exfuse.distributed import only_process
-from exfuse.evaluation.compare import compare
+from exfuse.evaluation.compare import Comparison, compare
 from exfuse.evaluation.evaluate import check_classes, describe_protocol, score_split
 from exfuse.inference.augmentation import TestTimeAugmentation
 from exfuse.inference.drawing import colorize
 from exfuse.inference.predictor import Predictor
+from exfuse.outputs.folder import claim_folder
+from exfuse.outputs.place import free_name
 
 
 def compare_command(
@@ -32,44 +33,50 @@ def compare_command(
     engine: NetworkEngine = None,
     precision: NetworkPrecision = None,
     show: Annotated[int, typer.Option(min=0, help="How many of the images that differ most to list and draw.")] = 8,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the JSON and the pictures.")] = Path(
-        "comparison"
-    ),
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for the JSON and the pictures.  [default: comparison, if free]"),
+    ] = None,
 ) -> None:
     """Compare two models on the same images: the paired difference with its interval, and where they differ most."""
-    console, ranks = Console(), only_process("exfuse compare")
+    console, ranks = terminal(), only_process("exfuse compare")
     augmentation = TestTimeAugmentation(parse_scales(scales), flip)
-    dataset = open_dataset(data, split)
-    predictors = [
-        Predictor.from_pretrained(model, reference_engine(model, engine), precision, augmentation)
-        for model in (first, second)
-    ]
-    for predictor in predictors:
-        check_classes(predictor.info, dataset)  # before the first of them has scored hours of images
-    fingerprint = scan_dataset(dataset).fingerprint
-    counts = [score_split(predictor, dataset, ranks, console).of_images for predictor in predictors]
-    result = compare(tuple(entry.name for entry in dataset.entries), counts[0], counts[1])
-    table = Table(title=f"{split}: {len(dataset)} images")
+    with claim_folder(output or free_name(Path("comparison")), "exfuse compare") as folder:
+        folder.check_unchanged()
+        dataset = open_dataset(data, split)
+        predictors = [
+            Predictor.from_pretrained(model, reference_engine(model, engine), precision, augmentation)
+            for model in (first, second)
+        ]
+        for predictor in predictors:
+            check_classes(predictor.info, dataset)  # before the first of them has scored hours of images
+        fingerprint = scan_dataset(dataset).fingerprint
+        counts = [score_split(predictor, dataset, ranks, console).of_images for predictor in predictors]
+        result = compare(tuple(entry.name for entry in dataset.entries), counts[0], counts[1])
+        console.print(comparison_table(result, f"{split}: {len(dataset)} images", show))
+        console.print(f"second against first: {result.verdict()}", soft_wrap=True)
+        protocol = describe_protocol(predictors[0], dataset, fingerprint) | {"first": first, "second": second}
+        content = json.dumps(result.to_json() | {"protocol": protocol}, indent=2, allow_nan=False) + "\n"
+        folder.write("comparison.json", content.encode())
+        places = {entry.name: index for index, entry in enumerate(dataset.entries)}
+        for place, image in enumerate(result.images[:show]):
+            picture = side_by_side(dataset, places[image.name], predictors)
+            folder.save(f"images/{place:02d}_{Path(image.name).name}.jpg", picture, quality=92)
+        folder.remove_older()
+        console.print(f"scores by image and pictures  {folder.folder}", soft_wrap=True)
+
+
+def comparison_table(result: Comparison, title: str, show: int) -> Table:
+    """Returns the scores of the images that differ most, and of all together."""
+    table = Table(title=title)
     for column in ("image", "first", "second", "difference"):
         table.add_column(column, justify="left" if column == "image" else "right")
     for image in result.images[:show]:
         difference = f"{100 * (image.second - image.first):+.2f}"
-        table.add_row(escape(image.name), f"{100 * image.first:.2f}", f"{100 * image.second:.2f}", difference)
+        table.add_row(image.name, f"{100 * image.first:.2f}", f"{100 * image.second:.2f}", difference)
     table.add_section()
     table.add_row("whole split", f"{100 * result.first:.2f}", f"{100 * result.second:.2f}", "")
-    console.print(table)
-    console.print(f"second against first: {result.verdict()}", markup=False, highlight=False, soft_wrap=True)
-    protocol = describe_protocol(predictors[0], dataset, fingerprint) | {"first": first, "second": second}
-    output.mkdir(parents=True, exist_ok=True)
-    content = json.dumps(result.to_json() | {"protocol": protocol}, indent=2) + "\n"
-    (output / "comparison.json").write_text(content, encoding="utf-8")
-    for old in output.glob("[0-9][0-9]_*.jpg"):
-        old.unlink()  # of an earlier comparison
-    places = {entry.name: index for index, entry in enumerate(dataset.entries)}
-    for place, image in enumerate(result.images[:show]):
-        target = output / f"{place:02d}_{Path(image.name).name}.jpg"
-        side_by_side(dataset, places[image.name], predictors).save(target, quality=92)
-    console.print(f"scores by image and pictures  {output}", markup=False, highlight=False, soft_wrap=True)
+    return table
 
 
 def side_by_side(dataset: SegmentationDataset, index: int, predictors: list[Predictor]) -> Image.Image:

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
+from exfuse.console import progress_bar, terminal
 from exfuse.data.prepare.coco import prepare_coco
 from exfuse.data.prepare.voc import prepare_sbd, prepare_voc
 
@@ -42,8 +41,8 @@ def prepare_command(
     voc makes the lists train and val, sbd adds trainaug, coco adds mixed. No val image is ever in a training list:
     that is checked by name and by content, and said.
     """
-    console = Console()
-    with Progress(console=console, transient=True) as bar:
+    console = terminal()
+    with progress_bar(console) as bar:
         task = bar.add_task(f"preparing {source.value}", total=None)
 
         def advance() -> None:
@@ -54,7 +53,8 @@ def prepare_command(
         elif source is Source.SBD:
             counts = prepare_sbd(folder, output, partial, advance)
         else:
-            counts = prepare_coco(folder, output, tuple(split.strip() for split in splits.split(",")), partial, advance)
+            chosen = tuple(split.strip() for split in splits.split(","))
+            counts = prepare_coco(folder, output, chosen, partial, advance)
     for what, count in counts.items():
-        console.print(f"{what:<24} {count:>8,}", markup=False, highlight=False)
-    console.print(f"in {output}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{what:<24} {count:>8,}")
+    console.print(f"in {output}", soft_wrap=True)

@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from exfuse.cli.predict import predict_command
+from exfuse.console import terminal
 from exfuse.data.synthetic import write_scenes
+from exfuse.durable import staged_folder
 from exfuse.evaluation.report import scores_table
+from exfuse.outputs.folder import claim_folder
 from exfuse.training.recipes import load_config
 from exfuse.training.segmentation import train
 
@@ -20,17 +22,20 @@ def demo_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything.")] = Path("runs/demo"),
 ) -> None:
     """Draw a small data set, train on it, score and predict: no data, no network, a few minutes."""
-    console = Console()
-    data, run, predictions = output / "scenes", output / Path(recipe).stem, output / Path(recipe).stem / "predictions"
-    console.print(f"drawing {sum(SCENES.values())} scenes into {data}", markup=False, highlight=False)
-    write_scenes(data, SCENES)
-    report = train(load_config(recipe, [f"data.root={data}", f"output={run}"]), resume=True, console=console)
-    heldout = [str(path) for path in sorted((data / "images").glob("heldout_*.jpg"))]
-    predict_command(str(run / "model"), heldout, predictions)
+    console = terminal()
+    data, run = output / "scenes", output / Path(recipe).stem
+    with claim_folder(output, "exfuse demo"):
+        if not data.exists():
+            console.print(f"drawing {sum(SCENES.values())} scenes into {data}")
+            with staged_folder(data) as staged:
+                write_scenes(staged, SCENES)
+        report = train(load_config(recipe, [f"data.root={data}", f"output={run}"]), resume=True, console=console)
+        heldout = [str(path) for path in sorted((data / "images").glob("heldout_*.jpg"))]
+        predict_command(str(run / "model"), heldout, run / "predictions")
     console.print(scores_table(report))
     for label, path in (
-        ("overlays", predictions / "overlays"),
+        ("overlays", run / "predictions" / "overlays"),
         ("report", run / "report.html"),
         ("model", run / "model"),
     ):
-        console.print(f"{label:<9} {path}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{label:<9} {path}", soft_wrap=True)

@@ -1,18 +1,17 @@
 """`exfuse doctor`."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import Progress
 from rich.table import Table
 
+from exfuse.console import progress_bar, terminal
 from exfuse.data.doctor import examine, find_shared, open_leniently
+from exfuse.outputs.file import check_file, write_result
 
 SHOWN = 20
+COMMAND = "exfuse doctor"
 
 
 def doctor_command(
@@ -26,9 +25,11 @@ def doctor_command(
 
     Every file of the splits is read. The exit code is 1 if something would stop training.
     """
-    console = Console()
+    console = terminal()
+    if output is not None:
+        check_file(output, COMMAND)
     opened = [open_leniently(data, split.strip()) for split in splits.split(",")]
-    with Progress(console=console, transient=True) as bar:
+    with progress_bar(console) as bar:
         shared = find_shared([dataset for dataset, _ in opened])
         task = bar.add_task("examining", total=sum(len(dataset) for dataset, _ in opened))
         results = [
@@ -37,17 +38,15 @@ def doctor_command(
         ]
     for result in results:
         summary = f"{result.split}: {result.images} images, {result.errors} errors"
-        console.print(summary, markup=False, highlight=False, soft_wrap=True)
+        console.print(summary, soft_wrap=True)
         table = Table("", "file", "finding")
         for finding in result.findings[:SHOWN]:
-            table.add_row(finding.severity, escape(Path(finding.file).name), escape(finding.message))
+            table.add_row(finding.severity, Path(finding.file).name, finding.message)
         if len(result.findings) > SHOWN:
             table.add_row("", "", f"and {len(result.findings) - SHOWN} more; --output writes all of them")
         if result.findings:
             console.print(table)
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        content = json.dumps([result.to_json() for result in results], indent=2) + "\n"
-        output.write_text(content, encoding="utf-8")
+        write_result(output, COMMAND, {"splits": [result.to_json() for result in results]})
     if any(result.errors for result in results):
         raise typer.Exit(1)

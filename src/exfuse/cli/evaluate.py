@@ -1,11 +1,9 @@
 """`exfuse evaluate`."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from exfuse.cli.options import (
     Flip,
@@ -16,6 +14,7 @@ from exfuse.cli.options import (
     parse_scales,
     reference_engine,
 )
+from exfuse.console import terminal
 from exfuse.data.datasets import open_dataset
 from exfuse.data.scan import scan_dataset
 from exfuse.distributed import process_group
@@ -26,6 +25,10 @@ from exfuse.evaluation.measures import MEASURES
 from exfuse.evaluation.report import measures_table, scores_table
 from exfuse.inference.augmentation import TestTimeAugmentation
 from exfuse.inference.predictor import Predictor
+from exfuse.outputs.file import check_file, write_result
+from exfuse.outputs.place import free_name
+
+COMMAND = "exfuse evaluate"
 
 
 def evaluate_command(
@@ -41,13 +44,17 @@ def evaluate_command(
     precision: NetworkPrecision = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Where to write the JSON.  [default: evaluation_SPLIT.json]"),
+        typer.Option(
+            "--output", "-o", help="Where to write the JSON.  [default: evaluation_SPLIT.json, or a free name]"
+        ),
     ] = None,
 ) -> None:
     """Score a model on a whole split: table, and JSON with the protocol."""
     wanted = parse_measures(measures)
+    target = output or free_name(Path(f"evaluation_{split}.json"))
+    check_file(target, COMMAND)
     with process_group() as ranks:
-        console = Console(quiet=not ranks.is_first)
+        console = terminal(quiet=not ranks.is_first)
         predictor = Predictor.from_pretrained(
             model, reference_engine(model, engine), precision, TestTimeAugmentation(parse_scales(scales), flip)
         )
@@ -64,13 +71,11 @@ def evaluate_command(
                 mean_iou_interval(scores.of_images),
                 {name: measure.result() for name, measure in scores.measures.items()},
             )
-            target = output or Path(f"evaluation_{split}.json")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
             console.print(scores_table(report))
             if wanted:
                 console.print(measures_table(report))
-            console.print(f"protocol and counts  {target}", markup=False, highlight=False, soft_wrap=True)
+            written = write_result(target, COMMAND, report.to_json())
+            console.print(f"protocol and counts  {written}", soft_wrap=True)
 
 
 def parse_measures(text: str) -> tuple[str, ...]:

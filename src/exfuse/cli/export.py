@@ -5,17 +5,17 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from exfuse.cli.predict import find_images
+from exfuse.cli.images import find_images
+from exfuse.console import terminal
 from exfuse.data.datasets import open_dataset
 from exfuse.data.samples import Sample, UInt8Array, read_image
 from exfuse.data.synthetic import make_scene
 from exfuse.errors import ConfigError
 from exfuse.evaluation.evaluate import check_classes
 from exfuse.evaluation.report import spread
-from exfuse.export.export import ExportFormat, ExportPrecision, export_model
+from exfuse.export.export import ExportFormat, ExportPrecision, check_request, export_model
 from exfuse.export.verify import Agreement
 from exfuse.models.folder import find_model, read_info
 from exfuse.models.info import ModelInfo
@@ -37,7 +37,8 @@ def export_command(
     limit: Annotated[int, typer.Option(min=1, help="How many images to check with at most.")] = 100,
 ) -> None:
     """Write a model as a file for production, checked against the network before it gets its name."""
-    console = Console()
+    console = terminal()
+    check_request(output, export_format, precision)
     info = read_info(find_model(model))
     samples = check_samples(info, data, split, images, limit)
     if not samples:
@@ -48,7 +49,7 @@ def export_command(
     with console.status(f"writing {export_format}, and comparing {len(samples)} images"):
         agreements = export_model(model, output, export_format, precision, samples)
     console.print(agreement_table(agreements))
-    console.print(f"export  {output}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"export  {output}", soft_wrap=True)
 
 
 def check_samples(info: ModelInfo, data: Path | None, split: str, images: str | None, limit: int) -> list[Sample]:

@@ -3,9 +3,9 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from exfuse.console import terminal
 from exfuse.models.builders import describe_models
 
 
@@ -18,4 +18,4 @@ def models_command(
     table.add_column("multiply-adds", justify="right")
     for row in describe_models(classes):
         table.add_row(row.name, f"{row.parameters / 1e6:.2f} M", f"{row.multiply_adds / 1e9:.2f} G")
-    Console().print(table)
+    terminal().print(table)

@@ -1,24 +1,24 @@
 """`exfuse predict`."""
 
-import glob
 import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import track
 
+from exfuse.cli.images import find_images
 from exfuse.cli.options import FastestEngine, Flip, Model, NetworkPrecision, Scales, parse_scales
-from exfuse.data.samples import IMAGE_SUFFIXES, MAX_PIXELS, read_image
-from exfuse.durable import replace_file
-from exfuse.errors import ConfigError, DataError, brief
+from exfuse.console import progress_bar, terminal
+from exfuse.data.samples import MAX_PIXELS, UInt8Array, read_image
+from exfuse.durable import read_file
+from exfuse.errors import ConfigError, DataError, OutputError, brief
 from exfuse.inference.augmentation import TestTimeAugmentation
 from exfuse.inference.large import predict_large
 from exfuse.inference.predictor import Predictor
 from exfuse.inference.tiles import Tiling
+from exfuse.outputs.folder import OutputFolder, claim_folder
 
-SHARES_FILE = "fractions.json"
+FRACTIONS_FILE = "fractions.json"
 
 
 def predict_command(
@@ -42,43 +42,63 @@ def predict_command(
 
     Broken files are reported and skipped; the exit code is then 1. Of an image in tiles the overlay is small.
     """
-    console, errors = Console(), Console(stderr=True)
-    tiling = choose_tiling(tile, overlap)
-    images, shares = find_images(paths), read_shares(output)
-    augmentation = TestTimeAugmentation(parse_scales(scales), flip)
-    with console.status("opening the model; an engine that sees it for the first time converts it"):
-        predictor = Predictor.from_pretrained(model, engine, precision, augmentation)
-    for folder in ("masks", "overlays"):
-        (output / folder).mkdir(parents=True, exist_ok=True)
-    segmented = broken = 0
-    try:
-        for name, path in track(images.items(), description="predicting", console=console):
-            try:
-                pixels = read_image(path, max_megapixels * 10**6)
-            except DataError as error:
-                errors.print(f"skipped: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-                broken += 1
-                continue
-            mask, overlay = output / "masks" / f"{name}.png", output / "overlays" / f"{name}.jpg"
-            shares.pop(name, None)
-            for target in (mask, overlay):
-                target.parent.mkdir(parents=True, exist_ok=True)
-            if tiling is not None and max(pixels.shape) > tiling.tile:
-                prediction, fractions = predict_large(predictor, pixels, tiling, mask)
-            else:
-                prediction = predictor(pixels)
-                prediction.mask().save(mask)
-                fractions = prediction.class_fractions()
-            shares[name] = {"image": str(path), "mask": str(mask), "fractions": fractions}
-            prediction.overlay().save(overlay, quality=92)
-            segmented += 1
-    finally:  # after Ctrl-C, too, the shares of the masks that are there
-        replace_file(output / SHARES_FILE, json.dumps([shares[name] for name in sorted(shares)], indent=2) + "\n")
+    console, errors = terminal(), terminal(stderr=True)
+    tiling, augmentation = choose_tiling(tile, overlap), TestTimeAugmentation(parse_scales(scales), flip)
+    with claim_folder(output, "exfuse predict") as folder:
+        rows = read_rows(folder)
+        taken = {name: row["image"] for name, row in rows.items()}
+        images = find_images(paths, output, taken, lambda text: console.print(text, soft_wrap=True))
+        for name in images:
+            folder.check(mask_name(name))
+            folder.check(overlay_name(name))
+        with console.status("opening the model; an engine that sees it for the first time converts it"):
+            predictor = Predictor.from_pretrained(model, engine, precision, augmentation)
+        segmented = broken = 0
+        try:
+            with progress_bar(console) as bar:
+                for name, path in bar.track(images.items(), description="predicting"):
+                    try:
+                        pixels = read_image(path, max_megapixels * 10**6)
+                    except DataError as error:
+                        errors.print(f"skipped: {error}", style="red", soft_wrap=True)
+                        broken += 1
+                        continue
+                    fractions = segment(predictor, pixels, tiling, folder, name)
+                    mask = str(output / mask_name(name))
+                    rows[name] = {"image": str(path), "mask": mask, "fractions": fractions}
+                    segmented += 1
+        finally:  # after Ctrl-C, too, the fractions of the masks that are there
+            content = json.dumps([rows[name] for name in sorted(rows)], indent=2, allow_nan=False) + "\n"
+            folder.write(FRACTIONS_FILE, content.encode())
     how = f"engine {predictor.engine.name}, {predictor.engine.precision}"
-    summary = f"{segmented} images segmented, {broken} skipped: {output} ({how})"
-    console.print(summary, markup=False, highlight=False)
+    console.print(f"{segmented} images segmented, {broken} skipped: {output} ({how})", soft_wrap=True)
     if broken:
         raise typer.Exit(1)
+
+
+def segment(
+    predictor: Predictor, pixels: UInt8Array, tiling: Tiling | None, folder: OutputFolder, name: str
+) -> dict[str, float]:
+    """Writes the mask and the overlay of an image, and returns each class's fraction of its pixels."""
+    if tiling is not None and max(pixels.shape) > tiling.tile:
+        with folder.open(mask_name(name)) as file:
+            large = predict_large(predictor, pixels, tiling, file)
+        folder.save(overlay_name(name), large.preview.overlay(), quality=92)
+        return large.fractions
+    prediction = predictor(pixels)
+    folder.save(mask_name(name), prediction.mask())
+    folder.save(overlay_name(name), prediction.overlay(), quality=92)
+    return prediction.class_fractions()
+
+
+def mask_name(name: str) -> str:
+    """Returns where the mask of an image lies in the output folder."""
+    return f"masks/{name}.png"
+
+
+def overlay_name(name: str) -> str:
+    """Returns where the overlay of an image lies in the output folder."""
+    return f"overlays/{name}.jpg"
 
 
 def choose_tiling(tile: int | None, overlap: int | None) -> Tiling | None:
@@ -96,56 +116,19 @@ def choose_tiling(tile: int | None, overlap: int | None) -> Tiling | None:
     return tiling
 
 
-def read_shares(output: Path) -> dict[str, dict[str, Any]]:
-    """Returns what an earlier call wrote of the masks that are still in the same folder, by the images' names.
+def read_rows(folder: OutputFolder) -> dict[str, dict[str, Any]]:
+    """Returns what earlier calls wrote of the masks that are still in the folder, by the images' names.
 
     Raises:
-        DataError: If the file is there and something else.
+        OutputError: If the file is there and something else.
     """
-    path, masks = output / SHARES_FILE, (output / "masks").absolute()
+    path, masks = folder.folder / FRACTIONS_FILE, (folder.folder / "masks").absolute()
+    folder.check(FRACTIONS_FILE)
     if not path.exists():
         return {}
     try:
-        rows = {Path(row["mask"]).absolute(): row for row in json.loads(path.read_text(encoding="utf-8"))}
+        rows = {Path(row["mask"]).absolute(): row for row in json.loads(read_file(path))}
         inside = {mask: row for mask, row in rows.items() if mask.is_relative_to(masks) and mask.is_file()}
-        return {mask.relative_to(masks).with_suffix("").as_posix(): row for mask, row in inside.items()}
+        return {mask.relative_to(masks).as_posix().removesuffix(".png"): row for mask, row in inside.items()}
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise DataError(f"{path}: not what exfuse predict writes ({brief(error)}); choose another --output") from error
-
-
-def find_images(paths: list[str]) -> dict[str, Path]:
-    """Returns the images that the arguments mean, by the name their results get.
-
-    A file's name is its own without the suffix; an image in a folder keeps its place below that folder. Where two
-    would have the same name, the later one gets a number. Of a folder with `images` in it, such as a data set, only
-    that part is taken.
-
-    Args:
-        paths: Files, folders and globs.
-
-    Raises:
-        DataError: If one of them matches nothing.
-    """
-    images: dict[str, Path] = {}
-    for text in paths:
-        found = _expand(text)
-        if not found:
-            raise DataError(f"{text}: no image found")
-        for name, path in found:
-            unique, number = name, 2
-            while unique in images:
-                unique, number = f"{name}_{number}", number + 1
-            images[unique] = path
-    return images
-
-
-def _expand(text: str) -> list[tuple[str, Path]]:
-    path = Path(text)
-    if path.is_file():
-        return [(path.stem, path)]
-    if path.is_dir():
-        root = path / "images" if (path / "images").is_dir() else path
-        inside = sorted(file for file in root.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-        return [(file.relative_to(root).with_suffix("").as_posix(), file) for file in inside]
-    matches = (Path(match) for match in sorted(glob.glob(text, recursive=True)))
-    return [(path.stem, path) for path in matches if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+        raise OutputError(f"{path}: not what exfuse predict writes ({brief(error)}); choose another output") from error

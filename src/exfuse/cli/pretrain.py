@@ -1,9 +1,9 @@
 """`exfuse pretrain`."""
 
-from rich.console import Console
 from rich.table import Table
 
 from exfuse.cli.options import Overrides, Recipe, Resume
+from exfuse.console import terminal
 from exfuse.distributed import is_first_process
 from exfuse.training.classification import pretrain
 from exfuse.training.recipes import load_pretraining_config
@@ -20,11 +20,11 @@ def pretrain_command(
     processes share each batch.
     """
     config = load_pretraining_config(recipe, overrides or [])
-    console = Console(quiet=not is_first_process())
+    console = terminal(quiet=not is_first_process())
     table = Table(title=f"best on {config.data.val_split}")
     for name in ("head", "top-1", "top-5"):
         table.add_column(name, justify="left" if name == "head" else "right")
     for row in pretrain(config, resume, console):
         table.add_row(row.head, f"{100 * row.top1:.2f}", f"{100 * row.top5:.2f}")
     console.print(table)
-    console.print(f"backbone  {config.output / 'backbone'}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"backbone  {config.output / 'backbone'}", soft_wrap=True)

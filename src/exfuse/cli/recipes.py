@@ -3,8 +3,9 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.text import Text
 
+from exfuse.console import terminal
 from exfuse.training.recipes import read_recipe_text, recipe_names, recipe_summary
 
 
@@ -12,9 +13,9 @@ def recipes_command(
     name: Annotated[str | None, typer.Argument(help="Print this recipe, to be saved and changed.")] = None,
 ) -> None:
     """List the recipes that come with the package, or print one."""
-    console = Console()
+    console = terminal()
     if name is not None:
-        console.print(read_recipe_text(name), highlight=False, markup=False, soft_wrap=True, end="")
+        console.print(read_recipe_text(name), soft_wrap=True, end="")
         return
     for recipe in recipe_names():
-        console.print(f"[bold]{recipe}[/]  {recipe_summary(recipe)}", highlight=False, soft_wrap=True)
+        console.print(Text.assemble((recipe, "bold"), f"  {recipe_summary(recipe)}"), soft_wrap=True)

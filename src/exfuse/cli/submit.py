@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
 from exfuse.cli.options import Flip, Model, NetworkEngine, NetworkPrecision, Scales, parse_scales, reference_engine
+from exfuse.console import progress_bar, terminal
 from exfuse.evaluation.submission import voc_test_images, write_voc_submission
 from exfuse.inference.augmentation import TestTimeAugmentation
 from exfuse.inference.predictor import Predictor
+from exfuse.outputs.file import check_file
 
 
 class Server(StrEnum):
@@ -32,13 +32,13 @@ def submit_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="The archive to write.")] = Path("results.tgz"),
 ) -> None:
     """Predict a test set and write the archive that its evaluation server takes, read back and checked."""
-    console = Console()
+    console = terminal()
+    check_file(output, "exfuse submit")
     images = voc_test_images(data, split)
     predictor = Predictor.from_pretrained(
         model, reference_engine(model, engine), precision, TestTimeAugmentation(parse_scales(scales), flip)
     )
-    with Progress(console=console, transient=True) as bar:
+    with progress_bar(console) as bar:
         task = bar.add_task("predicting", total=len(images))
-        write_voc_submission(predictor, images, split, output, lambda: bar.advance(task))
-    where = f"{len(images)} masks, checked: {output}"
-    console.print(f"{server.value}: {where}", markup=False, highlight=False, soft_wrap=True)
+        written = write_voc_submission(predictor, images, split, output, lambda: bar.advance(task))
+    console.print(f"{server.value}: {len(images)} masks, checked: {written}", soft_wrap=True)

@@ -1,8 +1,7 @@
 """`exfuse train`."""
 
-from rich.console import Console
-
 from exfuse.cli.options import Overrides, Recipe, Resume
+from exfuse.console import terminal
 from exfuse.distributed import is_first_process
 from exfuse.evaluation.report import scores_table
 from exfuse.training.recipes import load_config
@@ -19,8 +18,8 @@ def train_command(
     Under torchrun, several processes share each batch.
     """
     config = load_config(recipe, overrides or [])
-    console = Console(quiet=not is_first_process())
+    console = terminal(quiet=not is_first_process())
     report = train(config, resume, console)
     console.print(scores_table(report))
     for label, name in (("report", "report.html"), ("model", "model")):
-        console.print(f"{label:<6}  {config.output / name}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{label:<6}  {config.output / name}", soft_wrap=True)

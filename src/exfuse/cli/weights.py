@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from exfuse.console import terminal
 from exfuse.models.foreign import import_weights
+from exfuse.outputs.file import check_file
 
 app = typer.Typer(help="Take other people's weights.", no_args_is_help=True)
 
@@ -27,8 +28,9 @@ def import_command(
     Such a file is a pickle, which may hold more than weights: it is read in a process of its own, with limits, and
     anything but tensors and plain containers is refused.
     """
+    check_file(output, "exfuse weights import")
     report = import_weights(source, backbone, output)
-    console = Console()
+    console = terminal()
     left = f"; left: {', '.join(report.left[:5])}{' ...' if len(report.left) > 5 else ''}" if report.left else ""
-    console.print(f"{len(report.taken)} tensors taken{left}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"written to {output}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{len(report.taken)} tensors taken{left}", soft_wrap=True)
+    console.print(f"written to {output}", soft_wrap=True)

@@ -13,6 +13,7 @@ from exfuse.data.classes import voc_classes, voc_palette
 from exfuse.data.samples import UInt8Array, read_image
 from exfuse.errors import DataError, brief
 from exfuse.inference.predictor import Predictor
+from exfuse.outputs.file import new_file
 
 VOC_FOLDER = "results/VOC2012/Segmentation/comp6_{split}_cls"
 
@@ -65,7 +66,7 @@ def write_voc_submission(
     split: str,
     archive: Path,
     progress: Callable[[], None] = lambda: None,
-) -> None:
+) -> Path:
     """Predicts all images and writes the archive; it appears under its name only once it is whole and checked.
 
     Args:
@@ -74,6 +75,9 @@ def write_voc_submission(
         split: Its name.
         archive: Where to, `.tgz`.
         progress: Called after each image.
+
+    Returns:
+        Where it is; see `new_file`.
 
     Raises:
         DataError: If the model has other classes or colours, an image is broken, or the archive does not pass its
@@ -84,10 +88,8 @@ def write_voc_submission(
         raise DataError(f"the model knows {len(info.class_names)} classes that are not VOC's 21")
     if info.palette != classes.palette:
         raise DataError("the model's palette is not VOC's, which the server asks for; see palette in its config.json")
-    staged = archive.with_name(f".{archive.name}.partial")
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with tarfile.open(staged, "w:gz") as tar:
+    with new_file(archive) as placed:
+        with tarfile.open(fileobj=placed.file, mode="w:gz") as tar:
             for image in images:
                 buffer = io.BytesIO()
                 predictor(image.path).mask().save(buffer, format="PNG")
@@ -96,10 +98,9 @@ def write_voc_submission(
                 buffer.seek(0)
                 tar.addfile(entry, buffer)
                 progress()
-        check_voc_submission(staged, images, split)
-        staged.replace(archive)
-    finally:
-        staged.unlink(missing_ok=True)
+        placed.file.flush()
+        check_voc_submission(Path(placed.file.name), images, split)
+    return placed.path
 
 
 def check_voc_submission(archive: Path, images: tuple[UnlabelledImage, ...], split: str) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from exfuse.data.samples import Sample
 from exfuse.durable import reason, staged_folder, write_file
-from exfuse.errors import ConfigError, ExFuseError, ExportError, brief
+from exfuse.errors import ConfigError, ExFuseError, ExportError, OutputError, brief
 from exfuse.export.program import ProgramEngine
 from exfuse.export.verify import Agreement, compare_engines
 from exfuse.inference.augmentation import PLAIN
@@ -20,6 +20,8 @@ from exfuse.inference.engines.base import IMAGES, Engine
 from exfuse.inference.engines.torch_engine import TorchEngine
 from exfuse.inference.opening import EXPORTED, WRITTEN_WITH, open_engine, require
 from exfuse.models.pretrained import load_pretrained
+from exfuse.outputs.folder import is_replaceable
+from exfuse.outputs.place import check_writable
 
 ExportFormat = Literal["torch-export", "onnx", "openvino"]
 ExportPrecision = Literal["fp32", "int8"]
@@ -43,7 +45,7 @@ def export_model(
 
     Args:
         source: A model folder or a model of the hub.
-        output: The folder to write; what is there is replaced if it is an older export.
+        output: The folder to write; what is there is replaced if it is an older export and nothing else.
         export_format: One of `SUFFIXES`.
         precision: "fp32", or "int8" for OpenVINO, calibrated on the images.
         samples: Real images to check with, labelled ones if there are any; see `compare_engines`.
@@ -53,10 +55,11 @@ def export_model(
 
     Raises:
         CheckpointError: If the model cannot be read.
-        ConfigError: If something that the format needs is not installed, or `output` is something else than an export.
+        ConfigError: If something that the format needs is not installed.
+        OutputError: If `output` is something else than an export, or cannot be written.
         ExportError: If the export cannot be made or written, or differs from the network by more than `LIMITS`.
     """
-    _check_request(output, export_format, precision)
+    check_request(output, export_format, precision)
     suffix = SUFFIXES[export_format]
     model, info = load_pretrained(source)
     network = TorchEngine(model, info, device=torch.device("cpu"))  # a card's convolutions may round more
@@ -90,15 +93,18 @@ def export_model(
     return agreements
 
 
-def _check_request(output: Path, export_format: ExportFormat, precision: ExportPrecision) -> None:
-    """Checks what can be checked before the model is read."""
+def check_request(output: Path, export_format: ExportFormat, precision: ExportPrecision) -> None:
+    """Checks what can be checked before the model is read; see `export_model`."""
     require(WRITTEN_WITH.get(SUFFIXES[export_format], ()))
     if precision == "int8" and export_format != "openvino":
         raise ConfigError(f"int8 is made for openvino only, not for {export_format}")
     if precision == "int8":
         require(("nncf",))
-    if output.exists() and not (output / REPORT_FILE).is_file() and (output.is_file() or any(output.iterdir())):
-        raise ConfigError(f"{output}: not an export; choose a folder that is empty or does not exist")
+    if not is_replaceable(output, REPORT_FILE):
+        raise OutputError(
+            f"{output} is no export, or was changed since; choose a folder that is empty or does not exist"
+        )
+    check_writable(output)
 
 
 def _opened(path: Path, precision: ExportPrecision) -> list[Engine]:

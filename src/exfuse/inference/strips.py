@@ -1,11 +1,9 @@
 """A palette PNG written strip by strip, so that a large mask is never in memory whole. Knows no torch."""
 
-import os
 import struct
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
-from types import TracebackType
+from typing import Protocol
 
 import numpy as np
 
@@ -16,28 +14,30 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PALETTE_TYPE = 3
 
 
+class Sink(Protocol):
+    """What bytes are written to."""
+
+    def write(self, content: bytes, /) -> int:
+        """Writes bytes and returns how many."""
+
+
 class StripWriter:
-    """Writes an 8-bit palette PNG (ISO/IEC 15948) of which the rows come in order; has its name only when whole.
+    """Writes an 8-bit palette PNG (ISO/IEC 15948) of which the rows come in order.
 
     Args:
-        path: Where to.
+        file: Where to.
         size: Width and height.
         palette: One RGB colour a label.
     """
 
-    def __init__(self, path: Path, size: tuple[int, int], palette: Sequence[Color]) -> None:
-        self.path = path
+    def __init__(self, file: Sink, size: tuple[int, int], palette: Sequence[Color]) -> None:
         self.width, self.height = size
         self.rows = 0
-        self._staged = path.with_name(f".{path.name}.partial")
-        self._file = self._staged.open("wb")
+        self._file = file
         self._compressor = zlib.compressobj(6)
         self._file.write(_SIGNATURE)
         self._chunk(b"IHDR", struct.pack(">IIBBBBB", self.width, self.height, 8, _PALETTE_TYPE, 0, 0, 0))
         self._chunk(b"PLTE", bytes(value for color in palette for value in color))
-
-    def __enter__(self) -> "StripWriter":
-        return self
 
     def write(self, labels: UInt8Array) -> None:
         """Adds rows, `(h, W)`.
@@ -52,24 +52,16 @@ class StripWriter:
         self._chunk(b"IDAT", self._compressor.compress(filtered.tobytes()))
         self.rows += len(labels)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None or self.rows != self.height:
-            self._file.close()
-            self._staged.unlink(missing_ok=True)
-            if error is None:
-                raise ValueError(f"{self.path}: {self.rows} of {self.height} rows were written")
-            return
-        try:
-            self._chunk(b"IDAT", self._compressor.flush())
-            self._chunk(b"IEND", b"")
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            self._staged.replace(self.path)
-        finally:
-            self._staged.unlink(missing_ok=True)
+    def finish(self) -> None:
+        """Writes the end of the file.
+
+        Raises:
+            ValueError: If rows are missing.
+        """
+        if self.rows != self.height:
+            raise ValueError(f"{self.rows} of {self.height} rows were written")
+        self._chunk(b"IDAT", self._compressor.flush())
+        self._chunk(b"IEND", b"")
 
     def _chunk(self, kind: bytes, content: bytes) -> None:
         if content or kind == b"IEND":

@@ -25,18 +25,18 @@ from exfuse.data.stream import (
     worker_error,
 )
 from exfuse.distributed import any_rank, copy_from_first, sum_over_ranks, wait_for_all
-from exfuse.durable import alone, put_back, reason, replace_file
-from exfuse.errors import CheckpointError, ConfigError, DataError, TrainingError
+from exfuse.durable import put_back, reason, replace_file
+from exfuse.errors import CheckpointError, DataError, OutputError, TrainingError
 from exfuse.inference.preprocessing import normalize
-from exfuse.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from exfuse.outputs.folder import claim_folder
+from exfuse.training.checkpoint import has_checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
 from exfuse.training.log import RunLog, StepClock
 from exfuse.training.optim import learning_rate_factor, set_learning_rate
 from exfuse.training.recipes import dump_config
-from exfuse.training.run import CONFIG_FILE, Run, check_output
+from exfuse.training.run import CONFIG_FILE, Run, check_run
 from exfuse.training.signals import Interrupted, StopRequested, StopSignals
 
 NONFINITE_FILE = "not_finite_{rank}.json"
-LOCK_FILE = ".lock"
 
 
 @dataclass(frozen=True)
@@ -92,14 +92,14 @@ def run_training(run: Run, task: Task, resume: bool, stop: StopSignals, console:
 
     Raises:
         CheckpointError: If a checkpoint cannot be written or, resuming, read.
-        ConfigError: If another process is training in the run folder.
+        OutputError: If the run folder is somebody else's, or another process is training in it.
         DataError: If a file can no longer be read, or a worker process died.
         TrainingError: If a number is no longer finite.
         Interrupted: After a signal, once the newest finished step is saved.
     """
     with ExitStack() as held:
         _take_folder(run, held)
-        check_output(run.config, resume)  # again: what was there before may have been another process's beginning
+        check_run(run.config, resume)  # again: what was there before may have been another process's beginning
         _begin(run, task, resume, console)
         millions = sum(parameter.numel() for parameter in run.model.parameters()) / 1e6
         summary = (
@@ -113,19 +113,14 @@ def run_training(run: Run, task: Task, resume: bool, stop: StopSignals, console:
 
 def _take_folder(run: Run, held: ExitStack) -> None:
     """Keeps other runs out of the run folder; the first process does it for all, and all say if it cannot."""
-    folder = run.config.output
-    is_alone = True
+    refused = None
     if run.ranks.is_first:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            is_alone = held.enter_context(alone(folder / LOCK_FILE))
-        except OSError as error:
-            raise CheckpointError(f"{folder}: cannot be written to ({reason(error, folder)})") from error
-    if any_rank(not is_alone, run.ranks):
-        raise ConfigError(
-            f"{folder}: another process is training there, for it holds {folder / LOCK_FILE}; wait for it, or choose "
-            "output=ANOTHER_FOLDER"
-        )
+            held.enter_context(claim_folder(run.config.output, run.config.command))
+        except OutputError as error:
+            refused = error
+    if any_rank(refused is not None, run.ranks):
+        raise refused or OutputError(f"{run.config.output}: the first process cannot write there")
 
 
 def _begin(run: Run, task: Task, resume: bool, console: Console) -> None:
@@ -176,10 +171,14 @@ def _loop(run: Run, task: Task, log: RunLog, stop: StopSignals) -> None:
     batches = _batches(run, task, last_step)
     clock = StepClock()
     while True:
-        if state.step in evaluate_after and state.evaluated_step < state.step:
-            _evaluate_and_keep(run, task, log, stop)
-            clock = StepClock()
-        if state.step > 0 and (state.step % config.checkpoint_every == 0 or state.step == last_step):
+        if state.step in evaluate_after:
+            if state.evaluated_step < state.step:
+                if not has_checkpoint(run.checkpoints):
+                    _save(run)  # a run with scores can always go on
+                _evaluate_and_keep(run, task, log, stop)
+                clock = StepClock()
+            _save(run)
+        elif state.step > 0 and state.step % config.checkpoint_every == 0:
             _save(run)
         if state.step == last_step:
             return

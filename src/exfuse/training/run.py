@@ -12,9 +12,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from exfuse.distributed import Ranks, is_lost_process, process_group, wait_for_all
-from exfuse.errors import ConfigError, TrainingError, brief
+from exfuse.errors import ConfigError, OutputError, TrainingError, brief
+from exfuse.outputs.folder import check_folder
 from exfuse.training.checkpoint import TrainingState, has_checkpoint
 from exfuse.training.config import RunConfig
+from exfuse.training.log import read_records
 from exfuse.training.optim import ExponentialMovingAverage, build_optimizers
 from exfuse.training.recipes import differing_keys, load_recorded
 from exfuse.training.signals import StopSignals, stop_signals
@@ -82,17 +84,31 @@ def begun(config: RunConfig, resume: bool, console: Console) -> Iterator[tuple[R
 def check_output(config: RunConfig, resume: bool) -> None:
     """Checks that the run folder is free for a new run, or holds the run to resume.
 
-    A run that has no checkpoint yet is not there: it begins anew, resumed or not.
+    A run that was cut off before its first checkpoint and its first score begins anew when it is resumed. One whose
+    checkpoints were removed can neither go on nor be written over.
 
     Raises:
-        ConfigError: If it is not so, or the recorded configuration would train differently.
+        OutputError: If the folder is somebody else's, or holds a run and it is not the one to resume.
+        ConfigError: If the recorded configuration would train differently.
     """
-    if not has_checkpoint(config.output / "checkpoints"):
-        return
-    if not resume:
-        raise ConfigError(
+    if check_folder(config.output, config.command):
+        check_run(config, resume)
+
+
+def check_run(config: RunConfig, resume: bool) -> None:
+    """Checks what a run folder of ours holds; see `check_output`."""
+    can_go_on, records = has_checkpoint(config.output / "checkpoints"), read_records(config.output)
+    was_scored = any(record["kind"] == "val" for record in records) or any(config.output.glob("*/config.json"))
+    if was_scored and not can_go_on:
+        raise OutputError(
+            f"{config.output} holds a run without its checkpoints, which cannot go on; use output=ANOTHER_FOLDER"
+        )
+    if (can_go_on or records) and not resume:
+        raise OutputError(
             f"{config.output} holds a run already: add --resume to go on with it, or output=ANOTHER_FOLDER"
         )
+    if not can_go_on:
+        return
     recorded = config.output / CONFIG_FILE
     changed = differing_keys(load_recorded(recorded, type(config)), config)
     if changed:

@@ -9,10 +9,11 @@ import numpy as np
 
 from exfuse.data.classes import voc_classes
 from exfuse.data.layouts import inside
-from exfuse.data.prepare.tree import PreparedTree, check_counts
+from exfuse.data.prepare.tree import PreparedTree, check_counts, into_folder
 from exfuse.data.prepare.voc import Progress
 from exfuse.data.samples import UInt8Array, image_size
 from exfuse.errors import ConfigError, DataError, brief
+from exfuse.outputs.folder import OutputFolder
 
 # COCO's category names for VOC's classes, where they are called otherwise.
 COCO_NAMES = {
@@ -36,8 +37,9 @@ MIN_AREA = 1000
 CORNERS = 3  # that a polygon has at least
 
 
+@into_folder
 def prepare_coco(
-    coco: Path, output: Path, splits: tuple[str, ...], partial: bool, progress: Progress = lambda: None
+    coco: Path, output: OutputFolder, splits: tuple[str, ...], partial: bool, progress: Progress = lambda: None
 ) -> dict[str, int]:
     """Adds COCO's images to a folder that holds "trainaug", and the list "mixed": trainaug and these.
 

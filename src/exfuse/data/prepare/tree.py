@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
+from typing import Concatenate, ParamSpec
 
 import numpy as np
 from PIL import Image
@@ -14,6 +14,9 @@ from PIL import Image
 from exfuse.data.classes import Classes
 from exfuse.data.samples import UInt8Array
 from exfuse.errors import DataError
+from exfuse.outputs.folder import OutputFolder, claim_folder
+
+Arguments = ParamSpec("Arguments")
 
 BORDER_COLOR = (224, 224, 192)  # of the ignored label, as in PASCAL VOC's own masks
 
@@ -23,29 +26,26 @@ class PreparedTree:
     """A folder in the layout "lists".
 
     Attributes:
-        root: The folder.
+        output: The folder.
     """
 
-    root: Path
+    output: OutputFolder
+
+    @property
+    def root(self) -> Path:
+        """Where it is."""
+        return self.output.folder
 
     def start(self, classes: Classes) -> None:
-        """Makes the folders and writes `classes.json`.
-
-        Raises:
-            DataError: If something lies there already that was not made by this.
-        """
+        """Makes the folders and writes `classes.json`."""
         rows = [
             {"id": index, "name": name, "color": list(color)}
             for index, (name, color) in enumerate(zip(classes.names, classes.palette, strict=True))
         ]
         content = json.dumps({"classes": rows, "ignore_index": classes.ignore_index}, indent=1) + "\n"
-        described = self.root / "classes.json"
-        ours = described.is_file() and described.read_text(encoding="utf-8") == content
-        if self.root.exists() and not ours and any(self.root.iterdir()):
-            raise DataError(f"{self.root}: not empty, and not a folder of exfuse data prepare; choose another")
         for folder in ("images", "masks"):
             (self.root / folder).mkdir(parents=True, exist_ok=True)
-        described.write_text(content, encoding="utf-8")
+        self.output.write("classes.json", content.encode())
 
     def add(self, name: str, image: Path, mask: UInt8Array, classes: Classes) -> None:
         """Adds a labelled image; the image file is linked, or copied where it cannot be.
@@ -61,22 +61,22 @@ class PreparedTree:
         """
         if name != Path(name).name:
             raise DataError(f"{self.root}: {name!r} cannot be the name of an image")
-        link_or_copy(image, self.root / "images" / f"{name}{image.suffix.lower()}")
+        self.output.link(f"images/{name}{image.suffix.lower()}", image)
         palette = np.zeros((256, 3), dtype=np.uint8)
         palette[: len(classes)] = classes.palette
         palette[classes.ignore_index] = BORDER_COLOR
         picture = Image.fromarray(mask).convert("P")
         picture.putpalette(palette.ravel().tolist())
-        picture.save(self.root / "masks" / f"{name}.png", optimize=True)
+        self.output.save(f"masks/{name}.png", picture, optimize=True)
 
     def drop_lists(self, *splits: str) -> None:
         """Removes lists that were made from what is about to change."""
         for split in splits:
-            (self.root / f"{split}.txt").unlink(missing_ok=True)
+            self.output.remove(f"{split}.txt")
 
     def write_list(self, split: str, names: Iterable[str]) -> None:
         """Writes the list of a split."""
-        (self.root / f"{split}.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        self.output.write(f"{split}.txt", "".join(f"{name}\n" for name in names).encode())
 
     def read_list(self, split: str, made_by: str) -> list[str]:
         """Returns the names of a split.
@@ -115,13 +115,18 @@ class PreparedTree:
             raise DataError(f"{self.root}: {len(copies)} training images are copies of val images: {shown}")
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """Puts a file at a second place, without taking space where the file system can."""
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
+def into_folder(
+    prepare: Callable[Concatenate[Path, OutputFolder, Arguments], dict[str, int]],
+) -> Callable[Concatenate[Path, Path, Arguments], dict[str, int]]:
+    """Makes what prepares a data set take the path of its output, which is claimed meanwhile; see `claim_folder`."""
+
+    @wraps(prepare)
+    def claimed(source: Path, output: Path, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> dict[str, int]:
+        with claim_folder(output, "exfuse data prepare") as folder:
+            folder.check_unchanged()
+            return prepare(source, folder, *args, **kwargs)
+
+    return claimed
 
 
 def check_counts(found: Mapping[str, int], expected: Mapping[str, int], root: Path) -> None:

@@ -9,9 +9,10 @@ import numpy as np
 from exfuse.data.classes import voc_classes
 from exfuse.data.datasets import open_dataset
 from exfuse.data.layouts import inside
-from exfuse.data.prepare.tree import PreparedTree, check_counts
+from exfuse.data.prepare.tree import PreparedTree, check_counts, into_folder
 from exfuse.data.samples import Sample, UInt8Array, check_sample, read_image
 from exfuse.errors import ConfigError, DataError
+from exfuse.outputs.folder import OutputFolder
 
 # Images with a segmentation, PASCAL VOC 2012 (Everingham et al., IJCV 2015); SBD (Hariharan et al., ICCV 2011); and
 # what is left of both once the val images are taken out.
@@ -22,7 +23,8 @@ VOC_FOLDERS = ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation")
 Progress = Callable[[], None]
 
 
-def prepare_voc(voc: Path, output: Path, partial: bool, progress: Progress = lambda: None) -> dict[str, int]:
+@into_folder
+def prepare_voc(voc: Path, output: OutputFolder, partial: bool, progress: Progress = lambda: None) -> dict[str, int]:
     """Takes the train and val splits of VOC 2012; lists that were made from earlier ones are removed.
 
     Args:
@@ -61,7 +63,8 @@ def prepare_voc(voc: Path, output: Path, partial: bool, progress: Progress = lam
     return counts
 
 
-def prepare_sbd(sbd: Path, output: Path, partial: bool, progress: Progress = lambda: None) -> dict[str, int]:
+@into_folder
+def prepare_sbd(sbd: Path, output: OutputFolder, partial: bool, progress: Progress = lambda: None) -> dict[str, int]:
     """Adds SBD's images to a folder made by `prepare_voc`, and the list "trainaug".
 
     It holds VOC's train split and SBD's images but for VOC's val split. VOC's own, finer masks are kept where an image
