@@ -30,7 +30,7 @@ from exfuse.data.samples import Sample
 from exfuse.data.stream import SampleOrder
 from exfuse.distributed import Ranks
 from exfuse.durable import replace_file
-from exfuse.errors import CheckpointError, ConfigError, DataError, TrainingError
+from exfuse.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
 from exfuse.evaluation.bootstrap import image_counts
 from exfuse.evaluation.evaluate import SplitScores, score_split
 from exfuse.inference.engines.torch_engine import TorchEngine
@@ -41,6 +41,7 @@ from exfuse.models import backbones
 from exfuse.models.builders import create_model
 from exfuse.models.exfuse import ExFuse
 from exfuse.models.info import ModelInfo
+from exfuse.outputs.folder import claim_folder
 from exfuse.training import loop, segmentation
 from exfuse.training.checkpoint import latest_checkpoint
 from exfuse.training.log import RunLog
@@ -492,7 +493,7 @@ def test_resuming_a_finished_run_changes_nothing(finished: Path, pack: Path, tmp
 
 def test_a_second_start_in_the_folder_of_a_run_is_refused(finished: Path, pack: Path) -> None:
     times = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
-    with pytest.raises(ConfigError, match=f"{finished} holds a run already: add --resume"):
+    with pytest.raises(OutputError, match=f"{finished} holds a run already: add --resume"):
         train_quietly(tiny_config(pack, finished))
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == times
 
@@ -533,10 +534,24 @@ def test_resuming_may_move_the_data_and_write_down_more_often(
 
 def test_a_run_without_a_checkpoint_may_begin_with_other_settings(pack: Path, tmp_path: Path) -> None:
     config = tiny_config(pack, tmp_path / "run", "epochs=1")
-    config.output.mkdir()
-    (config.output / "config.yaml").write_text(dump_config(tiny_config(pack, tmp_path / "run"))[:50])
+    with claim_folder(config.output, "exfuse train"):  # a run that was killed at its first files
+        (config.output / "config.yaml").write_text(dump_config(tiny_config(pack, tmp_path / "run"))[:50])
     train_quietly(config, resume=True)
     assert (config.output / "config.yaml").read_text() == dump_config(config)
+
+
+@pytest.mark.parametrize("left", ["checkpoints", "checkpoints model", "checkpoints model model_last"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_finished_run_is_never_begun_anew_over_what_is_left_of_it(
+    left: str, resume: bool, finished: Path, pack: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    for name in left.split():
+        shutil.rmtree(run / name)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(OutputError, match=re.escape(str(run))):
+        train_quietly(tiny_config(pack, run, "seed=9"), resume)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -90,6 +90,25 @@ def test_annotations_that_are_none_are_named(tmp_path: Path) -> None:
         read_sbd_mask(path)
 
 
+@pytest.mark.parametrize("images", [1, 3, 5])
+def test_what_was_cut_off_can_be_done_again(images: int, voc: Path, tmp_path: Path) -> None:
+    done = 0
+
+    def interrupt() -> None:
+        nonlocal done
+        done += 1
+        if done == images:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare_voc(voc, tmp_path / "out", partial=True, progress=interrupt)
+    assert not list((tmp_path / "out").glob("*.txt"))
+    for output in (tmp_path / "out", tmp_path / "whole"):
+        prepare_voc(voc, output, partial=True)
+    for path in (tmp_path / "whole").rglob("[!.]*.*"):
+        assert (tmp_path / "out" / path.relative_to(tmp_path / "whole")).read_bytes() == path.read_bytes()
+
+
 def test_a_mask_of_another_size_or_label_is_refused(sbd: Path, voc: Path, tmp_path: Path) -> None:
     prepare_voc(voc, tmp_path / "out", partial=True)
     write_sbd_mask(sbd / "cls" / "2010_22.mat", np.full(SIZE, 21, dtype=np.uint8))
