@@ -181,6 +181,7 @@ def test_orthogonalising_does_not_depend_on_the_scale_and_keeps_zero() -> None:
     matrix = torch.randn((4, 7), generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(orthogonalize(matrix * 1000), orthogonalize(matrix), atol=1e-4, rtol=0)
     assert torch.equal(orthogonalize(torch.zeros(3, 5)), torch.zeros(3, 5))
+    assert torch.equal(orthogonalize(torch.zeros(4, 3, 5)), torch.zeros(4, 3, 5))
 
 
 def test_two_steps_of_muon_are_those_on_paper() -> None:
@@ -198,6 +199,81 @@ def test_two_steps_of_muon_are_those_on_paper() -> None:
         expected = expected * (1 - 0.1 * 0.5) - 0.1 * 0.2 * math.sqrt(27) * direction
         torch.testing.assert_close(weight.detach(), expected)
     assert torch.equal(idle, start)
+
+
+def orthogonalize_one(matrix: Tensor) -> Tensor:
+    """Orthogonalises a matrix as it was done when each kernel was one."""
+    if matrix.shape[0] > matrix.shape[1]:
+        return orthogonalize_one(matrix.T).T
+    matrix = matrix / (matrix.norm() + 1e-7)
+    gram = matrix @ matrix.T
+    scaled_identity = 3.4445 * torch.eye(len(gram))
+    factor = scaled_identity + -4.7750 * gram + 2.0315 * gram @ gram
+    for _ in range(4):
+        current = factor @ gram @ factor
+        factor = (scaled_identity + -4.7750 * current + 2.0315 * current @ current) @ factor
+    return factor @ matrix
+
+
+@pytest.mark.parametrize("shape", [(8, 3, 7, 7), (64, 16, 1, 1), (33, 31, 3, 3), (128, 4, 3, 3)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_update_of_an_ungrouped_kernel_is_what_it_was_to_the_bit(
+    shape: tuple[int, int, int, int], layout: torch.memory_format
+) -> None:
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(shape[1], shape[0], shape[2:]).to(memory_format=layout)
+    network = nn.ModuleDict({"backbone": convolution})
+    start = convolution.weight.detach().clone()
+    convolution.weight.grad = torch.randn(shape).to(memory_format=layout)
+    gradient = convolution.weight.grad.clone()
+    muon, _ = build_optimizers(network, "muon", 0.1, 1.0, 0.02, 0.9)
+    muon.step()
+    ahead = gradient.lerp(torch.zeros_like(start).lerp_(gradient, 1 - 0.9), 0.9).flatten(1)
+    direction = orthogonalize_one(ahead)
+    expected = start.mul_(1 - 0.1 * 0.02).add_(direction.view(shape), alpha=-0.1 * (0.2 * max(direction.shape) ** 0.5))
+    assert torch.equal(convolution.weight, expected)
+
+
+@pytest.mark.parametrize(
+    ("channels", "out_channels", "groups"), [(16, 32, 4), (64, 64, 32), (8, 64, 2), (12, 12, 12), (6, 18, 6)]
+)
+def test_a_grouped_kernel_steps_as_that_many_convolutions(channels: int, out_channels: int, groups: int) -> None:
+    torch.manual_seed(0)
+    together = nn.Conv2d(channels, out_channels, 3, groups=groups)
+    apart = nn.ModuleList(nn.Conv2d(channels // groups, out_channels // groups, 3) for _ in range(groups))
+    for step in range(2):
+        gradients = torch.randn_like(together.weight)
+        together.weight.grad = gradients
+        for convolution, start, gradient in zip(
+            apart, together.weight.detach().chunk(groups), gradients.chunk(groups), strict=True
+        ):
+            convolution.weight.grad = gradient.clone()
+            if step == 0:
+                convolution.weight.data.copy_(start)
+        if step == 0:
+            networks = [nn.ModuleDict({"backbone": part}) for part in (together, apart)]
+            muons = [build_optimizers(network, "muon", 0.1, 1.0, 0.02, 0.9)[0] for network in networks]
+        before = together.weight.detach().clone()
+        for muon in muons:
+            muon.step()
+        expected = torch.cat([convolution.weight.detach() for convolution in apart])
+        torch.testing.assert_close(together.weight.detach(), expected, rtol=1e-5, atol=1e-6)
+        update = ((1 - 0.1 * 0.02) * before - together.weight.detach()).unflatten(0, (groups, -1)).flatten(2)
+        scale = 0.1 * 0.2 * max(update.shape[1:]) ** 0.5
+        values = torch.linalg.svdvals(update) / scale
+        assert 0.6 < values.min() <= values.max() < 1.25
+
+
+def test_muon_knows_the_groups_of_every_kernel_in_the_order_of_the_network() -> None:
+    torch.manual_seed(0)
+    network = create_model("exfuse_resnext50", num_classes=2, decoder="stride4", decoder_width=4, gcn_kernel=3)
+    muon, _ = optimizers_of(network, "muon")
+    groups = {id(module.weight): module.groups for module in network.modules() if isinstance(module, nn.Conv2d)}
+    kernels = [parameter for parameter in network.parameters() if id(parameter) in groups]
+    found = [pair for group in muon.param_groups for pair in zip(group["params"], group["matrices"], strict=True)]
+    assert [id(parameter) for parameter, _ in found] == [id(parameter) for parameter in kernels]
+    assert [count for _, count in found] == [groups[id(parameter)] for parameter in kernels]
+    assert sum(count == 32 for _, count in found) == 16
 
 
 class CountingNetwork(nn.Module):

@@ -57,10 +57,12 @@ def build_optimizers(
         return (AdamW(grouped(everything), fused=True),)
     if name == "sgd":
         return (SGD(grouped(everything), momentum=momentum, fused=True),)
-    taken = {id(module.weight) for module in model.modules() if isinstance(module, nn.Conv2d)}
-    kernels = [parameter for parameter in everything if id(parameter) in taken]
-    rest = [parameter for parameter in everything if id(parameter) not in taken]
-    return Muon(grouped(kernels), momentum=momentum), AdamW(grouped(rest), fused=True)
+    maps = {id(module.weight): module.groups for module in model.modules() if isinstance(module, nn.Conv2d)}
+    kernels = grouped([parameter for parameter in everything if id(parameter) in maps])
+    for group in kernels:
+        group["matrices"] = [maps[id(parameter)] for parameter in group["params"]]
+    rest = [parameter for parameter in everything if id(parameter) not in maps]
+    return Muon(kernels, momentum=momentum), AdamW(grouped(rest), fused=True)
 
 
 def learning_rate_factor(
