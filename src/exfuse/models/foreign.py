@@ -13,6 +13,7 @@ from torch import Tensor
 from exfuse.errors import CheckpointError, brief, did_you_mean
 from exfuse.models.backbone_weights import load_backbone_state
 from exfuse.models.backbones import BACKBONES
+from exfuse.models.unpickle import REFUSED
 
 TIME_LIMIT = 120  # seconds
 # What training scripts put before a backbone's own names.
@@ -91,11 +92,13 @@ def _read_in_child(source: Path) -> dict[str, Tensor]:
             )
         except subprocess.TimeoutExpired as error:
             raise CheckpointError(f"{source}: not read within {TIME_LIMIT} seconds") from error
+        said = done.stderr.strip().splitlines()
+        last_line = brief(Exception(said[-1])) if said else "without a word"
+        if done.returncode == REFUSED:
+            raise CheckpointError(f"{source}: {last_line}")
         if done.returncode != 0:
-            said = done.stderr.strip().splitlines()
-            why = said[-1] if said else f"its reader ended with code {done.returncode}"
-            raise CheckpointError(f"{source}: not a file of plain tensors ({brief(Exception(why))})")
+            raise CheckpointError(f"{source}: its reader ended with code {done.returncode} ({last_line})")
         try:
             return load_file(target)
         except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{source}: not a file of plain tensors ({brief(error)})") from error
+            raise CheckpointError(f"{target}: what was read of {source} is not readable ({brief(error)})") from error

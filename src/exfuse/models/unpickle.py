@@ -4,15 +4,20 @@ It is started by `exfuse.models.foreign` for a file that nobody vouches for. `we
 containers and refuses to call anything else; the limits are for files that are merely meant to be heavy.
 """
 
+import pickle
+import re
 import resource
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from exfuse.errors import brief
+
+REFUSED = 3  # the exit status with a sentence about the file
 SECONDS = 60
 MEMORY_FACTOR, MEMORY_BASE = 4, 2**30  # bytes beyond what the process has when it begins: four times the file and this
 # Where training scripts keep the weights among other things.
@@ -23,10 +28,16 @@ def limit_resources(file_size: int) -> None:
     """Lets this process take no more processor time, memory and disk than a file of that size can be worth."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     memory = pages * resource.getpagesize() + MEMORY_FACTOR * file_size + MEMORY_BASE
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-    written = MEMORY_FACTOR * file_size + 2**20
-    resource.setrlimit(resource.RLIMIT_FSIZE, (written, written))
+    _lower(resource.RLIMIT_AS, memory)
+    _lower(resource.RLIMIT_CPU, SECONDS)
+    _lower(resource.RLIMIT_FSIZE, MEMORY_FACTOR * file_size + 2**20)
+
+
+def _lower(kind: int, limit: int) -> None:
+    """Sets a limit, or leaves the one that is there already (`ulimit`) if it is lower."""
+    present, _ = resource.getrlimit(kind)
+    limit = limit if present == resource.RLIM_INFINITY else min(limit, present)
+    resource.setrlimit(kind, (limit, limit))
 
 
 def find_tensors(content: Any) -> dict[str, Tensor]:
@@ -44,6 +55,18 @@ def find_tensors(content: Any) -> dict[str, Tensor]:
     raise ValueError("it holds no named tensors")
 
 
+def what_is_wrong(error: Exception) -> str:
+    """Returns why a file was not read; torch's own words are advice to read it unsafely, so only the name is taken."""
+    if isinstance(error, pickle.UnpicklingError):
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        return f"it holds {named[1]}" if named else "it is a pickle of something else"
+    if isinstance(error, MemoryError) or "allocate memory" in str(error):
+        return "it takes more memory than is allowed"
+    if isinstance(error, EOFError | LookupError):
+        return "it is no file that torch.save wrote"
+    return f"{type(error).__name__}: {brief(error)}"
+
+
 def main() -> None:
     """Reads the file named first and writes the one named second; the last line of an error says what is wrong."""
     source, target = Path(sys.argv[1]), Path(sys.argv[2])
@@ -51,9 +74,18 @@ def main() -> None:
     limit_resources(source.stat().st_size)
     try:
         tensors = find_tensors(torch.load(source, map_location="cpu", weights_only=True))
-        save_file({name: value.detach().clone().contiguous() for name, value in tensors.items()}, target)
+        copied = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
     except Exception as error:
-        sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        _refuse(f"not a file of plain tensors ({what_is_wrong(error)})")
+    try:
+        save_file(copied, target)
+    except Exception as error:
+        _refuse(f"its tensors could not be written to {target} ({brief(error)})")
+
+
+def _refuse(why: str) -> NoReturn:
+    print(why, file=sys.stderr)
+    sys.exit(REFUSED)
 
 
 if __name__ == "__main__":
