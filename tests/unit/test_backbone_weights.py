@@ -1,6 +1,7 @@
 """What a backbone can begin with, and what is refused."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from exfuse.errors import CheckpointError
+from exfuse.manifest import MANIFEST
 from exfuse.models import backbones
 from exfuse.models.backbone_weights import CLASSIFIER_TYPE, load_backbone_weights, pretraining_normalization
 from exfuse.models.folder import CONFIG_FILE, WEIGHTS_FILE
@@ -70,7 +72,7 @@ def test_another_architecture_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (None, r"config\.json: not a readable description"),
+        (None, r"config\.json: cannot be read"),
         ("[", r"config\.json: not a readable description"),
         ("[]", r"config\.json: not a readable description"),
         ("{}", r"config\.json: not a readable description"),
@@ -80,6 +82,7 @@ def test_another_architecture_is_refused(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_classifier_is_refused(config: str | None, message: str, tmp_path: Path) -> None:
     folder = tmp_path / "backbone"
     classifier_folder(folder, (True, True, True, True))
+    (folder / MANIFEST).unlink()
     if config is None:
         (folder / CONFIG_FILE).unlink()
     else:
@@ -91,6 +94,37 @@ def test_a_folder_that_is_no_classifier_is_refused(config: str | None, message: 
 def test_a_damaged_weights_file_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "backbone"
     classifier_folder(folder, (True, True, True, True))
+    (folder / MANIFEST).unlink()
     (folder / WEIGHTS_FILE).write_bytes(b"\x80\x04junk")
     with pytest.raises(CheckpointError, match=r"model\.safetensors: not a readable safetensors file"):
         load_backbone_weights(backbones.tiny(), folder)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS_FILE, CONFIG_FILE])
+def test_a_changed_folder_is_refused_until_its_manifest_is_deleted(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "backbone"
+    classifier_folder(folder, (True, True, True, True))
+    content = bytearray((folder / name).read_bytes())
+    content[-3] ^= 1  # in the last weight, or the line break before the description's last bracket
+    (folder / name).write_bytes(content)
+    with pytest.raises(CheckpointError) as caught:
+        load_backbone_weights(backbones.tiny(), folder)
+    assert str(folder / name) in str(caught.value)
+    assert str(folder / MANIFEST) in str(caught.value)
+    if name == WEIGHTS_FILE:
+        (folder / MANIFEST).unlink()
+        load_backbone_weights(backbones.tiny(), folder)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    state = backbones.tiny().state_dict()
+    state["layer2.0.bn1.running_var"][3] = torch.inf
+    save_file(state, tmp_path / "resnet.safetensors")
+    with pytest.raises(CheckpointError, match=r"resnet\.safetensors: .*layer2\.0\.bn1\.running_var"):
+        load_backbone_weights(backbones.tiny(), tmp_path / "resnet.safetensors")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "resnet.safetensors")
+    with pytest.raises(CheckpointError, match=r"resnet\.safetensors.*not a regular file"):
+        load_backbone_weights(backbones.tiny(), tmp_path / "resnet.safetensors")

@@ -15,6 +15,7 @@ from exfuse.inference.drawing import blend, colorize, with_legend
 from exfuse.inference.engines.torch_engine import TorchEngine
 from exfuse.inference.predictor import Prediction, Predictor
 from exfuse.inference.scoring import class_scores, most_likely
+from exfuse.manifest import MANIFEST
 from exfuse.models.folder import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from exfuse.models.info import ModelInfo
 from exfuse.models.pretrained import load_pretrained, save_pretrained
@@ -53,11 +54,12 @@ def pixels() -> np.ndarray:
 
 @pytest.fixture
 def damaged(model_folder: Path, tmp_path: Path) -> Path:
-    """A copy of the model folder, to be damaged."""
+    """A copy of the model folder, to be damaged; without the manifest, which would tell before all else."""
     folder = tmp_path / "model"
     folder.mkdir()
     for path in model_folder.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
+        if path.name != MANIFEST:
+            (folder / path.name).write_bytes(path.read_bytes())
     return folder
 
 
@@ -351,7 +353,7 @@ def test_an_unknown_engine_is_refused_before_anything_is_read(tmp_path: Path):
 
 
 def test_a_model_folder_gives_back_what_was_saved(model_folder: Path):
-    assert {path.name for path in model_folder.iterdir()} == {WEIGHTS_FILE, CONFIG_FILE, CARD_FILE}
+    assert {path.name for path in model_folder.iterdir()} == {WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, MANIFEST}
     assert (model_folder / CARD_FILE).read_text() == "# A card\n"
     model, info = load_pretrained(str(model_folder))
     assert info == INFO
@@ -364,7 +366,7 @@ def test_saving_replaces_an_older_model_whole(damaged: Path):
     (damaged / "stale.txt").write_text("old")
     info = replace(INFO, metrics={"mean_iou": 0.75})
     save_pretrained(damaged, INFO.build(), info.to_json(), "# Another card\n")
-    assert {path.name for path in damaged.iterdir()} == {WEIGHTS_FILE, CONFIG_FILE, CARD_FILE}
+    assert {path.name for path in damaged.iterdir()} == {WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, MANIFEST}
     assert [path.name for path in damaged.parent.iterdir()] == [damaged.name]
     assert load_pretrained(damaged)[1] == info
 

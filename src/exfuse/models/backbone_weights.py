@@ -10,8 +10,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from exfuse.durable import open_regular, read_file
 from exfuse.errors import CheckpointError, brief
-from exfuse.models.folder import CONFIG_FILE, WEIGHTS_FILE
+from exfuse.models.folder import CONFIG_FILE, WEIGHTS_FILE, verify_model
+from exfuse.models.pretrained import check_finite
 from exfuse.models.semantic_supervision import STAGES, SupervisedBackbone
 
 CLASSIFIER_TYPE = "exfuse_classifier"
@@ -26,7 +28,8 @@ def load_backbone_weights(backbone: nn.Module, path: Path) -> None:
         path: A folder that `exfuse pretrain` left, or a `.safetensors` file in torchvision's or timm's naming.
 
     Raises:
-        CheckpointError: If it cannot be read, or its keys or shapes are not this backbone's.
+        CheckpointError: If it cannot be read, was changed since it was written, holds weights that are not finite, or
+            its keys or shapes are not this backbone's.
     """
     if not path.is_dir():
         if isinstance(backbone, SupervisedBackbone):
@@ -35,6 +38,7 @@ def load_backbone_weights(backbone: nn.Module, path: Path) -> None:
                 "give a folder of exfuse pretrain, or set model.supervised_features=false"
             )
         return load_backbone_state(backbone, _read(path), source=str(path))
+    verify_model(path)
     description = _read_description(path)
     prefix = "backbone.body."
     if isinstance(backbone, SupervisedBackbone):
@@ -60,7 +64,7 @@ def load_backbone_state(backbone: nn.Module, state: Mapping[str, Tensor], source
         source: What to call the state in an error.
 
     Raises:
-        CheckpointError: If a key is missing or unknown, or a shape differs.
+        CheckpointError: If a key is missing or unknown, a shape differs, or a weight is not finite.
     """
     features = {key: value for key, value in state.items() if not key.startswith("fc.")}
     own = backbone.state_dict()
@@ -76,13 +80,15 @@ def load_backbone_state(backbone: nn.Module, state: Mapping[str, Tensor], source
         if keys:
             shown = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
             raise CheckpointError(f"{source}: does not fit this backbone, it {problem} {shown}")
+    check_finite(features, source)
     with torch.no_grad():
         backbone.load_state_dict(own | features)
 
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        with open_regular(path):
+            return load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
 
@@ -101,7 +107,7 @@ def pretraining_normalization(path: Path) -> tuple[list[float], list[float]] | N
 def _read_description(folder: Path) -> dict[str, Any]:
     """Reads what a folder says of itself, and checks that it holds a classifier."""
     try:
-        content: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(read_file(folder / CONFIG_FILE))
         model_type = content["model_type"]
     except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
         raise CheckpointError(f"{folder / CONFIG_FILE}: not a readable description ({brief(error)})") from error

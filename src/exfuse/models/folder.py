@@ -3,12 +3,16 @@
 import json
 from pathlib import Path
 
+from exfuse.durable import Digest, digest_of, read_file
 from exfuse.errors import CheckpointError, ConfigError, brief, without_path
+from exfuse.manifest import MANIFEST, verify_folder
 from exfuse.models.info import ModelInfo
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
+# What the manifest lists: all that is read. The card is for people, who may edit it.
+LISTED = (WEIGHTS_FILE, CONFIG_FILE)
 
 
 # What reading a description raises where its content makes no sense.
@@ -33,9 +37,39 @@ def find_model(source: str | Path) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        return Path(snapshot_download(str(source), allow_patterns=[WEIGHTS_FILE, CONFIG_FILE, CARD_FILE]))
+        return Path(snapshot_download(str(source), allow_patterns=[*LISTED, CARD_FILE, MANIFEST]))
     except (OSError, HfHubHTTPError, HFValidationError) as error:
         raise CheckpointError(f"{source}: neither a model folder nor a model of the hub ({brief(error)})") from error
+
+
+def verify_model(folder: Path) -> dict[str, Digest]:
+    """Checks the weights and the description of a model folder against its manifest, if there is one.
+
+    A folder without one, which others may have made, is taken as it is.
+
+    Returns:
+        What the weights and the description hold; each file was read once.
+
+    Raises:
+        CheckpointError: If one is missing or not as it was written.
+    """
+    if not (folder / MANIFEST).exists():
+        return {name: _digest_of(folder / name) for name in LISTED}
+    try:
+        files = verify_folder(folder)
+    except CheckpointError as error:
+        remedy = f"if it was changed on purpose, delete {folder / MANIFEST}"
+        raise CheckpointError(f"{error}; {remedy}") from error
+    if missing := [name for name in LISTED if name not in files]:
+        raise CheckpointError(f"{folder / MANIFEST}: does not list {missing[0]}; it is not that of a model")
+    return {name: files[name] for name in LISTED}
+
+
+def _digest_of(path: Path) -> Digest:
+    try:
+        return digest_of(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def read_info(folder: Path) -> ModelInfo:
@@ -45,7 +79,7 @@ def read_info(folder: Path) -> ModelInfo:
         CheckpointError: If it is missing or makes no sense.
     """
     try:
-        return ModelInfo.from_json(json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")))
+        return ModelInfo.from_json(json.loads(read_file(folder / CONFIG_FILE)))
     except (OSError, *WRONG_CONTENT) as error:
         raise unreadable(folder, error) from error
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from exfuse.durable import reason, staged_folder, write_file
 from exfuse.errors import CheckpointError, brief
+from exfuse.manifest import write_manifest
 from exfuse.models.exfuse import ExFuse
 from exfuse.models.folder import (
     CARD_FILE,
@@ -21,6 +22,7 @@ from exfuse.models.folder import (
     find_model,
     read_info,
     unreadable,
+    verify_model,
 )
 from exfuse.models.info import ModelInfo
 
@@ -35,14 +37,18 @@ def save_pretrained(folder: Path, model: nn.Module, config: dict[str, Any], card
         card: The model card, in Markdown.
 
     Raises:
-        CheckpointError: If it cannot be written.
+        CheckpointError: If it cannot be written, or a weight is not finite.
     """
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    check_finite(weights, folder)
     try:
         with staged_folder(folder) as staged:
-            write_file(staged / WEIGHTS_FILE, save(weights, metadata={"format": "pt"}))
-            write_file(staged / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
             write_file(staged / CARD_FILE, card.encode())
+            contents = {
+                WEIGHTS_FILE: save(weights, metadata={"format": "pt"}),
+                CONFIG_FILE: (json.dumps(config, indent=2) + "\n").encode(),
+            }
+            write_manifest(staged, {name: write_file(staged / name, content) for name, content in contents.items()})
     except OSError as error:
         raise CheckpointError(f"{folder}: the model could not be written ({reason(error, folder.parent)})") from error
 
@@ -51,23 +57,43 @@ def load_pretrained(source: str | Path) -> tuple[ExFuse, ModelInfo]:
     """Loads a trained network in eval mode.
 
     Args:
-        source: A model folder, or a repository of the Hugging Face hub, such as "someone/exfuse-camvid".
+        source: A model folder, or "hf://OWNER/NAME" for a repository of the Hugging Face hub.
 
     Raises:
-        CheckpointError: If it cannot be found or read, or the weights do not fit the architecture that it names.
+        CheckpointError: If it cannot be found or read, was changed since it was written, holds weights that are not
+            finite or do not fit the architecture that it names.
     """
     folder = find_model(source)
+    verify_model(folder)
     info = read_info(folder)
     try:
         with torch.device("meta"):  # takes no memory, whatever the description asks for
             model = info.build()
     except WRONG_CONTENT as error:
         raise unreadable(folder, error) from error
+    path = folder / WEIGHTS_FILE
     try:
-        model.load_state_dict(_read_weights(folder / WEIGHTS_FILE, model.state_dict()), assign=True)
+        weights = _read_weights(path, model.state_dict())
+        model.load_state_dict(weights, assign=True)
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{folder / WEIGHTS_FILE}: the weights cannot be loaded ({brief(error)})") from error
+        raise CheckpointError(f"{path}: the weights cannot be loaded ({brief(error)})") from error
+    check_finite(weights, path)
     return model.eval(), info
+
+
+def check_finite(weights: Mapping[str, Tensor], place: str | Path) -> None:
+    """Checks that weights hold neither NaN nor infinity, which would spread to all scores and still give labels.
+
+    Args:
+        weights: Name -> tensor.
+        place: Where they are from or for, to be named.
+
+    Raises:
+        CheckpointError: With the name of the first that does.
+    """
+    for name, value in weights.items():
+        if not value.isfinite().all():
+            raise CheckpointError(f"{place}: the weights {name} are not finite")
 
 
 def _read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
