@@ -1,16 +1,19 @@
-"""Model folders: what is written is recognised, what is changed is refused."""
+"""Model folders: what is written is recognised, what is changed is refused, and nothing is looked up unasked."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
 
 from exfuse.errors import CheckpointError
+from exfuse.inference.predictor import Predictor
 from exfuse.manifest import MANIFEST, write_manifest
-from exfuse.models.folder import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, verify_model
+from exfuse.models.folder import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, find_model, verify_model
 from exfuse.models.info import ModelInfo
 from exfuse.models.pretrained import load_pretrained, save_pretrained
 
@@ -90,3 +93,49 @@ def test_a_pipe_in_a_model_folder_is_not_waited_for(name: str, folder: Path) -> 
     os.mkfifo(folder / name)
     with pytest.raises(CheckpointError, match=f"{name}.*not a regular file"):
         load_pretrained(folder)
+
+
+@pytest.fixture
+def asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What the hub is asked for; it answers with the folder."""
+    questions: list[dict[str, Any]] = []
+
+    def answer(name: str, **options: Any) -> str:
+        questions.append({"name": name, **options})
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", answer)
+    return questions
+
+
+@pytest.mark.parametrize(
+    "name", ["run/t1", "run/model", "gone", "a/b/c", "./gone", "../gone/x", "~/x", "Runs/t1", "https://x/y", "hf:/a/b"]
+)
+def test_a_path_is_never_asked_of_the_hub(name: str, asked: list[dict[str, Any]]) -> None:
+    for source in (name, Path(name)):
+        for open_model in (find_model, load_pretrained, Predictor.from_pretrained):
+            with pytest.raises(CheckpointError) as caught:
+                open_model(source)
+            assert str(caught.value).startswith(f"{source}: no such model folder")
+            assert "hf://" in str(caught.value)
+    assert asked == []
+
+
+def test_a_model_of_the_hub_is_named_as_one_and_comes_with_its_manifest(
+    folder: Path, asked: list[dict[str, Any]]
+) -> None:
+    assert find_model("hf://someone/exfuse-camvid") == folder
+    (question,) = asked
+    assert question["name"] == "someone/exfuse-camvid"
+    assert set(question["allow_patterns"]) == {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["hf://someone/gone", "hf://", "hf://one/two/three", "hf://some one/x"])
+def test_what_the_hub_does_not_have_is_one_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise RuntimeError("Cannot reach the server")
+
+    monkeypatch.setattr("huggingface_hub._snapshot_download.HfApi.repo_info", refuse)
+    with pytest.raises(CheckpointError) as caught:
+        find_model(name)
+    assert str(caught.value).startswith(f"{name}: not fetched from the Hugging Face hub")

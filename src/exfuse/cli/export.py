@@ -25,7 +25,7 @@ LONGEST_SIDE = 1024  # pixels of an image that is compared
 
 
 def export_command(
-    model: Annotated[str, typer.Argument(help="A model folder, such as runs/x/model, or a model of the hub.")],
+    model: Annotated[str, typer.Argument(help="A model folder (runs/x/model), or hf://OWNER/NAME.")],
     export_format: Annotated[ExportFormat, typer.Option("--format", help="What to write.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
     precision: Annotated[

@@ -17,7 +17,7 @@ Overrides = Annotated[
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on from the run folder's latest checkpoint, if there is one.")
 ]
-Model = Annotated[str, typer.Argument(help="A model folder, such as runs/x/model, an export, or a model of the hub.")]
+Model = Annotated[str, typer.Argument(help="A model folder (runs/x/model), an export, or hf://OWNER/NAME.")]
 Scales = Annotated[str, typer.Option(help="Scales to average, separated by commas: 0.75,1,1.25.")]
 Flip = Annotated[bool, typer.Option("--flip", help="Average with the mirror image, too.")]
 NetworkPrecision = Annotated[

@@ -44,7 +44,7 @@ def export_model(
     the file holds the same function, and in the precision that the engine takes by itself on this machine.
 
     Args:
-        source: A model folder or a model of the hub.
+        source: A model folder, or "hf://OWNER/NAME" on the Hugging Face hub.
         output: The folder to write; what is there is replaced if it is an older export and nothing else.
         export_format: One of `SUFFIXES`.
         precision: "fp32", or "int8" for OpenVINO, calibrated on the images.

@@ -78,7 +78,7 @@ class Predictor:
         """Loads a trained model.
 
         Args:
-            source: A model folder, a repository of the Hugging Face hub, or what `exfuse export` wrote.
+            source: A model folder, "hf://OWNER/NAME" on the Hugging Face hub, or what `exfuse export` wrote.
             engine: What computes: "torch", "compile" (torch.compile), "openvino", "onnxruntime"; "auto" takes the
                 fastest that is installed and can do it, and `predictor.engine.name` says which.
             precision: "fp32" or "bf16"; by default the engine's own, which is "fp32" with torch unless "auto" finds

@@ -13,6 +13,7 @@ CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
 # What the manifest lists: all that is read. The card is for people, who may edit it.
 LISTED = (WEIGHTS_FILE, CONFIG_FILE)
+HUB = "hf://"  # what the name of a model of the Hugging Face hub begins with
 
 
 # What reading a description raises where its content makes no sense.
@@ -20,26 +21,33 @@ WRONG_CONTENT = (ArithmeticError, AttributeError, ConfigError, LookupError, Runt
 
 
 def find_model(source: str | Path) -> Path:
-    """Returns the folder of a trained model, fetched if it is a repository of the Hugging Face hub.
+    """Returns the folder of a trained model, fetched if it is named as one of the Hugging Face hub.
+
+    Nothing but `hf://OWNER/NAME` is asked of the hub: a path with a slip in it must not leave the machine.
 
     Raises:
         CheckpointError: If there is none.
     """
+    name = str(source)
+    if name.startswith(HUB):
+        return _fetch(name)
     folder = Path(source)
-    if folder.is_dir():
-        best = folder / "model"
-        if not (folder / CONFIG_FILE).exists() and (best / CONFIG_FILE).is_file():
-            raise CheckpointError(f"{folder}: the folder of a run; its best model is {best}")
-        return folder
-    if str(source).count("/") != 1 or folder.parent.is_dir():
-        raise CheckpointError(f"{source}: no such model folder")
+    if not folder.is_dir():
+        raise CheckpointError(f"{source}: no such model folder; a model of the hub is named {HUB}OWNER/NAME")
+    best = folder / "model"
+    if not (folder / CONFIG_FILE).exists() and (best / CONFIG_FILE).is_file():
+        raise CheckpointError(f"{folder}: the folder of a run; its best model is {best}")
+    return folder
+
+
+def _fetch(name: str) -> Path:
+    """Returns the folder in the hub's cache for a name such as "hf://someone/exfuse-camvid"."""
     from huggingface_hub import snapshot_download  # a slow import, which what lies on the disk does without
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        return Path(snapshot_download(str(source), allow_patterns=[*LISTED, CARD_FILE, MANIFEST]))
-    except (OSError, HfHubHTTPError, HFValidationError) as error:
-        raise CheckpointError(f"{source}: neither a model folder nor a model of the hub ({brief(error)})") from error
+        return Path(snapshot_download(name.removeprefix(HUB), allow_patterns=[*LISTED, CARD_FILE, MANIFEST]))
+    except Exception as error:  # of the hub or of the network; their bases change from version to version
+        raise CheckpointError(f"{name}: not fetched from the Hugging Face hub ({brief(error)})") from error
 
 
 def verify_model(folder: Path) -> dict[str, Digest]:
