@@ -1,13 +1,16 @@
 """The assembled network: gradients, switches, sizes, names."""
 
 import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
+import typer.testing
 from torch import Tensor, nn
 
 import exfuse
+from exfuse.cli.app import build_app
 from exfuse.errors import ConfigError
 from exfuse.models import backbones, builders
 from exfuse.models.builders import count_multiply_adds, count_parameters, create_model, describe_models
@@ -189,6 +192,49 @@ def test_unknown_names_and_arguments_are_answered_with_near_ones() -> None:
 def test_values_out_of_range_are_refused(parts: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="exfuse_tiny"):
         create_model("exfuse_tiny", **({"num_classes": 3} | parts))
+
+
+NUMBERS = {"num_classes", "gcn_kernel", "semantic_embedding_width", "dap_window", "decoder_width"}
+OPTIONAL = {"semantic_embedding_width", "auxiliary_prediction"}
+VALUES = {"a bool": True, "a number": 3, "a float": 3.0, "text": "3", "null": None, "a list": [3], "huge": 10**5000}
+
+
+def is_allowed(argument: str, value: object) -> bool:
+    if value is None:
+        return argument in OPTIONAL
+    return value == 3 and type(value) is int if argument in NUMBERS else type(value) is bool and argument != "decoder"
+
+
+@pytest.mark.parametrize("kind", VALUES)
+@pytest.mark.parametrize("argument", ["num_classes", *builders.Parts.__annotations__])
+def test_a_value_of_another_type_is_refused_by_name_and_true_is_no_number(argument: str, kind: str) -> None:
+    arguments = {"num_classes": 3} | {argument: VALUES[kind]}
+    allowed = is_allowed(argument, VALUES[kind])
+    with torch.device("meta"), nullcontext() if allowed else pytest.raises(ConfigError, match=argument) as caught:
+        create_model("exfuse_tiny", **arguments)
+    assert allowed or len(str(caught.value)) < 300
+
+
+def test_a_name_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match="name must be a name, got 7"):
+        create_model(7, num_classes=3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [2**16, 2**31, 2**63, 2**70])
+@pytest.mark.parametrize("argument", ["decoder_width", "gcn_kernel", "semantic_embedding_width", "dap_window"])
+def test_a_number_that_no_memory_holds_is_refused(argument: str, value: int) -> None:
+    value += argument in ("gcn_kernel", "dap_window")  # which are odd
+    with pytest.raises(ConfigError, match="exfuse_tiny"):
+        create_model("exfuse_tiny", num_classes=3, **{argument: value * 16})
+
+
+@pytest.mark.parametrize("classes", ["1", "256", "300", "-1"])
+def test_the_table_of_models_takes_the_classes_that_models_take(classes: str) -> None:
+    outcome = typer.testing.CliRunner().invoke(build_app(), ["models", "--classes", classes])
+    assert outcome.exit_code == 2
+    assert not outcome.exception or isinstance(outcome.exception, SystemExit)
+    with pytest.raises(ConfigError, match="num_classes must be 2 to 255"):
+        describe_models(int(classes))
 
 
 def test_sizes_are_counted_without_allocating(monkeypatch: pytest.MonkeyPatch) -> None:

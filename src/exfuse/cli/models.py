@@ -7,10 +7,11 @@ from rich.table import Table
 
 from exfuse.console import terminal
 from exfuse.models.builders import describe_models
+from exfuse.models.exfuse import MAX_CLASSES
 
 
 def models_command(
-    classes: Annotated[int, typer.Option(min=2, help="Number of classes; 21 is PASCAL VOC.")] = 21,
+    classes: Annotated[int, typer.Option(min=2, max=MAX_CLASSES, help="Number of classes; 21 is PASCAL VOC.")] = 21,
 ) -> None:
     """List the named models with their parameters and multiply-adds (one 512 x 512 image)."""
     table = Table("model", title=f"{classes} classes, 512 x 512, paper decoder")

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, Protocol, TypedDict, Unpack, cast
+from types import NoneType
+from typing import Any, Literal, NamedTuple, Protocol, TypedDict, Unpack, cast, get_args, get_origin, get_type_hints
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from exfuse.errors import ConfigError, did_you_mean
+from exfuse.errors import ConfigError, brief, did_you_mean
 from exfuse.models import backbones
 from exfuse.models.backbones import Backbone
 from exfuse.models.exfuse import Decoder, DecoderWidth, ExFuse
@@ -15,6 +16,8 @@ from exfuse.models.semantic_supervision import SupervisedBackbone
 from exfuse.models.timm_backbone import TimmBackbone
 
 TIMM_SEPARATOR = "_timm/"
+LARGEST_NUMBER = 2**16  # of any argument; far above it torch no longer counts the bytes
+TYPE_NAMES = {bool: "true or false", int: "a whole number", str: "a name", NoneType: "null"}
 
 
 class DecoderParts(TypedDict, total=False):
@@ -99,16 +102,37 @@ def create_model(name: str, *, num_classes: int, **parts: Unpack[Parts]) -> ExFu
             through the convolutions of its semantic-supervision head (see `SupervisedBackbone`).
 
     Raises:
-        ConfigError: If the name or an argument is unknown (with the nearest known ones), or a value is out of range.
+        ConfigError: If the name or an argument is unknown (with the nearest known ones), a value is of a wrong type or
+            out of range, or the network is too large for the memory.
     """
-    for argument in parts:
-        if argument not in Parts.__annotations__:
-            hint = did_you_mean(argument, Parts.__annotations__)
-            raise ConfigError(f"{name} has no argument {argument!r}; {hint}")
+    _check_arguments({"name": name, "num_classes": num_classes, **parts})
     try:
         return _builder(name)(num_classes=num_classes, **parts)
-    except ValueError as error:
-        raise ConfigError(f"{name}: {error}") from error
+    except (ValueError, ArithmeticError, MemoryError, RuntimeError) as error:
+        raise ConfigError(f"{name}: {brief(error)}") from error
+
+
+def _check_arguments(arguments: dict[str, Any]) -> None:
+    """Checks names and types against the annotations of `Parts`; True is no number, though Python counts it as one."""
+    expected: dict[str, Any] = {"name": str, "num_classes": int} | get_type_hints(Parts)
+    for argument, value in arguments.items():
+        if argument not in expected:
+            raise ConfigError(f"{arguments['name']} has no argument {argument!r}; {did_you_mean(argument, expected)}")
+        if type(value) is int and value > LARGEST_NUMBER:
+            raise ConfigError(
+                f"{arguments['name']}: {argument} is larger than {LARGEST_NUMBER:,}, which no network needs"
+            )
+        allowed = _allowed(expected[argument])
+        if not any(type(value) is kind or (isinstance(kind, str) and value == kind) for kind in allowed):
+            kinds = " or ".join(TYPE_NAMES.get(kind, repr(kind)) for kind in allowed)
+            raise ConfigError(f"{arguments['name']}: {argument} must be {kinds}, got {value!r}")
+
+
+def _allowed(annotation: Any) -> list[Any]:
+    """Returns the types and the words that an annotation allows."""
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    return [kind for part in get_args(annotation) for kind in _allowed(part)] or [annotation]
 
 
 def _builder(name: str) -> Builder:
@@ -155,10 +179,13 @@ def describe_models(num_classes: int = 21) -> list[ModelSize]:
 
     Args:
         num_classes: K of the models that are counted; 21 is PASCAL VOC.
+
+    Raises:
+        ConfigError: If it is out of range.
     """
     rows = []
-    for name, build in MODELS.items():
+    for name in MODELS:
         with torch.device("meta"):
-            model = build(num_classes=num_classes)
+            model = create_model(name, num_classes=num_classes)
         rows.append(ModelSize(name, count_parameters(model), count_multiply_adds(model)))
     return rows
