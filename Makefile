@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: setup demo test check format test-nightly coverage bench clean
+.PHONY: setup demo test check format test-nightly test-timm coverage bench clean
 
 setup: $(INSTALLED)
 
@@ -46,6 +46,10 @@ $(BENCH)/installed: benchmarks/requirements.txt pyproject.toml constraints.txt
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --requirement benchmarks/requirements.txt
 	touch $@
+
+# timm's backbones with the library itself; it needs torchvision, so it is in this environment alone.
+test-timm: $(BENCH)/installed
+	PYTHONPATH=benchmarks OMP_NUM_THREADS=1 $(BENCH)/bin/python -m pytest tests/integration/test_timm.py
 
 # With DATA, a data set in CamVid's layout, what reads data is measured, too; with MODEL, trained on it, what labels it.
 BENCHMARKS := network rearrangement engines peers scaling postprocessing

@@ -7,7 +7,7 @@ import io
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache, reduce
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from exfuse.models.builders import count_multiply_adds, count_parameters
 from exfuse.models.folding import fold
 from harness import again, interleave, parse_arguments, peak_memory, report_memory, write
 from subjects import CLASSES, OURS, info_of
+from torchvision_operators import declare_torchvision_operators
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 REFERENCE = "smp DeepLabV3+ R101"
@@ -80,18 +81,6 @@ class Backbone(Normalised):
         """Runs images."""
         means = torch.stack([feature.mean() for feature in self.network(self.normalise(images))])
         return means, -means
-
-
-@cache
-def declare_torchvision_operators() -> torch.library.Library:
-    """Declares what torchvision's wheel expects of its compiled part, which does not load beside a CPU torch.
-
-    The declarations last as long as what is returned, which is kept.
-    """
-    library = torch.library.Library("torchvision", "DEF")
-    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return library
 
 
 def build_peer(name: str) -> nn.Module:

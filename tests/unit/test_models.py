@@ -2,11 +2,14 @@
 
 import sys
 from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import typer.testing
+from rich.console import Console
 from torch import Tensor, nn
 
 import exfuse
@@ -15,6 +18,10 @@ from exfuse.errors import ConfigError
 from exfuse.models import backbones, builders
 from exfuse.models.builders import count_multiply_adds, count_parameters, create_model, describe_models
 from exfuse.models.exfuse import FullSizeHead, QuarterSizeHead
+from exfuse.models.info import ModelInfo
+from exfuse.models.pretrained import check_restorable, load_pretrained, save_pretrained
+from exfuse.training.recipes import load_config
+from exfuse.training.segmentation import train
 
 PARTS_OFF = {"semantic_embedding": False, "channel_resolution_embedding": False, "dap_window": 1}
 
@@ -248,15 +255,39 @@ def test_sizes_are_counted_without_allocating(monkeypatch: pytest.MonkeyPatch) -
     assert model.training
 
 
+class Constants(nn.Module):
+    """What other people's backbones hold beside parameters; each kind is a model's name."""
+
+    def __init__(self, kind: str, channels: int) -> None:
+        super().__init__()
+        self.kind = kind
+        if kind == "attribute":
+            self.filter = torch.full((channels, 1, 1), 0.5)
+        else:
+            drawn = torch.rand(channels, 1, 1) if kind == "drawn anew" else torch.full((channels, 1, 1), 0.5)
+            self.register_buffer("filter", drawn, persistent=kind == "drawn once")
+        self.weight = nn.Parameter(torch.ones(channels, 1, 1))
+        self.same_weight = self.weight if kind == "shared" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "fixed size" and x.shape[-1] % 7:
+            raise AssertionError("Input height (64) doesn't match model (224).")
+        if self.kind == "learns unseen" and self.training:
+            self.filter = self.filter + x.detach().mean()
+        return x * self.filter * self.weight
+
+
 def fake_timm(reductions: list[int]) -> SimpleNamespace:
     channels = [4 * (index + 1) for index in range(len(reductions))]
 
     class Extractor(nn.Module):
         feature_info = SimpleNamespace(channels=lambda: channels, reduction=lambda: reductions)
 
-        def __init__(self) -> None:
+        def __init__(self, kind: str) -> None:
             super().__init__()
-            self.layers = nn.ModuleList(nn.Conv2d(3, count, 1) for count in channels)
+            self.layers = nn.ModuleList(
+                nn.Sequential(nn.Conv2d(3, count, 1), Constants(kind, count)) for count in channels
+            )
 
         def forward(self, x: Tensor) -> list[Tensor]:
             pairs = zip(self.layers, reductions, strict=True)
@@ -267,7 +298,7 @@ def fake_timm(reductions: list[int]) -> SimpleNamespace:
             raise RuntimeError("Unknown model (nothing)")
         assert features_only
         assert not pretrained
-        return Extractor()
+        return Extractor(name)
 
     return SimpleNamespace(create_model=create)
 
@@ -310,3 +341,71 @@ def test_timm_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ConfigError, match=r"pip install 'exfuse\[timm\]'"):
         create_model("exfuse_timm/convnext_tiny", num_classes=3)
+
+
+def info_of(name: str) -> ModelInfo:
+    names, palette = ("a", "b", "c"), ((0, 0, 0), (1, 1, 1), (2, 2, 2))
+    return ModelInfo(name, {"decoder": "stride4", "decoder_width": 4}, names, palette, 255, (0.5,) * 3, (0.2,) * 3)
+
+
+@pytest.mark.parametrize("kind", ["plain", "drawn once", "constant", "attribute"])
+def test_a_timm_model_is_itself_again_with_what_its_state_dict_leaves_out(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "timm", fake_timm([4, 8, 16, 32]))
+    info = info_of(f"exfuse_timm/{kind}")
+    model = info.build()
+    before = torch.get_rng_state()
+    check_restorable(model, info)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.full_like(parameter, 0.1))
+    save_pretrained(tmp_path / "model", model, info.to_json(), "")
+    loaded, _ = load_pretrained(tmp_path / "model")
+    assert torch.equal(torch.get_rng_state(), before), "loading draws nothing from the caller's generator"
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        assert torch.equal(loaded(images).logits, model.eval()(images).logits)
+    assert not [name for name, buffer in loaded.named_buffers() if buffer.is_meta]
+
+
+@pytest.mark.parametrize("kind", ["drawn anew", "learns unseen", "shared", "fixed size"])
+@pytest.mark.parametrize("supervised", [False, True])
+def test_a_timm_model_that_cannot_be_saved_and_loaded_is_refused_before_training(
+    kind: str, supervised: bool, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "timm", fake_timm([4, 8, 16, 32]))
+    model = (f"model.name=exfuse_timm/{kind}", f"model.supervised_features={str(supervised).lower()}")
+    config = load_config("demo", [f"data.root={pack}", f"output={tmp_path / 'run'}", *model])
+    with pytest.raises(ConfigError, match=f"exfuse_timm/{kind}: "):
+        train(config, False, Console(quiet=True))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("supervised", [False, True])
+def test_a_timm_model_is_left_as_it_is_when_a_network_is_folded(
+    supervised: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timm = fake_timm([4, 8, 16, 32])
+    create = timm.create_model
+
+    def with_norm_before_convolution(*arguments: object, **options: object) -> nn.Module:
+        extractor = create(*arguments, **options)
+        for layer in extractor.layers:
+            layer[0].bn1, layer[0].conv1 = nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1)
+            layer[0].forward = partial(pre_activated, layer[0])
+        return extractor
+
+    timm.create_model = with_norm_before_convolution
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    torch.manual_seed(0)
+    model = create_model("exfuse_timm/plain", num_classes=3, decoder="stride4", supervised_features=supervised)
+    images = torch.randn(2, 3, 64, 64)
+    model.train()(images)
+    with torch.no_grad():
+        expected, folded = model.eval()(images).logits, exfuse.fold(model)(images).logits
+    torch.testing.assert_close(folded, expected, rtol=1e-4, atol=1e-5)
+
+
+def pre_activated(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    return nn.functional.conv2d(layer.conv1(layer.bn1(x).relu()), layer.weight, layer.bias)

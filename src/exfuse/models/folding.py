@@ -15,9 +15,8 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from exfuse.layers import BilinearDeconvolution, DenselyAdjacentPrediction, PlainPrediction
-from exfuse.models.backbones import ResNet
 from exfuse.models.exfuse import ExFuse, FullSizeHead, QuarterSizeHead
-from exfuse.models.semantic_supervision import SupervisedBackbone
+from exfuse.models.semantic_supervision import body_of, is_own
 
 LARGEST_REACH = 3  # cells: the decoder's map of the smallest image is 8 x 8
 PROBED_AT_ONCE = 64  # channels, which bounds the memory
@@ -32,10 +31,8 @@ def fold(model: ExFuse) -> ExFuse:
         model: Left as it is.
     """
     folded = copy.deepcopy(model).eval().requires_grad_(False)
-    for name, part in folded.named_children():
-        # Other people's backbones are left alone: their names promise no order, and their norms may do more.
-        if name != "backbone" or isinstance(part, ResNet | SupervisedBackbone):
-            _fold_batch_norms(part)
+    # Other people's backbones are left alone: their names promise no order, and their norms may do more.
+    _fold_batch_norms(folded, spared=None if is_own(folded.backbone) else body_of(folded.backbone))
     _fold_head(folded.head, next(folded.parameters()))
     return folded
 
@@ -178,10 +175,11 @@ def _kernel(place: Place, taps: list[Tensor], channels: int, reach: int) -> Tens
     return torch.stack(taps, dim=-1).transpose(0, 1).reshape(-1, channels, rows, columns).contiguous()
 
 
-def _fold_batch_norms(module: nn.Module) -> None:
+def _fold_batch_norms(module: nn.Module, spared: object) -> None:
     """Merges each batch norm into the convolution it follows, found by the names that all our modules use."""
     for child in module.children():
-        _fold_batch_norms(child)
+        if child is not spared:
+            _fold_batch_norms(child, spared)
     if isinstance(module, nn.Sequential):
         pairs = [(str(index), str(index + 1)) for index in range(len(module) - 1)]
     else:

@@ -1,8 +1,10 @@
 """Reading a trained model, and writing one, whole or not at all; see `exfuse.models.folder`."""
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from exfuse.durable import reason, staged_folder, write_file
-from exfuse.errors import CheckpointError, brief
+from exfuse.errors import CheckpointError, ConfigError, brief
 from exfuse.manifest import write_manifest
 from exfuse.models.exfuse import ExFuse
 from exfuse.models.folder import (
@@ -25,6 +27,7 @@ from exfuse.models.folder import (
     verify_model,
 )
 from exfuse.models.info import ModelInfo
+from exfuse.models.semantic_supervision import is_own
 
 
 def save_pretrained(folder: Path, model: nn.Module, config: dict[str, Any], card: str) -> None:
@@ -74,6 +77,10 @@ def load_pretrained(source: str | Path) -> tuple[ExFuse, ModelInfo]:
     path = folder / WEIGHTS_FILE
     try:
         weights = _read_weights(path, model.state_dict())
+        if not is_own(model.backbone):
+            # It may hold tensors that are not in its state dict, whose values its constructor alone knows.
+            with torch.random.fork_rng(devices=[]):
+                model = info.build()
         model.load_state_dict(weights, assign=True)
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{path}: the weights cannot be loaded ({brief(error)})") from error
@@ -94,6 +101,33 @@ def check_finite(weights: Mapping[str, Tensor], place: str | Path) -> None:
     for name, value in weights.items():
         if not value.isfinite().all():
             raise CheckpointError(f"{place}: the weights {name} are not finite")
+
+
+def check_restorable(model: ExFuse, info: ModelInfo) -> None:
+    """Checks that a network will be itself again once it is saved and loaded.
+
+    Ours are. A backbone of other people's may keep what training changes outside its state dict, draw constants anew
+    each time, share weights, or compute no image of 64 x 64.
+
+    Args:
+        model: Left as it is.
+        info: What it was built from.
+
+    Raises:
+        ConfigError: If it will not.
+    """
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), TemporaryDirectory() as folder:
+            trained = copy.deepcopy(model).float().cpu().train()
+            images = torch.rand(2, 3, 64, 64)
+            trained(images)  # which moves all that training changes beside the parameters
+            save_pretrained(Path(folder) / "model", trained, info.to_json(), "")
+            restored, _ = load_pretrained(Path(folder) / "model")
+            expected, found = trained.eval()(images).logits, restored(images).logits
+    except Exception as error:  # of other people's code
+        raise ConfigError(f"{info.name}: the network cannot be saved and loaded ({brief(error)})") from error
+    if not (found - expected).abs().max() <= 1e-3 * expected.abs().max():
+        raise ConfigError(f"{info.name}: saved and loaded, the network gives other scores; some of it is not saved")
 
 
 def _read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from exfuse.models.backbones import Backbone, Features, FourInts
+from exfuse.models.backbones import Backbone, Features, FourInts, ResNet
 
 MAX_HEAD_WIDTH = 512
 STAGES = ("res2", "res3", "res4", "res5")
@@ -52,7 +52,7 @@ class SupervisedBackbone(nn.Module):
 
     def __init__(self, body: Backbone, with_head: FourBools = (True, True, True, True)) -> None:
         super().__init__()
-        self.body = body
+        self.body: Backbone = body
         c2, c3, c4, c5 = (
             min(channels, MAX_HEAD_WIDTH) if head else channels
             for channels, head in zip(body.channels, with_head, strict=True)
@@ -71,6 +71,16 @@ class SupervisedBackbone(nn.Module):
         """Maps the outputs of the four stages to what their heads make of them."""
         x2, x3, x4, x5 = (head(x) for head, x in zip(self.heads, stages, strict=True))
         return x2, x3, x4, x5
+
+
+def body_of(backbone: Backbone) -> Backbone:
+    """Returns a backbone without the heads that it may be read through."""
+    return backbone.body if isinstance(backbone, SupervisedBackbone) else backbone
+
+
+def is_own(backbone: Backbone) -> bool:
+    """Returns whether we wrote the backbone, and so know that its state dict is all of it."""
+    return isinstance(body_of(backbone), ResNet)
 
 
 class ClassifierOutput(NamedTuple):

@@ -31,7 +31,8 @@ from exfuse.losses import (
 from exfuse.models.backbone_weights import load_backbone_weights, pretraining_normalization
 from exfuse.models.exfuse import ExFuse, ExFuseOutput
 from exfuse.models.info import ModelInfo
-from exfuse.models.pretrained import load_pretrained, save_pretrained
+from exfuse.models.pretrained import check_restorable, load_pretrained, save_pretrained
+from exfuse.models.semantic_supervision import is_own
 from exfuse.training.config import DataConfig, LossConfig, TrainingConfig
 from exfuse.training.log import read_records
 from exfuse.training.loop import Evaluation, run_training
@@ -155,6 +156,8 @@ def set_up(config: TrainingConfig, ranks: Ranks, console: Console) -> tuple[Segm
     )
     info = model_info(config, train_split.dataset)
     model = info.build()
+    if not is_own(model.backbone):
+        check_restorable(model, info)
     if config.model.backbone_weights is not None:
         load_backbone_weights(model.backbone, config.model.backbone_weights)  # type: ignore[arg-type]
         _compare_normalization(config, console)
