@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from exfuse.errors import CheckpointError
+from exfuse.errors import CheckpointError, ConfigError
 from exfuse.inference.predictor import Predictor
 from exfuse.manifest import MANIFEST, write_manifest
 from exfuse.models.folder import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, find_model, verify_model
 from exfuse.models.info import ModelInfo
 from exfuse.models.pretrained import load_pretrained, save_pretrained
+from exfuse.training.segmentation import load_weights
 
 INFO = ModelInfo(
     name="exfuse_tiny",
@@ -139,3 +141,45 @@ def test_what_the_hub_does_not_have_is_one_error(name: str, monkeypatch: pytest.
     with pytest.raises(CheckpointError) as caught:
         find_model(name)
     assert str(caught.value).startswith(f"{name}: not fetched from the Hugging Face hub")
+
+
+BASELINE = {"semantic_embedding": False, "channel_resolution_embedding": False, "dap_window": 1}
+EQUAL: list[tuple[tuple[str, dict[str, Any]], tuple[str, dict[str, Any]]]] = [
+    (("exfuse_tiny", {}), ("exfuse_tiny", {"semantic_embedding": True, "dap_window": 3, "decoder": "full"})),
+    (("exfuse_tiny", {}), ("exfuse_tiny", {"auxiliary_prediction": True, "decoder_width": 27})),
+    (("exfuse_tiny", {"dap_window": 1}), ("exfuse_tiny", {"dap_window": 1, "decoder_width": "narrow"})),
+    (("gcn_tiny", {}), ("exfuse_tiny", BASELINE)),
+]
+DIFFERENT: list[dict[str, Any]] = [
+    {"gcn_kernel": 5},
+    {"dap_window": 1},
+    {"plain_prediction": True},
+    {"decoder": "stride4"},
+    {"decoder_width": 26},
+    {"auxiliary_prediction": False},
+    {"semantic_embedding_norm": False},
+    {"supervised_features": True},
+]
+
+
+@pytest.mark.parametrize(("one", "other"), EQUAL)
+def test_weights_are_taken_from_the_same_network_however_it_is_spelled(
+    one: tuple[str, dict[str, Any]], other: tuple[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    for number, (given, wanted) in enumerate(((one, other), (other, one))):
+        source, target = (replace(INFO, name=name, parts=parts) for name, parts in (given, wanted))
+        trained, model = source.build(), target.build()
+        save_pretrained(tmp_path / str(number), trained, source.to_json(), "")
+        load_weights(model, target, tmp_path / str(number))
+        expected = trained.state_dict()
+        assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("parts", DIFFERENT)
+def test_weights_of_another_network_are_refused(parts: dict[str, Any], tmp_path: Path) -> None:
+    source, target = replace(INFO, parts=parts), replace(INFO, parts={})
+    save_pretrained(tmp_path / "model", source.build(), source.to_json(), "")
+    with pytest.raises(ConfigError) as caught:
+        load_weights(target.build(), target, tmp_path / "model")
+    assert str(tmp_path / "model") in str(caught.value)
+    assert str(parts) in str(caught.value)

@@ -198,11 +198,17 @@ def load_weights(model: ExFuse, info: ModelInfo, source: Path) -> None:
     trained, other = load_pretrained(source)
     if other.class_names != info.class_names:
         raise ConfigError(f"model.weights: {source} knows other classes ({', '.join(other.class_names[:5])}, ...)")
-    if (other.name, other.parts) != (info.name, info.parts):
+    # The same network has several spellings: null is as the name says, and one name with parts may be another.
+    if _structure(trained) != _structure(model):
         raise ConfigError(
             f"model.weights: {source} holds {other.name} with {other.parts}, not {info.name} with {info.parts}"
         )
     model.load_state_dict(trained.state_dict())
+
+
+def _structure(model: nn.Module) -> tuple[str, list[tuple[str, torch.Size]]]:
+    """Returns a network's modules with their settings, and the shapes of its tensors."""
+    return str(model), [(name, tensor.shape) for name, tensor in model.state_dict().items()]
 
 
 def _open_split(config: DataConfig, split: str, console: Console) -> Split:
