@@ -11,13 +11,15 @@ if TYPE_CHECKING:
     from exfuse.models.builders import MODELS, create_model
     from exfuse.models.exfuse import ExFuse, ExFuseOutput
     from exfuse.models.folding import fold
+    from exfuse.models.saving import save_pretrained
 
 __all__ = ["MODELS", "CheckpointError", "ConfigError", "ConfusionMatrix", "DataError", "ExFuse", "ExFuseError"]
 __all__ += ["ExFuseOutput", "ExportError", "Prediction", "Predictor", "RequestError", "TrainingError"]
-__all__ += ["create_model", "fold"]
+__all__ += ["create_model", "fold", "save_pretrained"]
 
 # Imported when first asked for: they bring torch, which a predictor on an exported model does without.
 _TORCH = {"MODELS": "models.builders", "create_model": "models.builders", "fold": "models.folding"}
+_TORCH |= {"save_pretrained": "models.saving"}
 _TORCH |= {"ConfusionMatrix": "metrics", "ExFuse": "models.exfuse", "ExFuseOutput": "models.exfuse"}
 
 

@@ -1,6 +1,7 @@
 """Model folders: what is written is recognised, what is changed is refused, and nothing is looked up unasked."""
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from exfuse.errors import CheckpointError, ConfigError
+import exfuse
+from exfuse.errors import CheckpointError, ConfigError, ExFuseError
 from exfuse.inference.predictor import Predictor
 from exfuse.manifest import MANIFEST, write_manifest
 from exfuse.models.folder import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, find_model, verify_model
@@ -183,3 +185,85 @@ def test_weights_of_another_network_are_refused(parts: dict[str, Any], tmp_path:
         load_weights(target.build(), target, tmp_path / "model")
     assert str(tmp_path / "model") in str(caught.value)
     assert str(parts) in str(caught.value)
+
+
+def described(**changes: Any) -> dict[str, Any]:
+    keys = ("class_names", "palette", "image_mean", "image_std")
+    return {key: getattr(INFO, key) for key in keys} | changes
+
+
+@pytest.mark.parametrize("kind", ["new", "empty"])
+def test_a_network_made_in_python_is_saved_and_opened(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    model = exfuse.create_model("gcn_tiny", num_classes=3, decoder="stride4")
+    folder = tmp_path / "mine"
+    if kind == "empty":
+        folder.mkdir()
+    before = torch.get_rng_state()
+    exfuse.save_pretrained(model, folder, **described(metrics={"mean_iou": 0.5}))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert model.training
+    predictor = Predictor.from_pretrained(folder, engine="torch")
+    assert predictor.info == replace(INFO, name="gcn_tiny", parts={"decoder": "stride4"}, metrics={"mean_iou": 0.5})
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    images = (torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255 - torch.tensor(INFO.image_mean).view(3, 1, 1)) / (
+        torch.tensor(INFO.image_std).view(3, 1, 1)
+    )
+    with torch.inference_mode():
+        expected = model.eval()(images).logits[0]
+    np.testing.assert_allclose(predictor.scores(pixels), expected.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_example_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text(encoding="utf-8")
+    (code,) = (block for block in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S) if "save_pretrained" in block)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "deploy.md", "exec"), {})  # noqa: S102 - our own text
+    assert load_pretrained("mine")[1].class_names == ("road", "sky")
+
+
+def test_saving_never_overwrites(tmp_path: Path) -> None:
+    model = exfuse.create_model("gcn_tiny", num_classes=3, decoder="stride4")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / ".hidden").write_text("mine")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    (tmp_path / "dangling").symlink_to("gone")
+    exfuse.save_pretrained(model, tmp_path / "model", **described())
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for name in ("file", "full", "link", "dangling", "model"):
+        with pytest.raises(CheckpointError, match=f"{name}: something is there already"):
+            exfuse.save_pretrained(model, tmp_path / name, **described())
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"class_names": ("a", "b")},
+        {"palette": ((0, 0, 0), (0, 0, 999), (1, 1, 1))},
+        {"palette": ()},
+        {"image_std": (0.2, 0.2, 0.0)},
+        {"image_mean": (0.5, 0.5)},
+        {"ignore_index": 300},
+        {"metrics": {"a": object()}},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_wrong_description_is_refused_and_nothing_is_written(changes: dict[str, Any], tmp_path: Path) -> None:
+    model = exfuse.create_model("gcn_tiny", num_classes=3, decoder="stride4")
+    with pytest.raises(ExFuseError):
+        exfuse.save_pretrained(model, tmp_path / "model", **described(**changes))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_what_can_be_built_again_is_saved(tmp_path: Path) -> None:
+    made = exfuse.create_model("exfuse_tiny", num_classes=3, decoder="stride4", gcn_kernel=3)
+    changed = exfuse.create_model("exfuse_tiny", num_classes=3, decoder="stride4", gcn_kernel=3)
+    changed.fuse2 = torch.nn.Identity()
+    by_hand = exfuse.ExFuse(made.backbone, 3, decoder="stride4", gcn_kernel=3)
+    for model in (exfuse.fold(made), changed, by_hand, torch.nn.Linear(1, 1)):
+        with pytest.raises(ConfigError):
+            exfuse.save_pretrained(model, tmp_path / "model", **described())
+    assert list(tmp_path.iterdir()) == []

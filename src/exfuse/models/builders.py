@@ -107,9 +107,11 @@ def create_model(name: str, *, num_classes: int, **parts: Unpack[Parts]) -> ExFu
     """
     _check_arguments({"name": name, "num_classes": num_classes, **parts})
     try:
-        return _builder(name)(num_classes=num_classes, **parts)
+        model = _builder(name)(num_classes=num_classes, **parts)
     except (ValueError, ArithmeticError, MemoryError, RuntimeError) as error:
         raise ConfigError(f"{name}: {brief(error)}") from error
+    model.made_from = (name, parts)
+    return model
 
 
 def _check_arguments(arguments: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The ExFuse network: a backbone, the GCN decoder and the paper's parts, each on its own switch."""
 
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -61,6 +62,8 @@ class ExFuse(nn.Module):
     Raises:
         ValueError: If a number is out of its range.
     """
+
+    made_from: tuple[str, Mapping[str, Any]] | None = None  # the name and the parts that `create_model` was given
 
     def __init__(
         self,
