@@ -25,6 +25,7 @@ from faults import mutate
 from PIL import Image
 from safetensors.torch import save_file
 
+import image_variants
 from exfuse.cli.app import main
 from exfuse.data.datasets import open_dataset, read_dataset_file
 from exfuse.data.samples import image_size, read_image, read_mask
@@ -347,7 +348,10 @@ FORMATS = {
     "webp": {"format": "WEBP"},
     "tif": {"format": "TIFF"},
     "lzw.tif": {"format": "TIFF", "compression": "tiff_lzw"},
+    "deflate.tif": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
+    "jpeg.tif": {"format": "TIFF", "compression": "jpeg"},
     "bmp": {"format": "BMP"},
+    "palette.bmp": {"format": "BMP"},
 }
 
 
@@ -365,6 +369,7 @@ def mutated_images(tmp_path: Path, count: int) -> None:
         path = tmp_path / name
         path.write_bytes(mutate(originals[name], rng))
         started = time.process_time()
+        shapes = []
         for read in (read_image, read_mask):
             try:
                 array = read(path)
@@ -376,7 +381,10 @@ def mutated_images(tmp_path: Path, count: int) -> None:
                 assert array.dtype == np.uint8
                 assert array.ndim == (3 if read is read_image else 2)
                 assert array.size > 0
+                shapes.append(array.shape[:2])
             assert name in said
+        # What can be read has the size that its header says.
+        assert shapes == len(shapes) * [image_size(path)] if shapes else True
         assert time.process_time() - started < 2
     assert refused > count / 4
 
@@ -437,10 +445,51 @@ def test_s4_files_of_too_many_bytes_are_not_read(name: str, tmp_path: Path) -> N
                 read(path)
 
 
+def tiff_with(tags: dict[int, tuple[int, ...]], piece: bytes) -> bytes:
+    return image_variants.tiff({258: (8,) * 3, 262: (2,), 277: (3,)} | tags, [piece])
+
+
+EMPTY = zlib.compress(bytes(1000))
+COSTLY = {
+    "tile.tif": lambda: tiff_with({259: (8,), 322: (16_000,), 323: (16_000,), 324: (8,), 325: (len(EMPTY),)}, EMPTY),
+    "runs.bmp": lambda: image_variants.bmp(8, b"\1\1" * 2_000_000, image_variants.PALETTE, 1),
+    "segments.jpg": lambda: b"\xff\xd8" + b"\xff\xe1\xff\xffExif\0\0".ljust(65_537, b"\1") * 100 + jpeg()[2:],
+    "empty segments.jpg": lambda: b"\xff\xd8" + b"\xff\xe2\0\2" * 500_000 + jpeg()[2:],
+    "between segments.jpg": lambda: b"\xff\xd8\xff\xe2\0\2" + bytes(3_000_000) + jpeg()[2:],
+    "chunks.png": lambda: image_variants.png(
+        (8, 0, 0, 0, 0), [(b"teXt", b"")] * 300_000 + [image_variants.png_pixels(image_variants.GREY, 8)]
+    ),
+}
+
+
+def jpeg() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_s4_what_would_take_long_is_refused_from_the_header(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(COSTLY[name]())
+    with at_most(seconds=1, megabytes=30):
+        for read in (read_image, read_mask, image_size):
+            with pytest.raises(DataError, match=name):
+                read(path)
+
+
+def test_s4_a_header_is_read_without_the_pixels(tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    Image.new("RGB", (7000, 7000)).save(path, compress_level=1)
+    image_size(path)
+    with at_most(seconds=0.1, megabytes=10):
+        assert image_size(path) == (7000, 7000)
+
+
 def test_a_pipe_is_no_image(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.png")
     for read in (read_image, read_mask, image_size):
-        with pytest.raises(DataError, match=r"a\.png: not a file"):
+        with pytest.raises(DataError, match=r"a\.png: not a readable .*not a regular file"):
             read(tmp_path / "a.png")
 
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from exfuse.data.samples import MAX_PIXELS, MAX_SIDE, Sample, check_sample, image_size, read_image, read_mask
+from exfuse.data import samples
+from exfuse.data.image_files import MAX_PIXELS, MAX_SIDE
+from exfuse.data.samples import Sample, check_sample, image_size, read_image, read_mask
 from exfuse.errors import DataError
 
 READERS = pytest.mark.parametrize("read", [read_image, read_mask])
@@ -110,7 +112,7 @@ def test_read_mask_refuses_grey_values_of_fewer_bits_that_readers_would_stretch(
     (tmp_path / "a.png").write_bytes(content)
     with Image.open(tmp_path / "a.png") as image:
         assert (image.mode, image.size) == ("L", (8, 3))
-    with pytest.raises(DataError, match=r"a\.png: a greyscale mask of fewer than 8 bits"):
+    with pytest.raises(DataError, match=rf"a\.png: .*mode L, stored as L;{bits}"):
         read_mask(tmp_path / "a.png")
 
 
@@ -155,7 +157,7 @@ def test_a_file_that_is_no_image_is_named(tmp_path: Path, read, content: bytes):
 
 @READERS
 def test_a_folder_in_place_of_a_file_is_named(tmp_path: Path, read):
-    with pytest.raises(DataError, match="not a file") as raised:
+    with pytest.raises(DataError, match="not a readable") as raised:
         read(tmp_path)
     assert str(tmp_path) in str(raised.value)
 
@@ -176,17 +178,14 @@ def test_no_program_is_started_for_a_file_that_says_it_is_postscript(
     assert started == []
 
 
-def test_exif_numbers_that_do_not_fit_their_type_are_no_crash(tmp_path: Path):
+def test_exif_numbers_that_do_not_fit_their_type_do_not_matter(tmp_path: Path):
     def entry(tag: int, kind: int, value: int) -> bytes:
         return struct.pack("<HHII", tag, kind, 1, value)
 
     rich = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + entry(0x0112, 3, 6) + entry(0x0128, 4, 70_000) + b"\0\0\0\0"
     path = tmp_path / "a.jpg"
     Image.fromarray(random_pixels(12, 16, 3)).save(path, exif=rich)
-    with Image.open(path) as image:
-        assert image.getexif()[0x0112] == 6
-    with pytest.raises(DataError, match=r"a\.jpg: not a readable image"):
-        read_image(path)
+    assert read_image(path).shape == (16, 12, 3)
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of some of the damage
@@ -241,6 +240,14 @@ def test_the_longest_side_allowed_is_read(tmp_path: Path, read):
     path = tmp_path / "a.png"
     Image.new("L", (MAX_SIDE, 2)).save(path)
     assert read(path).shape[:2] == (2, MAX_SIDE)
+
+
+def test_labels_are_counted_as_numpy_counts_them_in_pieces(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(samples, "AT_ONCE", 7)
+    mask = random_pixels(5, 9)
+    np.testing.assert_array_equal(samples.count_labels(mask), np.bincount(mask.ravel(), minlength=256))
+    for label in np.unique(mask).tolist():
+        assert samples.first_place(mask, label) == tuple(int(place[0]) for place in np.nonzero(mask == label))
 
 
 def test_check_sample_accepts_every_class_and_the_ignored_label():

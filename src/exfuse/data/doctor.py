@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from exfuse.data.classes import Classes
 from exfuse.data.datasets import SegmentationDataset, open_dataset
+from exfuse.data.image_files import image_header
 from exfuse.data.layouts import Entry
-from exfuse.data.samples import FORMATS, ORIENTATION, UInt8Array, image_size, read_image, read_mask
+from exfuse.data.samples import UInt8Array, count_labels, first_place, image_size, read_image, read_mask
 from exfuse.data.scan import Int64Array
 from exfuse.errors import DataError
 
@@ -136,7 +136,7 @@ def _examine_entry(entry: Entry, dataset: SegmentationDataset) -> tuple[Int64Arr
         mask = dataset.label_map[mask]
     if size is not None and size != mask.shape:
         findings.append(_size_differs(entry, mask.shape, size))
-    counts = np.bincount(mask.ravel(), minlength=256)
+    counts = count_labels(mask)
     findings.extend(_examine_labels(entry, mask, counts, dataset.classes))
     return counts, findings
 
@@ -165,8 +165,7 @@ def _size_differs(entry: Entry, mask: tuple[int, ...], image: tuple[int, ...]) -
 
 
 def _examine_orientation(entry: Entry) -> Iterator[Finding]:
-    with Image.open(entry.image, formats=FORMATS) as image:
-        orientation = image.getexif().get(ORIENTATION, 1)
+    _, orientation = image_header(entry.image)
     if orientation != 1:
         message = f"turned by its EXIF tag (orientation {orientation}); its mask must be upright already"
         yield Finding("warning", "orientation", str(entry.image), message)
@@ -176,7 +175,7 @@ def _examine_labels(entry: Entry, mask: UInt8Array, counts: Int64Array, classes:
     for label in np.flatnonzero(counts).tolist():
         if label < len(classes) or label == classes.ignore_index:
             continue
-        row, column = (int(place[0]) for place in np.nonzero(mask == label))
+        row, column = first_place(mask, label)
         message = (
             f"{counts[label]} pixels have the label {label}, the first at row {row}, column {column}; "
             f"classes are 0 to {len(classes) - 1}, {classes.ignore_index} is ignored"

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from exfuse.data.samples import UInt8Array, read_image
-from exfuse.errors import DataError, brief
+from exfuse.data.pixels import UInt8Array, picture_to_rgb
+from exfuse.data.samples import read_image
+from exfuse.errors import DataError
 from exfuse.inference.augmentation import PLAIN, TestTimeAugmentation
 from exfuse.inference.drawing import blend, with_legend
 from exfuse.inference.engines.base import Engine, Float32Array, Precision
@@ -133,10 +134,7 @@ def _as_pixels(image: str | Path | Image.Image | UInt8Array) -> UInt8Array:
     if isinstance(image, str | Path):
         return read_image(Path(image))
     if isinstance(image, Image.Image):
-        try:
-            image = np.array(ImageOps.exif_transpose(image).convert("RGB"))
-        except (OSError, SyntaxError, ValueError) as error:  # it is decoded only now
-            raise DataError(f"not a readable image ({brief(error)})") from error
+        return picture_to_rgb(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise DataError(f"expected an RGB uint8 array (H, W, 3), got {image.dtype} {image.shape}")
     return np.require(image, requirements=["C", "W"])

@@ -1,0 +1,217 @@
+"""Image files: which are read, and what it may cost; known from a file's header, before a pixel is decoded."""
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from PIL import Image, ImageFile
+
+from exfuse.data.tiff import HEADERS, check_tiff
+from exfuse.durable import open_regular
+from exfuse.errors import DataError, without_path
+
+# The only readers of Pillow that see a file, whatever its name; another one would run Ghostscript on it.
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
+
+ORIENTATION = 0x0112  # the EXIF tag (EXIF 2.32)
+LYING = (5, 6, 7, 8)  # those of its values that turn an image by a quarter
+
+# Beyond these an image is refused from its header.
+MAX_PIXELS = 50_000_000
+MAX_SIDE = 16_384
+
+# Bytes that a pixel of the largest image allowed may take in a file: in a TIFF with extra samples, but in a WebP file,
+# which is read whole when it is opened; and what else a file may hold.
+BYTES_OF_PIXEL = 8
+BYTES_OF_WEBP = 1
+BYTES_BESIDE = 4_000_000
+
+JPEG, PNG, BMP, RIFF = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"RIFF"
+SCAN = b"\xff\xda"  # the marker that begins a JPEG's scan; elsewhere an FF is followed by 00
+MAX_SCANS = 100  # encoders write about ten
+PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)  # markers of frames
+FRAMES = (0xC0, 0xC1, 0xC3, 0xC5, 0xC7, 0xC9, 0xCB, 0xCD, 0xCF, *PROGRESSIVE)
+ALONE = (0x00, 0x01, *range(0xD0, 0xDA))  # markers without a segment
+MAX_SEGMENTS = 2_000  # in front of a JPEG's first scan, each of 64 kB at most
+MAX_EXIF = 16  # segments, which Pillow puts together in time that grows with their square
+WINDOW = 4_096  # bytes in which the next segment must begin
+MAX_CHUNKS = 100_000  # of a PNG, whose pixels come in pieces of 8 kB and more
+PNG_HEADER = (b"IHDR", b"PLTE", b"acTL", b"eXIf", b"iTXt", b"tEXt", b"zTXt")  # chunks that say something of the whole
+ANIMATED = 2  # a flag of WebP's extended header
+PLAIN_BMP = (0, 3)  # compressions of a BMP that are none; Pillow undoes the others in Python, a byte at a time
+
+# What Pillow raises on bytes that are no image, or only the start of one, besides OSError.
+BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    EOFError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    MemoryError,
+    NotImplementedError,
+    ZeroDivisionError,
+    AttributeError,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+    struct.error,
+)
+
+
+@contextmanager
+def open_image(path: Path, max_pixels: int = MAX_PIXELS, kind: str = "image") -> Iterator[ImageFile.ImageFile]:
+    """Opens an image file that is one of `FORMATS` and within the limits; its pixels are decoded in the block.
+
+    Args:
+        path: The file.
+        max_pixels: How many it may have; a limit above the usual one lifts that of the sides as well.
+        kind: What it is called in errors.
+
+    Raises:
+        DataError: If the file is missing, broken or too large, also in the block.
+    """
+    with data_errors(path, kind), open_regular(path) as file:
+        check_file(path, file, max_pixels)
+        file.seek(0)
+        with _pillow_limit(max_pixels), Image.open(file, formats=FORMATS) as image:
+            _check_size(path, image.size, max_pixels)
+            yield image
+
+
+def image_header(path: Path) -> tuple[tuple[int, int], int]:
+    """Returns an image's height and width, upright, and its EXIF orientation, without decoding it.
+
+    Raises:
+        DataError: As `open_image`.
+    """
+    with data_errors(path, "image"), open_regular(path) as file:
+        check_file(path, file, MAX_PIXELS)
+        file.seek(0)
+        is_png = file.read(len(PNG)) == PNG
+        file.seek(0)
+        with Image.open(_without_pixels(file) if is_png else file, formats=FORMATS) as image:
+            _check_size(path, image.size, MAX_PIXELS)
+            # Not a PNG's own method, which decodes it to find a tag behind the pixels.
+            orientation = Image.Image.getexif(image).get(ORIENTATION, 1)
+            # The size of a TIFF is upright already.
+            lies = orientation in LYING and image.format != "TIFF"
+            return image.size if lies else image.size[::-1], orientation
+
+
+@contextmanager
+def data_errors(name: object, kind: str = "image") -> Iterator[None]:
+    """Turns what is raised on a file that is missing or broken into a `DataError` that begins with its name."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataError(f"{name}: no such {kind}") from error
+    except BROKEN as error:
+        raise DataError(f"{name}: not a readable {kind} ({without_path(error)})") from error
+
+
+def check_file(name: object, file: IO[bytes], max_pixels: int) -> None:
+    """Checks what a file says of itself, before it is decoded.
+
+    Args:
+        name: Named in errors.
+        file: The file; its position is not kept.
+        max_pixels: How many pixels it may have.
+
+    Raises:
+        DataError: If it is too large, would take long to decode or is not understood to the bit.
+        ValueError: If it is broken; also others of `BROKEN`.
+    """
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    start = file.read(34)
+    limit = max_pixels * (BYTES_OF_WEBP if start.startswith(RIFF) else BYTES_OF_PIXEL) + BYTES_BESIDE
+    if size > limit:
+        raise DataError(f"{name}: {size:,} bytes is over the limit of {limit:,}")
+    if start.startswith(JPEG):
+        _check_jpeg(name, file)
+    elif start.startswith(PNG):
+        if any(number == MAX_CHUNKS for number, _ in enumerate(_chunks(file))):
+            raise DataError(f"{name}: a PNG of more than {MAX_CHUNKS:,} chunks")
+    elif start.startswith(RIFF):
+        if start[12:16] == b"VP8X" and start[20] & ANIMATED:
+            raise DataError(f"{name}: an animated WebP file is not read; save the frame that is meant")
+    elif start.startswith(BMP):
+        if start[14] >= 40 and int.from_bytes(start[30:34], "little") not in PLAIN_BMP:
+            raise DataError(f"{name}: a compressed BMP file is not read; save it as PNG")
+    elif start[:4] in HEADERS:
+        check_tiff(name, file)
+    else:
+        raise ValueError(f"none of {', '.join(FORMATS)}")
+
+
+def _check_jpeg(name: object, file: IO[bytes]) -> None:
+    """Walks the segments in front of the first scan; each scan takes as long as an image, and little of the file."""
+    position, components, of_exif = 2, 0, 0
+    for _ in range(MAX_SEGMENTS):
+        file.seek(position)
+        window = file.read(WINDOW)
+        segment = window[window.index(b"\xff") :].lstrip(b"\xff")
+        marker, length, content = segment[0], int.from_bytes(segment[1:3]), segment[3:]
+        position += len(window) - len(segment) + 1
+        if marker == SCAN[1]:
+            # A progressive JPEG has several, and one whose channels come one after the other.
+            if content[0] < components and file.seek(0) == 0 and file.read().count(SCAN) > MAX_SCANS:
+                raise DataError(f"{name}: a JPEG of more than {MAX_SCANS} scans")
+            return
+        if marker in FRAMES:
+            components = 99 if marker in PROGRESSIVE else content[5]
+        of_exif += content.startswith(b"Exif\0\0")
+        if of_exif > MAX_EXIF:
+            raise DataError(f"{name}: a JPEG of more than {MAX_EXIF} EXIF segments")
+        if marker not in ALONE:
+            position += length
+    raise DataError(f"{name}: a JPEG of more than {MAX_SEGMENTS:,} segments")
+
+
+def _chunks(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
+    """Yields the name of each chunk of a PNG, where it begins and how many bytes it takes as a whole."""
+    start = len(PNG)
+    file.seek(start)
+    while len(head := file.read(8)) == 8:
+        length, kind = int.from_bytes(head[:4]) + 12, head[4:]
+        yield kind, start, length
+        start += length
+        file.seek(start)
+
+
+def _without_pixels(file: IO[bytes]) -> io.BytesIO:
+    """Returns a PNG's header with what says something of the whole image, also from behind the pixels."""
+    kept = [PNG]
+    for kind, start, length in _chunks(file):
+        if kind in PNG_HEADER:
+            file.seek(start)
+            kept.append(file.read(length))
+    no_pixels = bytes(4) + b"IDAT"
+    return io.BytesIO(b"".join([*kept, no_pixels, zlib.crc32(b"IDAT").to_bytes(4)]))
+
+
+def _check_size(name: object, size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    max_side = MAX_SIDE if max_pixels <= MAX_PIXELS else max_pixels
+    if width * height > max_pixels or max(width, height) > max_side:
+        raise DataError(
+            f"{name}: {width} x {height} pixels is over the limit of {max_pixels:,} pixels and {max_side:,} a side"
+        )
+
+
+@contextmanager
+def _pillow_limit(max_pixels: int) -> Iterator[None]:
+    """Lets Pillow open what our own limit allows, where that is above Pillow's."""
+    before = Image.MAX_IMAGE_PIXELS
+    if before is not None and max_pixels > before:
+        Image.MAX_IMAGE_PIXELS = max_pixels
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
