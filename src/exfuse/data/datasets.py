@@ -92,6 +92,10 @@ class SegmentationDataset:
         """Returns where an image lies."""
         return self.entries[index].image
 
+    def files_of(self, index: int) -> tuple[Path, Path]:
+        """Returns where an image and its mask lie."""
+        return self.entries[index].image, self.entries[index].mask
+
 
 def open_dataset(source: Path, split: str, missing: OnMissing = stop) -> SegmentationDataset:
     """Opens one split of a data set.

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,6 +11,7 @@ import PIL
 
 from exfuse.cache import cache_folder
 from exfuse.data.datasets import SegmentationDataset
+from exfuse.data.parallel import map_images
 from exfuse.data.samples import Sample, image_size
 from exfuse.durable import sync_folder
 from exfuse.errors import DataError
@@ -19,7 +19,6 @@ from exfuse.errors import DataError
 FORMAT = 1  # to be raised with every change to what is kept or how
 PIXELS, SIDES = "pixels.uint8", "sides.npy"
 BYTES_A_PIXEL = 4  # three of the image, one of the mask
-AHEAD = 8  # images decoded at a time
 
 
 class DecodedDataset:
@@ -117,13 +116,11 @@ def _check_space(dataset: SegmentationDataset, folder: Path) -> None:
 
 def _write(dataset: SegmentationDataset, folder: Path) -> None:
     sides = np.empty((len(dataset), 2), dtype=np.int64)
-    with (folder / PIXELS).open("wb") as file, ThreadPoolExecutor() as pool:
-        for start in range(0, len(dataset), AHEAD):
-            places = range(start, min(start + AHEAD, len(dataset)))
-            for index, sample in zip(places, pool.map(dataset.__getitem__, places), strict=True):
-                sides[index] = sample.mask.shape
-                file.write(sample.image.tobytes())
-                file.write(sample.mask.tobytes())
+    with (folder / PIXELS).open("wb") as file:
+        for index, sample in enumerate(map_images(dataset.__getitem__, range(len(dataset)), dataset.files_of)):
+            sides[index] = sample.mask.shape
+            file.write(sample.image.tobytes())
+            file.write(sample.mask.tobytes())
         file.flush()
         os.fsync(file.fileno())
     np.save(folder / SIDES, sides)

@@ -1,7 +1,6 @@
 """Looking for everything that is wrong with a data set, not only for the first of it."""
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from exfuse.data.classes import Classes
 from exfuse.data.datasets import SegmentationDataset, open_dataset
 from exfuse.data.image_files import image_header
 from exfuse.data.layouts import Entry
+from exfuse.data.parallel import map_images
 from exfuse.data.samples import UInt8Array, count_labels, first_place, image_size, read_image, read_mask
 from exfuse.data.scan import Int64Array
 from exfuse.errors import DataError
@@ -108,11 +108,13 @@ def examine(
     """
     counts = np.zeros(256, dtype=np.int64)
     findings = list(missing)
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        for of_mask, of_entry in pool.map(lambda entry: _examine_entry(entry, dataset), dataset.entries):
-            counts += of_mask
-            findings.extend(of_entry)
-            progress()
+    examined = map_images(
+        lambda entry: _examine_entry(entry, dataset), dataset.entries, lambda entry: (entry.image, entry.mask)
+    )
+    for of_mask, of_entry in examined:
+        counts += of_mask
+        findings.extend(of_entry)
+        progress()
     classes = dataset.classes
     labelled = dict(zip(classes.names, counts[: len(classes)].tolist(), strict=True))
     findings.extend(_examine_counts(labelled, dataset.split))

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from exfuse.data.datasets import SegmentationDataset
+from exfuse.data.parallel import map_images
+from exfuse.data.samples import count_labels
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -47,16 +48,15 @@ def scan_dataset(dataset: SegmentationDataset, progress: Callable[[], None] = la
     pixels, pixels_of_images, images = (np.zeros(num_classes, dtype=np.int64) for _ in range(3))
     ignored = 0
     digest = hashlib.sha256(b"" if dataset.label_map is None else dataset.label_map.tobytes())
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        for counts, image_digest in pool.map(partial(_scan_one, dataset), range(len(dataset))):
-            labelled = counts[:num_classes]
-            present = labelled > 0
-            pixels += labelled
-            pixels_of_images += present * labelled.sum()
-            images += present
-            ignored += int(counts[num_classes:].sum())
-            digest.update(image_digest)
-            progress()
+    for counts, image_digest in map_images(partial(_scan_one, dataset), range(len(dataset)), dataset.files_of):
+        labelled = counts[:num_classes]
+        present = labelled > 0
+        pixels += labelled
+        pixels_of_images += present * labelled.sum()
+        images += present
+        ignored += int(counts[num_classes:].sum())
+        digest.update(image_digest)
+        progress()
     return DatasetScan(pixels, pixels_of_images, images, ignored, digest.hexdigest())
 
 
@@ -66,4 +66,4 @@ def _scan_one(dataset: SegmentationDataset, index: int) -> tuple[Int64Array, byt
     digest = hashlib.sha256(entry.name.encode())
     for path in (entry.image, entry.mask):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return np.bincount(sample.mask.ravel(), minlength=256), digest.digest()
+    return count_labels(sample.mask), digest.digest()
