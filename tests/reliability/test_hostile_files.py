@@ -514,6 +514,29 @@ def test_s4_a_header_is_read_without_the_pixels(tmp_path: Path) -> None:
         assert image_size(path) == (7000, 7000)
 
 
+def test_broken_files_leave_the_terminal_clean(tmp_path: Path) -> None:
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    rng, names = random.Random(0), []
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8))
+    for number, compression in enumerate(10 * ["tiff_lzw", "tiff_adobe_deflate", "jpeg"]):
+        buffer = io.BytesIO()
+        picture.save(buffer, "TIFF", compression=compression)
+        broken = bytearray(buffer.getvalue())
+        for place in rng.sample(range(100, 1500), 20):
+            broken[place] ^= 0x55
+        (tmp_path / "images" / f"{number}.tif").write_bytes(broken)
+        Image.new("L", (56, 40)).save(tmp_path / "masks" / f"{number}.png")
+        names.append(f"{number}\n")
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.txt").write_text("".join(names))
+    command = [sys.executable, "-m", "exfuse", "doctor", str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "not a readable image" in " ".join(result.stdout.split())
+    assert result.stderr == ""
+
+
 def test_a_pipe_is_no_image(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.png")
     for read in (read_image, read_mask, image_size):
