@@ -36,7 +36,13 @@ class RequestError(ExFuseError):
     """A request to the prediction service is refused."""
 
 
-def brief(error: BaseException, limit: int = 300) -> str:
+def shown(text: str, limit: int = 80) -> str:
+    """Returns a string that came from outside as a message may repeat it: quoted, on one line, at most `limit` long."""
+    quoted = repr(text[:limit])
+    return quoted if len(quoted) <= limit and len(text) <= limit else f"{quoted[: limit - 4]}...{quoted[0]}"
+
+
+def brief(error: BaseException | str, limit: int = 300) -> str:
     """Returns a library's error message as one line of at most `limit` characters, to be part of one of ours."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 3] + "..."
@@ -57,5 +63,5 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     options = sorted(known)
     near = difflib.get_close_matches(name, options, n=3, cutoff=0.6)
     if near:
-        return f"did you mean {' or '.join(repr(option) for option in near)}?"
-    return f"known: {', '.join(options) if options else 'none'}"
+        return f"did you mean {' or '.join(shown(option) for option in near)}?"
+    return f"known: {brief(', '.join(options), limit=1000) if options else 'none'}"
