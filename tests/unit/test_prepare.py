@@ -1,18 +1,27 @@
 """From VOC 2012, SBD and COCO as they are downloaded to a folder that can be trained on."""
 
 import json
+import math
+import random
 import re
+import struct
+import time
+import tracemalloc
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
 
 from exfuse.data.classes import VOC_NAMES, voc_palette
 from exfuse.data.datasets import open_dataset
 from exfuse.data.prepare.coco import draw_semantic_mask, prepare_coco
+from exfuse.data.prepare.matlab import read_field
+from exfuse.data.prepare.regions import draw_region
 from exfuse.data.prepare.tree import PreparedTree
 from exfuse.data.prepare.voc import prepare_sbd, prepare_voc, read_sbd_mask
 from exfuse.data.samples import image_size
@@ -76,14 +85,14 @@ def test_sbd_masks_are_read_whatever_type_matlab_wrote(dtype: type, tmp_path: Pa
 
 def test_annotations_that_are_none_are_named(tmp_path: Path) -> None:
     path = tmp_path / "a.mat"
-    with pytest.raises(DataError, match=r"a\.mat: no such annotation"):
+    with pytest.raises(DataError, match=r"a\.mat: not one of SBD's annotations \(No such file"):
         read_sbd_mask(path)
     for content in (b"", b"MATLAB 5.0 MAT-file" + bytes(200), b"\x00" * 500):
         path.write_bytes(content)
         with pytest.raises(DataError, match=r"a\.mat: not one of SBD's annotations"):
             read_sbd_mask(path)
     savemat(path, {"GTinst": {"Segmentation": label_map(0)}})
-    with pytest.raises(DataError, match=r"not one of SBD's annotations \(KeyError"):
+    with pytest.raises(DataError, match=r"not one of SBD's annotations \(no variable GTcls"):
         read_sbd_mask(path)
     savemat(path, {"GTcls": {"Segmentation": np.full((2, 2), 0.5)}})
     with pytest.raises(DataError, match=r"GTcls\.Segmentation is no label map"):
@@ -171,9 +180,209 @@ def test_masks_are_drawn_from_every_form_of_a_segmentation() -> None:
     runs = uncompressed_runs(region)
     packed = coco_mask.encode(np.asfortranarray(region.astype(np.uint8)))
     text = packed | {"counts": packed["counts"].decode()}
-    for shape in (runs, packed, text, [rectangle(0, 0, 7, 9)]):
+    for shape in (runs, text, [rectangle(0, 0, 7, 9)]):
         drawn = draw_semantic_mask([annotation("cat", 0, shape, 63)], {id_of("cat"): 8}, 30, 20)
         np.testing.assert_array_equal(drawn, 8 * region)
+
+
+def test_regions_are_those_of_pycocotools() -> None:
+    rng = np.random.default_rng(0)
+    for trial in range(600):
+        height, width = (int(side) for side in rng.integers(1, 60, 2))
+        points = rng.uniform(-0.3, 1.3, (int(rng.integers(3, 20)), 2)) * (width, height)
+        points = (points, np.round(points), np.round(2 * points) / 2, np.repeat(points, 2, axis=0))[trial % 4]
+        polygons = [points.ravel().tolist(), (points + 3).ravel().tolist()][: 1 + trial % 2]
+        merged = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+        expected = coco_mask.decode(merged).astype(bool)
+        np.testing.assert_array_equal(draw_region(polygons, height, width), expected)
+        packed = {"size": [height, width], "counts": merged["counts"].decode()}
+        np.testing.assert_array_equal(draw_region(packed, height, width), expected)
+        np.testing.assert_array_equal(draw_region(uncompressed_runs(expected), height, width), expected)
+
+
+NUMBERS = [-1, 0, 2**31, 2**63, 10**400, 1e9, -1e9, 1e308, math.nan, math.inf, True, None, "5", [], 60_000, 0.5]
+SHAPES = [
+    "a", [], {}, [[]] * 2 + [5], [[5] * 6, None], [{}], {"size": [40, 30]}, {"size": [40, 30], "counts": []},
+    {"size": [40, 30], "counts": "\xff"}, {"size": [40, 30], "counts": "o" * 99}, {"size": [40, 30], "counts": "\0"},
+    {"size": [40, 30], "counts": [1200, 1]}, {"size": [40, 30], "counts": [-1, 1201]}, {"size": [30, 40]},
+    {"size": [30, 40], "counts": [1200]},
+    {"size": [2**31, 2**31], "counts": [2**62]}, {"size": [60_000, 60_000], "counts": [3_600_000_000]},
+    [[0.0, 0.0, 1e9, 0.0, 0.0, 1e9]], [[0, 0, -(10**9), 5, 7, 7]], [[0, 0, 30_000, 30_000] * 100],
+]  # fmt: skip
+
+
+def mutated(shape: Any, rng: random.Random) -> Any:
+    """Returns a segmentation with one thing in it replaced, dropped or doubled."""
+    shape = json.loads(json.dumps(shape))
+    holder = shape
+    while True:
+        keys = list(holder) if isinstance(holder, dict) else list(range(len(holder)))
+        key = rng.choice(keys)
+        if not isinstance(holder[key], list | dict) or rng.random() < 0.2:
+            break
+        holder = holder[key]
+    if isinstance(holder[key], str):
+        text, at = holder[key], rng.randrange(len(holder[key]))
+        holder[key] = text[:at] + chr(rng.randrange(300)) * rng.randrange(3) + text[at + 1 :]
+    elif rng.random() < 0.2:
+        del holder[key]
+    elif rng.random() < 0.2 and isinstance(holder, list):
+        holder.insert(key, holder[key])
+    else:
+        holder[key] = rng.choice(NUMBERS)
+    return shape
+
+
+def test_no_segmentation_kills_or_hangs() -> None:
+    rng, drawn, messages = random.Random(0), 0, []
+    region = np.zeros((40, 30), dtype=bool)
+    region[5:20, 3:25] = True
+    packed = coco_mask.encode(np.asfortranarray(region.astype(np.uint8)))
+    good = [
+        uncompressed_runs(region),
+        {"size": [40, 30], "counts": packed["counts"].decode()},
+        [rectangle(2, 3, 20, 25)],
+    ]
+    started = time.process_time()
+    for shape in [*SHAPES, *(mutated(good[trial % 3], rng) for trial in range(600))]:
+        try:
+            mask = draw_semantic_mask([annotation("cat", 0, shape, 63)], {id_of("cat"): 8}, 40, 30)
+        except DataError as error:
+            messages.append(str(error))
+        else:
+            drawn += 1
+            assert set(np.unique(mask)) <= {0, 8}
+    assert max(map(len, messages)) < 200
+    assert drawn < 300  # a coordinate may be another, a number of pixels not
+    assert time.process_time() - started < 20
+
+
+def test_many_regions_in_a_large_image_are_refused() -> None:
+    with pytest.raises(DataError, match="5,000 regions in 5000 x 5000 pixels"):
+        draw_semantic_mask([annotation("cat", 0, [rectangle(0, 0, 9, 9)] * 5000, 63)], {id_of("cat"): 8}, 5000, 5000)
+
+
+@pytest.mark.parametrize(
+    ("key", "number", "name", "value"),
+    [
+        *[("images", 1, "id", value) for value in (1, True, "2", None, 1.0, 2**60)],
+        *[("images", 0, side, value) for side in ("height", "width") for value in (0, -5, 60_000, True, 80.0, "80")],
+        *[("images", 2, "file_name", value) for value in (None, 3, ["a"])],
+        *[("annotations", 1, "id", value) for value in (7, True, "8")],
+        *[("annotations", 2, "area", value) for value in (-1, True, math.nan, math.inf, 10**4000, "5")],
+        *[("annotations", 3, "segmentation", value) for value in (None, "abc", 5)],
+        *[("annotations", 0, "category_id", value) for value in ([1], {}, True)],
+        *[("categories", 4, "id", value) for value in (1, None)],
+        *[("categories", 4, "name", value) for value in (["a"], None)],
+    ],
+)
+def test_rows_of_coco_are_checked_one_by_one(
+    key: str, number: int, name: str, value: object, coco: Path, prepared: Path
+) -> None:
+    annotations = coco / "annotations" / "instances_train2017.json"
+    content = json.loads(annotations.read_text())
+    content["annotations"][0]["id"] = 7
+    content[key][number][name] = value
+    annotations.write_text(json.dumps(content))
+    with pytest.raises(DataError) as raised:
+        prepare_coco(coco, prepared, ("train2017",), True)
+    assert f"{annotations}: {key}[{number}]" in str(raised.value)
+    assert repr(name) in str(raised.value)
+    assert len(str(raised.value)) < 200 + len(str(annotations))
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 10**6, '{"images": ' * 10**5, "1" * 5000, "\xff", '"\\ud800"', "[1e999]", ""]
+)
+def test_json_that_is_no_coco_is_one_error(content: str, coco: Path, prepared: Path) -> None:
+    (coco / "annotations" / "instances_train2017.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(DataError, match=r"instances_train2017\.json: not COCO's instances") as raised:
+        prepare_coco(coco, prepared, ("train2017",), True)
+    assert len(str(raised.value)) < 600
+
+
+def test_coco_with_a_byte_order_mark_is_read(coco: Path, prepared: Path) -> None:
+    annotations = coco / "annotations" / "instances_train2017.json"
+    annotations.write_text(annotations.read_text(), encoding="utf-8-sig")
+    assert prepare_coco(coco, prepared, ("train2017",), True)["COCO"] == 2
+
+
+def test_two_images_of_one_name_are_refused(coco: Path, prepared: Path) -> None:
+    annotations = coco / "annotations" / "instances_train2017.json"
+    content = json.loads(annotations.read_text())
+    content["images"][1]["file_name"] = content["images"][0]["file_name"]
+    annotations.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="'coco_000000000001' was taken already"):
+        prepare_coco(coco, prepared, ("train2017",), True)
+
+
+def test_no_annotation_of_sbd_explodes(tmp_path: Path) -> None:
+    """Bytes are changed before they are packed, where they mean something, and after."""
+    rng, path, read, messages = random.Random(0), tmp_path / "a.mat", 0, []
+    expected = label_map(3) % 255
+    write_sbd_mask(path, expected)
+    plain = path.read_bytes()
+    savemat(path, {"before": np.arange(3), "GTcls": {"Segmentation": expected}}, do_compression=True)
+    packed = path.read_bytes()
+    np.testing.assert_array_equal(read_sbd_mask(path), expected)
+    for trial in range(1000):
+        content = bytearray(packed if trial % 4 == 0 else plain)
+        for _ in range(rng.randint(1, 3)):
+            # Mostly among the tags and sizes: they are in front of the mask, and at the end of what is short.
+            at = rng.choice([rng.randrange(len(content)), rng.randrange(120, 1000) % len(content)])
+            content[at] = rng.choice([0, 1, 255, content[at] ^ (1 << rng.randrange(8))])
+        path.write_bytes(content[: rng.randrange(len(content))] if trial % 10 == 0 else content)
+        try:
+            read += read_sbd_mask(path).ndim == 2
+        except DataError as error:
+            messages.append(str(error))
+    assert all(str(path) in message for message in messages)
+    assert read > 100
+    assert len(messages) > 100
+
+
+@pytest.mark.parametrize("kind", ["text without letters", "zeros packed", "large"])
+def test_sizes_that_a_file_claims_are_not_believed(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.mat"
+    write_sbd_mask(path, label_map(3) % 255)
+    header = path.read_bytes()[:128]
+    if kind == "text without letters":
+        text = (
+            struct.pack("<8I", 6, 8, 4, 0, 5, 8, 1, 2**31 - 1) + struct.pack("<II", 1 | 5 << 16, 0) + b"GTcls".ljust(8)
+        )
+        path.write_bytes(header + struct.pack("<II", 14, len(text)) + text)
+    elif kind == "zeros packed":
+        packed = zlib.compress(bytes(40 * 2**20))
+        path.write_bytes(header + struct.pack("<II", 15, len(packed)) + packed)
+    else:
+        with path.open("ab") as file:
+            file.truncate(2**30)
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"a\.mat"):
+        read_sbd_mask(path)
+    assert tracemalloc.get_traced_memory()[1] < 50 * 2**20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("dtype", ["u1", "i2", "u4", "i8", "f4", "f8"])
+def test_matlab_files_are_read_as_scipy_reads_them(dtype: str, packed: bool, tmp_path: Path) -> None:
+    numbers = np.random.default_rng(0).integers(0, 100, (5, 7)).astype(dtype)
+    fields = {"Boundaries": np.zeros((2, 1), dtype=object), "Segmentation": numbers, "CategoriesPresent": np.arange(3)}
+    savemat(tmp_path / "a.mat", {"one": 5, "GTcls": fields, "two": "text"}, do_compression=packed)
+    found = read_field((tmp_path / "a.mat").read_bytes(), "GTcls", "Segmentation")
+    assert found.dtype == loadmat(tmp_path / "a.mat")["GTcls"]["Segmentation"][0, 0].dtype
+    np.testing.assert_array_equal(found, numbers)
+    for wrong in (
+        ("GTcls", "Boundaries"),
+        ("GTcls", "None"),
+        ("GTcls", "Segment"),
+        ("one", "a"),
+        ("two", "a"),
+        ("x", "y"),
+    ):
+        with pytest.raises(ValueError, match=r"no field|no variable|not a"):
+            read_field((tmp_path / "a.mat").read_bytes(), *wrong)
 
 
 def test_two_objects_of_one_class_may_overlap() -> None:

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from exfuse.data.classes import voc_classes
-from exfuse.data.layouts import inside
+from exfuse.data.files import inside, read_text
+from exfuse.data.prepare.regions import draw_region
 from exfuse.data.prepare.tree import PreparedTree, check_counts, into_folder
 from exfuse.data.prepare.voc import Progress
-from exfuse.data.samples import UInt8Array, image_size
-from exfuse.errors import ConfigError, DataError, brief
+from exfuse.data.samples import MAX_PIXELS, MAX_SIDE, UInt8Array, image_size
+from exfuse.errors import ConfigError, DataError, shown, without_path
 from exfuse.outputs.folder import OutputFolder
 
 # COCO's category names for VOC's classes, where they are called otherwise.
@@ -26,15 +27,21 @@ COCO_NAMES = {
 }
 # Images by split (Lin et al., ECCV 2014, and cocodataset.org).
 PUBLISHED_COCO = {"train2014": 82_783, "val2014": 40_504, "train2017": 118_287, "val2017": 5_000}
-# What the rows of an annotation file must hold.
-ROWS: dict[str, dict[str, type | tuple[type, ...]]] = {
-    "images": {"id": int, "file_name": str, "height": int, "width": int},
-    "annotations": {"image_id": int, "category_id": int, "area": (int, float), "segmentation": (list, dict)},
-    "categories": {"id": int, "name": str},
-}
+# What the rows of an annotation file must hold: types, and the range of numbers.
+ID = ((int,), -(2**53), 2**53)
+ROWS: dict[str, dict[str, tuple[tuple[type, ...], float, float]]] = {
+    "images": {
+        "id": ID, "file_name": ((str,), 0, 0), "height": ((int,), 1, MAX_SIDE), "width": ((int,), 1, MAX_SIDE)
+    },
+    "annotations": {
+        "image_id": ID, "category_id": ID, "area": ((int, float), 0, MAX_PIXELS), "segmentation": ((list, dict), 0, 0)
+    },
+    "categories": {"id": ID, "name": ((str,), 0, 0)},
+}  # fmt: skip
+MAX_INSTANCES = 2**30  # bytes of an annotation file; train2017's has less than half as many
 # An image is taken if the areas of its annotations of VOC's classes add up to more than this many pixels.
 MIN_AREA = 1000
-CORNERS = 3  # that a polygon has at least
+MAX_DRAWN = 20_000_000_000  # pixels of an image times its regions: a minute or two of drawing
 
 
 @into_folder
@@ -66,10 +73,10 @@ def prepare_coco(
     tree.drop_lists("mixed")
     trainaug = tree.read_list("trainaug", "exfuse data prepare sbd")
     val = tree.read_list("val", "exfuse data prepare voc")
-    taken: list[str] = []
+    taken: dict[str, None] = {}  # in their order
     for split in splits:
         annotations = coco / "annotations" / f"instances_{split}.json"
-        content = _read_json(annotations)
+        content = _read_instances(annotations)
         labels = _labels_of_categories(content, annotations)
         if split in PUBLISHED_COCO and not partial:
             check_counts({split: len(content["images"])}, {split: PUBLISHED_COCO[split]}, annotations)
@@ -86,6 +93,8 @@ def prepare_coco(
             if not image.is_file():
                 raise DataError(f"{image}: no such image, but {annotations.name} lists it")
             name, (height, width) = f"coco_{image.stem}", (row["height"], row["width"])
+            if name in taken:
+                raise DataError(f"{image}: {shown(name)} was taken already; two images would have one mask")
             if image_size(image) != (height, width):
                 raise DataError(f"{image}: not {width} x {height} pixels, as {annotations.name} says")
             try:
@@ -93,7 +102,7 @@ def prepare_coco(
             except DataError as error:
                 raise DataError(f"{annotations}: image {row['id']}: {error}") from error
             tree.add(name, image, mask, classes)
-            taken.append(name)
+            taken[name] = None
             progress()
     mixed = [*trainaug, *taken]
     tree.check_no_leak(mixed, val)
@@ -120,37 +129,21 @@ def draw_semantic_mask(
         width: Of the image.
 
     Raises:
-        ConfigError: If pycocotools is not installed.
-        DataError: If a segmentation is none.
+        DataError: If a segmentation is none, or does not fit the image.
     """
-    try:
-        from pycocotools import mask as coco_mask
-    except ImportError as error:
-        raise ConfigError("COCO's annotations need pycocotools: pip install 'exfuse[data]'") from error
+    regions = sum(len(annotation["segmentation"]) for annotation in annotations)
+    if regions * height * width > MAX_DRAWN:
+        raise DataError(f"{regions:,} regions in {width} x {height} pixels")
     drawn = np.zeros((height, width), dtype=np.uint8)
-    for annotation in annotations:
+    for number, annotation in enumerate(annotations):
         try:
-            runs = _run_lengths(annotation["segmentation"], height, width)
-            if runs is None:
-                continue
-            region, label = coco_mask.decode(runs).astype(bool), labels[annotation["category_id"]]
-            drawn[region] = np.where((drawn[region] == 0) | (drawn[region] == label), label, 255)
-        except Exception as error:  # pycocotools raises all kinds
-            why = f"{type(error).__name__}: {brief(error)}"
-            raise DataError(f"its segmentations cannot be drawn ({why})") from error
+            region = draw_region(annotation["segmentation"], height, width)
+        except (ValueError, OverflowError) as error:
+            name = annotation.get("id", f"number {number}")
+            raise DataError(f"its segmentations cannot be drawn (annotation {name}: {error})") from error
+        label = labels[annotation["category_id"]]
+        drawn[region] = np.where((drawn[region] == 0) | (drawn[region] == label), label, 255)
     return drawn
-
-
-def _run_lengths(shape: Any, height: int, width: int) -> Any:
-    """Returns one of COCO's forms of a segmentation as pycocotools' own; None if it has no area."""
-    from pycocotools import mask as coco_mask
-
-    if isinstance(shape, list):
-        if not shape or any(len(polygon) % 2 for polygon in shape):
-            raise ValueError("not a list of polygons")
-        polygons = [polygon for polygon in shape if len(polygon) >= 2 * CORNERS]  # others have no area
-        return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width)) if polygons else None
-    return coco_mask.frPyObjects(shape, height, width) if isinstance(shape["counts"], list) else shape
 
 
 def _labels_of_categories(content: dict[str, Any], path: Path) -> dict[int, int]:
@@ -161,19 +154,35 @@ def _labels_of_categories(content: dict[str, Any], path: Path) -> dict[int, int]
     missing = sorted(set(wanted) - set(ids))
     if missing:
         raise DataError(f"{path}: lacks the categories {', '.join(missing)}")
+    if len(ids) < len(content["categories"]):
+        raise DataError(f"{path}: two categories have the same name")
     return {ids[name]: index for name, index in wanted.items()}
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_instances(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        for key, wanted in ROWS.items():
-            if not isinstance(content[key], list):
-                raise DataError(f"{path}: {key!r} is not a list")
-            for number, row in enumerate(content[key]):
-                for name, kinds in wanted.items():
-                    if not isinstance(row.get(name), kinds):
-                        raise DataError(f"{path}: {key}[{number}] has no {name!r}, or one of a wrong type")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: not COCO's instances ({type(error).__name__}: {error})") from error
+        content: dict[str, Any] = json.loads(read_text(path, MAX_INSTANCES))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not COCO's instances ({without_path(error)})") from error
+    for key, wanted in ROWS.items():
+        rows = content.get(key) if isinstance(content, dict) else None
+        if not isinstance(rows, list):
+            raise DataError(f"{path}: not COCO's instances (no list {key!r})")
+        ids: set[int] = set()
+        for number, row in enumerate(rows):
+            _check_row(row, wanted, f"{path}: {key}[{number}]")
+            if "id" in row:  # which annotations need not have
+                _check_row(row, {"id": ID}, f"{path}: {key}[{number}]")
+                if row["id"] in ids:
+                    raise DataError(f"{path}: {key}[{number}] has the 'id' {row['id']} of an earlier one")
+                ids.add(row["id"])
     return content
+
+
+def _check_row(row: Any, wanted: dict[str, tuple[tuple[type, ...], float, float]], place: str) -> None:
+    for name, (kinds, least, most) in wanted.items():
+        value = row.get(name) if isinstance(row, dict) else None
+        if type(value) not in kinds:  # so that True is no number
+            raise DataError(f"{place} has no {name!r}, or one of a wrong type")
+        if isinstance(value, int | float) and not least <= value <= most:
+            raise DataError(f"{place}: {name!r} is not from {least:,} to {most:,}")

@@ -2,22 +2,24 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from exfuse.data.classes import voc_classes
 from exfuse.data.datasets import open_dataset
-from exfuse.data.layouts import inside
+from exfuse.data.files import inside, read_names
+from exfuse.data.prepare.matlab import read_field
 from exfuse.data.prepare.tree import PreparedTree, check_counts, into_folder
 from exfuse.data.samples import Sample, UInt8Array, check_sample, read_image
-from exfuse.errors import ConfigError, DataError
+from exfuse.durable import read_file
+from exfuse.errors import DataError, without_path
 from exfuse.outputs.folder import OutputFolder
 
 # Images with a segmentation, PASCAL VOC 2012 (Everingham et al., IJCV 2015); SBD (Hariharan et al., ICCV 2011); and
 # what is left of both once the val images are taken out.
 PUBLISHED_VOC = {"train": 1464, "val": 1449}
 PUBLISHED_SBD = {"SBD": 11355, "trainaug": 10582}
+MAX_ANNOTATION = 4 * 2**20  # bytes of one of SBD's files
 VOC_FOLDERS = ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation")
 
 Progress = Callable[[], None]
@@ -85,7 +87,7 @@ def prepare_sbd(sbd: Path, output: OutputFolder, partial: bool, progress: Progre
     tree, classes = PreparedTree(output), voc_classes()
     tree.drop_lists("trainaug", "mixed")
     train, val = (tree.read_list(split, "exfuse data prepare voc") for split in PUBLISHED_VOC)
-    names = [name for split in ("train", "val") for name in _read_names(sbd / f"{split}.txt")]
+    names = [name for split in ("train", "val") for _, name in read_names(sbd / f"{split}.txt")]
     added = sorted(set(names) - set(train) - set(val))
     trainaug = [*train, *added]
     counts = {"SBD": len(names), "trainaug": len(trainaug)}
@@ -109,24 +111,9 @@ def read_sbd_mask(path: Path) -> UInt8Array:
         DataError: If the file is missing or no such file.
     """
     try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise ConfigError("SBD's annotations need SciPy: pip install 'exfuse[data]'") from error
-    try:
-        with path.open("rb") as file:
-            content: dict[str, Any] = loadmat(file, mat_dtype=True)
-        mask = np.asarray(content["GTcls"]["Segmentation"][0, 0])
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such annotation") from error
-    except Exception as error:  # SciPy's reader raises whatever its parsing stumbles over
-        raise DataError(f"{path}: not one of SBD's annotations ({type(error).__name__}: {error})") from error
-    if mask.ndim != 2 or mask.size == 0 or not np.isin(mask, np.arange(256)).all():
+        mask = read_field(read_file(path, MAX_ANNOTATION), "GTcls", "Segmentation")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not one of SBD's annotations ({without_path(error)})") from error
+    if mask.size == 0 or not np.isin(mask, np.arange(256)).all():
         raise DataError(f"{path}: GTcls.Segmentation is no label map")
     return mask.astype(np.uint8)
-
-
-def _read_names(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a readable list of images ({error})") from error
