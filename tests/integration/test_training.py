@@ -420,10 +420,17 @@ def test_without_an_average_the_network_trains_on_after_it_was_scored(
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
 
 
-def test_a_run_does_not_go_on_with_other_data(finished: Path, own_pack: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["images", "names of classes"])
+def test_a_run_does_not_go_on_with_other_data(what: str, finished: Path, own_pack: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
-    names = (own_pack / "train.txt").read_text().split()
-    (own_pack / "train.txt").write_text("\n".join(names[:-1]))
+    if what == "images":
+        names = (own_pack / "train.txt").read_text().split()
+        (own_pack / "train.txt").write_text("\n".join(names[:-1]))
+    else:
+        content = json.loads((own_pack / "classes.json").read_text())
+        first, second, *_ = content["classes"]
+        first["name"], second["name"] = second["name"], first["name"]
+        (own_pack / "classes.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match=f"the data is not what {run} was trained on so far"):
         train_quietly(tiny_config(own_pack, run), resume=True)
 

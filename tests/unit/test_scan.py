@@ -1,12 +1,20 @@
+import json
+import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from exfuse.data.datasets import open_dataset
+from exfuse.data import parallel
+from exfuse.data.datasets import SegmentationDataset, open_dataset
+from exfuse.data.doctor import examine, open_leniently
+from exfuse.data.samples import Sample
 from exfuse.data.scan import scan_dataset
 from exfuse.errors import DataError
 
@@ -27,16 +35,16 @@ def fingerprint(root: Path, split: str = "train") -> str:
 
 
 def test_counts_are_those_of_a_plain_loop_over_the_masks(pack: Path):
-    scan = scan_dataset(open_dataset(pack, "train"))
+    found = scan_dataset(open_dataset(pack, "train"))
     names = (pack / "train.txt").read_text().split()
     masks = [np.array(Image.open(pack / "masks" / f"{name}.png")) for name in names]
     for label in range(7):
-        assert scan.pixels[label] == sum((mask == label).sum() for mask in masks)
-        assert scan.images[label] == sum((mask == label).any() for mask in masks)
-        assert scan.pixels_of_images[label] == sum((mask != 255).sum() for mask in masks if (mask == label).any())
-    assert scan.ignored == sum((mask == 255).sum() for mask in masks) > 0
-    assert scan.pixels.dtype == scan.images.dtype == scan.pixels_of_images.dtype == np.int64
-    assert scan.pixels.sum() + scan.ignored == 12 * 144 * 192
+        assert found.pixels[label] == sum((mask == label).sum() for mask in masks)
+        assert found.images[label] == sum((mask == label).any() for mask in masks)
+        assert found.pixels_of_images[label] == sum((mask != 255).sum() for mask in masks if (mask == label).any())
+    assert found.ignored == sum((mask == 255).sum() for mask in masks) > 0
+    assert found.pixels.dtype == found.images.dtype == found.pixels_of_images.dtype == np.int64
+    assert found.pixels.sum() + found.ignored == 12 * 144 * 192
 
 
 def test_a_class_that_is_absent_counts_nothing(copy: Path):
@@ -46,11 +54,11 @@ def test_a_class_that_is_absent_counts_nothing(copy: Path):
         mask[0, : index + 1] = 255
         mask[1, :5] = 3 if index == 2 else 0
         Image.fromarray(mask).save(entry.mask)
-    scan = scan_dataset(dataset)
-    assert scan.pixels.tolist() == [4 * 144 * 192 - 10 - 5, 0, 0, 5, 0, 0, 0]
-    assert scan.images.tolist() == [4, 0, 0, 1, 0, 0, 0]
-    assert scan.pixels_of_images.tolist() == [4 * 144 * 192 - 10, 0, 0, 144 * 192 - 3, 0, 0, 0]
-    assert scan.ignored == 10
+    found = scan_dataset(dataset)
+    assert found.pixels.tolist() == [4 * 144 * 192 - 10 - 5, 0, 0, 5, 0, 0, 0]
+    assert found.images.tolist() == [4, 0, 0, 1, 0, 0, 0]
+    assert found.pixels_of_images.tolist() == [4 * 144 * 192 - 10, 0, 0, 144 * 192 - 3, 0, 0, 0]
+    assert found.ignored == 10
 
 
 def test_labels_are_counted_as_they_are_after_the_label_map(pack: Path):
@@ -125,6 +133,78 @@ def test_masks_of_two_images_exchanged_change_the_fingerprint(copy: Path):
     assert fingerprint(copy) != before
 
 
+LABEL_MAP = np.arange(256, dtype=np.uint8)
+MEANINGS: dict[str, Callable[[SegmentationDataset], SegmentationDataset]] = {
+    "names swapped": lambda data: with_classes(
+        data, names=(data.classes.names[1], data.classes.names[0], *data.classes.names[2:])
+    ),
+    "names cut elsewhere": lambda data: with_classes(data, names=('a", "b', *data.classes.names[1:])),
+    "a colour": lambda data: with_classes(data, palette=((1, 2, 3), *data.classes.palette[1:])),
+    "ignored label": lambda data: with_classes(data, ignore_index=254),
+    "an identical label map": lambda data: replace(data, label_map=LABEL_MAP),
+    "a label map": lambda data: replace(data, label_map=np.where(LABEL_MAP == 9, 255, LABEL_MAP)),
+    "order": lambda data: replace(data, entries=data.entries[::-1]),
+    "number": lambda data: replace(data, entries=data.entries[:-1]),
+    "bytes of a name": lambda data: replace(
+        data, entries=(replace(data.entries[0], name=f"{data.entries[0].name}\udce9"), *data.entries[1:])
+    ),
+}
+
+
+def with_classes(dataset: SegmentationDataset, **changes: Any) -> SegmentationDataset:
+    return replace(dataset, classes=replace(dataset.classes, **changes))
+
+
+def test_each_thing_that_labels_mean_is_in_the_fingerprint(copy: Path):
+    for path in (copy / "masks").iterdir():  # without the ignored label, so that it can be another
+        Image.fromarray(np.zeros((144, 192), dtype=np.uint8)).save(path)
+    dataset = open_dataset(copy, "val")
+    found = {name: scan_dataset(change(dataset)).fingerprint for name, change in MEANINGS.items()}
+    found["nothing"] = scan_dataset(dataset).fingerprint
+    assert len(set(found.values())) == len(found)
+
+
+def test_the_fingerprint_is_as_its_description_says(copy: Path):
+    dataset = open_dataset(copy, "val")
+    classes = dataset.classes
+    meaning = {"names": classes.names, "palette": classes.palette, "ignore_index": 255, "label_map": None}
+    parts = [json.dumps(meaning).encode()]
+    for entry in dataset.entries:
+        parts += [entry.name.encode(), entry.image.read_bytes(), entry.mask.read_bytes()]
+    expected = sha256(b"".join(sha256(part).digest() for part in parts)).hexdigest()
+    assert scan_dataset(dataset).fingerprint == expected
+
+
+def test_names_that_are_not_utf_8_are_scanned_and_examined(copy: Path):
+    name = os.fsdecode(b"caf\xe9 \xff")
+    for folder, suffix in (("images", ".jpg"), ("masks", ".png")):
+        (copy / folder / f"val_0000{suffix}").rename(copy / folder / f"{name}{suffix}")
+    (copy / "val.txt").write_bytes(os.fsencode((copy / "val.txt").read_text().replace("val_0000", name)))
+    (copy / "images" / "val_0001.jpg").write_bytes(b"no image")
+    dataset, missing = open_leniently(copy, "val")
+    assert dataset.entries[0].name == name
+    assert [finding.kind for finding in examine(dataset, missing).findings if finding.severity == "error"] == ["image"]
+    json.dumps(examine(dataset, missing).to_json()).encode()
+    scan_dataset(replace(dataset, entries=dataset.entries[:1]))
+
+
+SAMPLE = Sample(np.zeros((4, 4, 3), dtype=np.uint8), np.zeros((4, 4), dtype=np.uint8))
+
+
+def test_a_file_that_vanishes_while_it_is_scanned_is_named(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    dataset = open_dataset(copy, "val")
+    monkeypatch.setattr(SegmentationDataset, "__getitem__", lambda self, index: SAMPLE)
+    dataset.entries[0].image.unlink()
+    with pytest.raises(DataError, match=r"val_0000\.jpg: cannot be read"):
+        scan_dataset(dataset)
+
+
+def test_splits_longer_than_what_is_queued_are_scanned_in_order(pack: Path, monkeypatch: pytest.MonkeyPatch):
+    before = fingerprint(pack)
+    monkeypatch.setattr(parallel, "AHEAD", 5)
+    assert fingerprint(pack) == before
+
+
 def test_camvid_has_the_pixels_that_its_read_me_says(camvid: Path):
     assert_scan_matches(camvid, CAMVID_VAL_PERCENT, CAMVID_VAL_IMAGES)
 
@@ -134,7 +214,7 @@ def test_ccp_has_the_pixels_that_its_read_me_says(ccp: Path):
 
 
 def assert_scan_matches(root: Path, percent: list[float], images: list[int]) -> None:
-    scan = scan_dataset(open_dataset(root, "val"))
-    counts = np.array([*scan.pixels, scan.ignored])
+    found = scan_dataset(open_dataset(root, "val"))
+    counts = np.array([*found.pixels, found.ignored])
     np.testing.assert_allclose(100 * counts / counts.sum(), percent, atol=5.1e-4)
-    assert scan.images.tolist() == images
+    assert found.images.tolist() == images

@@ -1,6 +1,8 @@
 """One pass over a whole split before it is used: every file read, every label checked and counted."""
 
 import hashlib
+import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +13,8 @@ import numpy.typing as npt
 from exfuse.data.datasets import SegmentationDataset
 from exfuse.data.parallel import map_images
 from exfuse.data.samples import count_labels
+from exfuse.durable import digest_of
+from exfuse.errors import DataError, without_path
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -24,7 +28,10 @@ class DatasetScan:
         pixels_of_images: Labelled pixels of the images in which each class occurs, `(K,)`.
         images: Images in which each class occurs, `(K,)`.
         ignored: Pixels that are no class.
-        fingerprint: SHA-256 over names, file contents and the label map: equal ones mean equal data.
+        fingerprint: Equal ones mean equal data: a SHA-256, in hexadecimal digits, over 32 bytes for what the labels
+            mean and then, for each image in the split's order, 32 bytes each for its name, its file and its mask's.
+            These are SHA-256 themselves: of the JSON of `names`, `palette`, `ignore_index` and `label_map` in this
+            order; of the name's bytes in the file system; and of the files' contents.
     """
 
     pixels: Int64Array
@@ -47,7 +54,7 @@ def scan_dataset(dataset: SegmentationDataset, progress: Callable[[], None] = la
     num_classes = len(dataset.classes)
     pixels, pixels_of_images, images = (np.zeros(num_classes, dtype=np.int64) for _ in range(3))
     ignored = 0
-    digest = hashlib.sha256(b"" if dataset.label_map is None else dataset.label_map.tobytes())
+    digest = hashlib.sha256(_meaning(dataset))
     for counts, image_digest in map_images(partial(_scan_one, dataset), range(len(dataset)), dataset.files_of):
         labelled = counts[:num_classes]
         present = labelled > 0
@@ -60,10 +67,25 @@ def scan_dataset(dataset: SegmentationDataset, progress: Callable[[], None] = la
     return DatasetScan(pixels, pixels_of_images, images, ignored, digest.hexdigest())
 
 
+def _meaning(dataset: SegmentationDataset) -> bytes:
+    """Returns the digest of what the values in the masks mean."""
+    classes, label_map = dataset.classes, dataset.label_map
+    meaning = {
+        "names": classes.names,
+        "palette": classes.palette,
+        "ignore_index": classes.ignore_index,
+        "label_map": None if label_map is None else label_map.tolist(),
+    }
+    return hashlib.sha256(json.dumps(meaning).encode()).digest()
+
+
 def _scan_one(dataset: SegmentationDataset, index: int) -> tuple[Int64Array, bytes]:
     sample = dataset[index]
     entry = dataset.entries[index]
-    digest = hashlib.sha256(entry.name.encode())
+    digests = hashlib.sha256(os.fsencode(entry.name)).digest()
     for path in (entry.image, entry.mask):
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return count_labels(sample.mask), digest.digest()
+        try:
+            digests += bytes.fromhex(digest_of(path).sha256)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({without_path(error)})") from error
+    return count_labels(sample.mask), digests

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,7 @@ class ClassificationTask:
         hashed = hashlib.sha256()
         for split in (self.train, self.val):
             for path, label in split.entries:
-                hashed.update(f"{path.relative_to(split.root)} {label} {path.stat().st_size}\n".encode())
+                hashed.update(os.fsencode(f"{path.relative_to(split.root)} {label} {path.stat().st_size}\n"))
         return hashed.hexdigest()
 
     def samples(self) -> AugmentedDataset[ClassifiedImage]:
