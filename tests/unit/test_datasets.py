@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,8 +8,11 @@ import pytest
 import yaml
 from PIL import Image
 
+from exfuse.data import doctor
 from exfuse.data.classes import voc_palette
 from exfuse.data.datasets import open_dataset, read_dataset_file
+from exfuse.data.doctor import open_leniently
+from exfuse.data.files import MAX_DESCRIPTION
 from exfuse.data.layouts import read_classes
 from exfuse.data.samples import IMAGE_SUFFIXES
 from exfuse.data.synthetic import SCENE_CLASSES
@@ -380,9 +384,175 @@ def test_a_list_of_anything_else_is_a_data_error(tmp_path: Path, content: str):
 
 def test_a_list_in_another_encoding_is_named(tmp_path: Path):
     write_data(tmp_path, "lists")
-    (tmp_path / "train.txt").write_bytes(b"\xff\xfea\x00")
-    with pytest.raises(DataError, match=r"train\.txt: not a readable list of images"):
+    for content in ("a\nb\u00fc\n".encode("latin-1"), "a\n".encode("utf-16") + b"\0"):
+        (tmp_path / "train.txt").write_bytes(content)
+        with pytest.raises(DataError, match=r"train\.txt: (line 2: no image named|not a readable list of images)"):
+            open_dataset(tmp_path, "train")
+
+
+def as_other_set(tmp_path: Path, source: str) -> Path:
+    write_data(tmp_path / "data", "lists")
+    path = tmp_path / source
+    if source == "itself.yaml":
+        write_description(path, root="itself.yaml")
+    elif source == "another.yaml":
+        write_description(tmp_path / "d.yaml")
+        write_description(path, root="d.yaml")
+    elif source == "nowhere.yaml":
+        write_description(path, root="gone")
+    elif source == "zero.yaml":
+        path.write_text('root: "a\\0b"\nlayout: lists\nsplits: {train: train.txt}\nnames: [a, b]\n')
+    elif source == "splits.yaml":
+        write_description(path, splits={"train": "images"})
+    elif source == "own.yaml":
+        write_description(path, root=".", splits={"train": "own.yaml"})
+        (tmp_path / "images").mkdir()
+    elif source == "empty.yaml":
+        write_description(path, splits={"train": ""})
+    elif source == "folder.yaml":
+        path.mkdir()
+    elif source == "photo.jpg":
+        path.write_bytes(b"photo")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("source", "named"),
+    [
+        ("itself.yaml", "itself.yaml is not a folder"),
+        ("another.yaml", "d.yaml is not a folder"),
+        ("nowhere.yaml", "gone is not a folder"),
+        ("zero.yaml", "zero.yaml: "),
+        ("splits.yaml", "data/images: not a readable list of images"),
+        ("own.yaml", "own.yaml: line 1: no image named"),
+        ("empty.yaml", "empty.yaml: splits.train"),
+        ("folder.yaml", "folder.yaml: not a readable YAML file"),
+        ("photo.jpg", "photo.jpg: not a folder"),
+        ("gone", "gone: no such folder"),
+    ],
+)
+def test_what_is_no_data_set_is_named_in_one_line(source: str, named: str, tmp_path: Path):
+    with pytest.raises((DataError, ConfigError)) as raised:
+        open_dataset(as_other_set(tmp_path, source), "train")
+    assert named in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("split", ["", "..", "/", "a\0b", "x" * 100_000, "a/../../b", "train\n"])
+@LAYOUTS
+def test_names_of_splits_are_checked(split: str, layout: str, tmp_path: Path):
+    write_data(tmp_path, layout)
+    with pytest.raises(DataError) as raised:
+        open_dataset(tmp_path, split)
+    assert len(str(raised.value)) < 1500
+
+
+HUGE = "x" * 100_000
+LONG_MESSAGES: dict[str, Callable[[Path], Path]] = {
+    "line": lambda root: put(root, "train.txt", HUGE),
+    "missing name": lambda root: put(root, "train.txt", "/".join(["x" * 200] * 4)),
+    "name that leads out": lambda root: put(root, "train.txt", "../" * 300),
+    "class name": lambda root: put(
+        root,
+        "classes.json",
+        json.dumps(three_classes(classes=[{"id": n, "name": HUGE, "color": [0, 0, 0]} for n in (0, 1)])),
+    ),
+    "id": lambda root: put(
+        root, "classes.json", json.dumps(three_classes(classes=[{"id": HUGE, "name": "a", "color": [0, 0, 0]}]))
+    ),
+    "colour": lambda root: put(
+        root, "classes.json", json.dumps(three_classes(classes=[{"id": 0, "name": "a", "color": [0] * 50_000}]))
+    ),
+    "ignored": lambda root: put(root, "classes.json", json.dumps(three_classes(ignore_index=10**4000))),
+    "JSON": lambda root: put(root, "classes.json", HUGE),
+    "key": lambda root: put(root, "d.yaml", f"root: .\n? {HUGE}\n: 1"),
+    "root": lambda root: put(
+        root, "d.yaml", f"root: {HUGE}\nlayout: lists\nsplits: {{train: train.txt}}\nnames: [a, b]"
+    ),
+    "layout": lambda root: put(root, "d.yaml", f"root: .\nlayout: {HUGE}\nsplits: {{train: train.txt}}\nnames: [a, b]"),
+    "splits": lambda root: put(
+        root,
+        "d.yaml",
+        "root: .\nlayout: lists\nnames: [a, b]\nsplits:\n" + "".join(f"  {n}: x\n" for n in range(2_000)),
+    ),
+    "split": lambda root: put(root, "d.yaml", f"root: .\nlayout: lists\nnames: [a, b]\nsplits: {{train: {HUGE}}}"),
+    "names": lambda root: put(root, "d.yaml", f"root: .\nlayout: lists\nnames: [{HUGE}, {HUGE}]\nsplits: {{train: a}}"),
+    "names a word": lambda root: put(root, "d.yaml", f"root: .\nlayout: lists\nnames: {HUGE}\nsplits: {{train: a}}"),
+    "syntax": lambda root: put(root, "d.yaml", f"[{HUGE}"),
+    "tag": lambda root: put(root, "d.yaml", f"!{HUGE} a"),
+    "twice": lambda root: put(root, "d.yaml", f"{HUGE[:1000]}: a\n{HUGE[:1000]}: b"),
+    "size": lambda root: put(root, "d.yaml", "#" * (MAX_DESCRIPTION + 1)),
+}
+
+
+def put(root: Path, name: str, content: str) -> Path:
+    (root / name).write_text(content)
+    return root / name if name.endswith(".yaml") else root
+
+
+@pytest.mark.parametrize("what", LONG_MESSAGES)
+def test_no_message_repeats_much_of_what_is_wrong(what: str, tmp_path: Path):
+    write_data(tmp_path, "lists")
+    with pytest.raises((DataError, ConfigError)) as raised:
+        open_dataset(LONG_MESSAGES[what](tmp_path), "train")
+    assert len(str(raised.value)) < 600 + 2 * len(str(tmp_path))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_every_text_may_begin_with_a_byte_order_mark(encoding: str, tmp_path: Path):
+    write_data(tmp_path / "data", "lists")
+    (tmp_path / "data" / "train.txt").write_text("c\r\na\r\n", encoding=encoding)
+    (tmp_path / "data" / "classes.json").write_text(json.dumps(three_classes()), encoding=encoding)
+    described = write_description(tmp_path / "d.yaml")
+    described.write_text(described.read_text(), encoding=encoding)
+    for source in (tmp_path / "data", described):
+        assert [entry.name for entry in open_dataset(source, "train").entries] == ["c", "a"]
+    assert open_dataset(tmp_path / "data", "train").classes.names[0] == "name 0"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"names": ["a", "a"]},
+        {"names": ["a", " "]},
+        {"names": ["a", "b" * 201]},
+        {"names": ["a", "\ud800"]},
+        {"names": ["a", 1]},
+        {"ids": [0, True]},
+        {"ids": ["0", "1"]},
+        {"ids": [0.0, 1.0]},
+        {"colors": [[0, 0, 0], [0, 0, 0.5]]},
+        {"colors": [[0, 0, 0], [0, 0, True]]},
+        {"ignore_index": "255"},
+        {"ignore_index": float("nan")},
+    ],
+    ids=lambda change: str(*change.items()).encode("ascii", "replace").decode(),
+)
+def test_classes_are_what_they_are_said_to_be(change: dict, tmp_path: Path):
+    parts = {"ids": [0, 1], "names": ["a", "b"], "colors": [[0, 0, 0], [1, 1, 1]], "ignore_index": 255} | change
+    rows = [
+        {"id": i, "name": n, "color": c} for i, n, c in zip(parts["ids"], parts["names"], parts["colors"], strict=True)
+    ]
+    (tmp_path / "classes.json").write_text(json.dumps({"classes": rows, "ignore_index": parts["ignore_index"]}))
+    with pytest.raises(DataError, match=r"classes\.json"):
+        read_classes(tmp_path / "classes.json")
+
+
+def test_a_name_that_stands_with_its_suffix_gets_a_hint(tmp_path: Path):
+    write_data(tmp_path, "lists")
+    (tmp_path / "train.txt").write_text("a.png\n")
+    with pytest.raises(DataError, match="without their suffix"):
         open_dataset(tmp_path, "train")
+
+
+def test_what_a_list_lacks_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_data(tmp_path, "lists")
+    monkeypatch.setattr(doctor, "MAX_MISSING", 1000)
+    (tmp_path / "train.txt").write_text("a\n" * 1001)
+    assert len(open_leniently(tmp_path, "train")[1]) == 1000
+    (tmp_path / "train.txt").write_text("a\n" * 100_000 + "".join(f"{number}\n" for number in range(100_000)))
+    with pytest.raises(DataError, match="more than 1,000"):
+        open_leniently(tmp_path, "train")
 
 
 @LAYOUTS

@@ -204,5 +204,5 @@ def test_a_set_without_any_mask_is_examined_all_the_same(data: Path) -> None:
     (data / "masks").rename(data / "labels")
     dataset, missing = open_leniently(data, "train")
     result = examine(dataset, missing)
-    assert (result.images, result.errors) == (0, 12)
-    assert "train_0000.png: no such mask" in result.findings[0].message
+    assert (result.images, result.errors) == (0, 1)
+    assert f"{data / 'masks'}: no such folder" in result.findings[0].message

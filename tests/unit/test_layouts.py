@@ -1,5 +1,8 @@
-"""Cityscapes and ADE20K as they are downloaded; the other layouts are tested with the data sets."""
+"""Cityscapes and ADE20K as they are downloaded, and every layout in trees of links."""
 
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +11,10 @@ from PIL import Image
 
 from exfuse.data.classes import CITYSCAPES, CITYSCAPES_IDS
 from exfuse.data.datasets import open_dataset
+from exfuse.data.doctor import open_leniently
+from exfuse.data.image_folder import open_image_folder
+from exfuse.data.prepare.voc import prepare_voc
+from exfuse.data.scan import scan_dataset
 from exfuse.errors import DataError
 
 SIZE = (24, 32)
@@ -83,3 +90,182 @@ def test_ade20k_without_its_table_of_classes_is_refused(content: str | None, ade
         table.write_text(content)
     with pytest.raises(DataError, match=r"objectInfo150\.txt"):
         open_dataset(ade20k, "training")
+
+
+# Layout -> split, where an image and its mask lie, and where the split's list.
+PLACES = {
+    "lists": ("train", "images/{}.png", "masks/{}.png", "train.txt"),
+    "folders": ("train", "images/train/{}.png", "masks/train/{}.png", None),
+    "voc": ("train", "JPEGImages/{}.png", "SegmentationClass/{}.png", "ImageSets/Segmentation/train.txt"),
+    "cityscapes": (
+        "train", "leftImg8bit/train/{}_leftImg8bit.png", "gtFine/train/{}_gtFine_labelIds.png", None,
+    ),
+    "ade20k": ("training", "images/training/{}.png", "annotations/training/{}.png", None),
+}  # fmt: skip
+NAMES = ["city/a", "city/b", "town/deep/c"]
+LAYOUTS = pytest.mark.parametrize("layout", PLACES)
+
+
+def write_plain(root: Path, layout: str) -> Path:
+    rng = np.random.default_rng(0)
+    _, image, mask, listed = PLACES[layout]
+    for name in NAMES:
+        save(rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8), root / image.format(name))
+        save(rng.integers(0, 3, SIZE, dtype=np.uint8), root / mask.format(name))
+    if listed:
+        (root / listed).parent.mkdir(parents=True, exist_ok=True)
+        (root / listed).write_text("\n".join(NAMES))
+    (root / "objectInfo150.txt").write_text("Idx\n" + "".join(f"1\t2\t3\t4\tthing {n}\n" for n in range(150)))
+    return root
+
+
+def link_files(plain: Path, root: Path) -> None:
+    """Links files to others that have neither their names nor their suffixes, as DVC and the hub's cache do."""
+    store = root.with_name("store")
+    store.mkdir()
+    for number, path in enumerate(path for path in plain.rglob("*") if path.is_file()):
+        shutil.copy(path, store / f"{number}")
+        place = root / path.relative_to(plain)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(Path(os.path.relpath(store / f"{number}", place.parent)))
+
+
+def link_outer_folders(plain: Path, root: Path) -> None:
+    root.mkdir()
+    for path in plain.iterdir():
+        (root / path.name).symlink_to(path)
+
+
+def link_inner_folders(plain: Path, root: Path) -> None:
+    """Links each folder that holds no other folder."""
+    for path in plain.rglob("*"):
+        place = root / path.relative_to(plain)
+        if path.is_file() and not place.parent.is_symlink():
+            inner = path.parent != plain and not any(child.is_dir() for child in path.parent.iterdir())
+            (place.parent.parent if inner else place.parent).mkdir(parents=True, exist_ok=True)
+            if inner:
+                place.parent.symlink_to(path.parent)
+            else:
+                place.symlink_to(path)
+
+
+def link_root(plain: Path, root: Path) -> None:
+    root.symlink_to(plain)
+
+
+def add_cycles(plain: Path, root: Path) -> None:
+    shutil.copytree(plain, root)
+    for folder in [path for path in (root, *root.rglob("*")) if path.is_dir()]:
+        (folder / "up").symlink_to(root)
+        (folder / "here").symlink_to(folder)
+
+
+LINKED = (link_files, link_outer_folders, link_inner_folders, link_root, add_cycles)
+
+
+@LAYOUTS
+@pytest.mark.parametrize("link", LINKED, ids=lambda link: link.__name__)
+def test_a_tree_of_links_is_the_data_set_it_leads_to(
+    link: Callable[[Path, Path], None], layout: str, tmp_path: Path
+) -> None:
+    split = PLACES[layout][0]
+    plain = write_plain(tmp_path / "plain", layout)
+    link(plain, tmp_path / "linked")
+    assert len(open_dataset(plain, split)) == len(NAMES)
+    before, after = (scan_dataset(open_dataset(root, split)) for root in (plain, tmp_path / "linked"))
+    assert after.fingerprint == before.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("layout", "part"),
+    # Of lists, a folder that no line names is not looked into.
+    [
+        (layout, part)
+        for layout in PLACES
+        for part in ("image", "mask", "folder")
+        if part != "folder" or not PLACES[layout][3]
+    ],
+)
+def test_broken_links_are_named(part: str, layout: str, tmp_path: Path) -> None:
+    root = write_plain(tmp_path, layout)
+    split, image, mask, _ = PLACES[layout]
+    if part == "folder":
+        broken = (root / image.format("more")).parent / "more"
+    else:
+        broken = root / {"image": image, "mask": mask}[part].format(NAMES[1])
+        broken.unlink()
+    broken.symlink_to("nowhere")
+    with pytest.raises(DataError, match="broken link") as raised:
+        open_dataset(root, split)
+    assert str(broken) in str(raised.value)
+    dataset, findings = open_leniently(root, split)
+    assert [str(broken) in finding.message for finding in findings] == [True]
+    assert len(dataset) == len(NAMES) - (part != "folder")
+
+
+@LAYOUTS
+def test_a_folder_in_place_of_a_file_and_the_reverse_are_named(layout: str, tmp_path: Path) -> None:
+    root = write_plain(tmp_path, layout)
+    split, image, _, listed = PLACES[layout]
+    place = root / (listed or image.format("x"))
+    if listed:
+        place.unlink()
+        place.mkdir()
+    else:
+        place = place.parent
+        shutil.rmtree(place)
+        place.touch()
+    with pytest.raises(DataError):
+        open_dataset(root, split)
+
+
+@LAYOUTS
+def test_masks_that_are_not_where_they_should_be_are_named_once(layout: str, tmp_path: Path) -> None:
+    split, _, mask, _ = PLACES[layout]
+    root = write_plain(tmp_path, layout)
+    path = root / mask.format(NAMES[1])
+    path.rename(path.with_suffix(".PNG"))
+    with pytest.raises(DataError) as raised:
+        open_dataset(root, split)
+    assert f"{path}: no such mask" in str(raised.value)
+    assert path.with_suffix(".PNG").name in str(raised.value)
+    folder = (root / mask.format("x")).parent
+    if layout == "ade20k":
+        shutil.rmtree(folder)
+        folder.mkdir()
+        assert [str(folder) in finding.message for finding in open_leniently(root, split)[1]] == [True] * len(NAMES)
+        return
+    shutil.rmtree(folder)
+    assert [str(folder) in finding.message for finding in open_leniently(root, split)[1]] == [True]
+
+
+@pytest.mark.parametrize("link", LINKED[:4], ids=lambda link: link.__name__)
+def test_classes_of_images_may_be_links(link: Callable[[Path, Path], None], tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    for name in ("ant/1", "ant/deep/2", "cat/1"):
+        save(np.zeros((*SIZE, 3), dtype=np.uint8), plain / "train" / f"{name}.png")
+    link(plain, tmp_path / "linked")
+    before, after = (open_image_folder(root, "train") for root in (plain, tmp_path / "linked"))
+    assert after.class_names == before.class_names == ("ant", "cat")
+    assert [(path.relative_to(tmp_path / "linked"), label) for path, label in after.entries] == [
+        (path.relative_to(plain), label) for path, label in before.entries
+    ]
+    assert len(after) == 3
+    broken = plain / "train" / "dog"
+    broken.symlink_to("nowhere")
+    with pytest.raises(DataError, match="broken link") as raised:
+        open_image_folder(plain, "train")
+    assert str(broken) in str(raised.value)
+
+
+@pytest.mark.parametrize("link", LINKED[:4], ids=lambda link: link.__name__)
+def test_voc_is_prepared_from_links(link: Callable[[Path, Path], None], voc: Path, tmp_path: Path) -> None:
+    link(voc, tmp_path / "linked")
+    for name, source in (("a", voc), ("b", tmp_path / "linked")):
+        prepare_voc(source, tmp_path / name, partial=True)
+    made = [path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*")]
+    assert len(made) == 2 + 5 + 5 + 3
+    for path in made:
+        copy = tmp_path / "b" / path
+        assert not copy.is_symlink()
+        assert copy.is_dir() or copy.read_bytes() == (tmp_path / "a" / path).read_bytes()

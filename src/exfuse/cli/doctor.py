@@ -8,6 +8,7 @@ from rich.table import Table
 
 from exfuse.console import progress_bar, terminal
 from exfuse.data.doctor import examine, find_shared, open_leniently
+from exfuse.errors import ConfigError, brief
 from exfuse.outputs.file import check_file, write_result
 
 SHOWN = 20
@@ -26,9 +27,12 @@ def doctor_command(
     Every file of the splits is read. The exit code is 1 if something would stop training.
     """
     console = terminal()
+    names = [split.strip() for split in splits.split(",")]
+    if len(set(names)) < len(names) or "" in names:
+        raise ConfigError(f"--splits {brief(splits)}: name each split once, with commas between them")
     if output is not None:
         check_file(output, COMMAND)
-    opened = [open_leniently(data, split.strip()) for split in splits.split(",")]
+    opened = [open_leniently(data, name) for name in names]
     with progress_bar(console) as bar:
         shared = find_shared([dataset for dataset, _ in opened])
         task = bar.add_task("examining", total=sum(len(dataset) for dataset, _ in opened))

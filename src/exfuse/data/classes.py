@@ -1,6 +1,9 @@
 """What the label values of a data set mean."""
 
+from collections import Counter
 from dataclasses import dataclass
+
+from exfuse.errors import DataError, shown
 
 Color = tuple[int, int, int]
 
@@ -8,6 +11,7 @@ VOC_NAMES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
     "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
+MAX_CLASS_NAME = 200  # characters; ADE20K's longest has 103
 
 
 @dataclass(frozen=True)
@@ -18,11 +22,33 @@ class Classes:
         names: One name a class, in the order of the label values.
         palette: One RGB colour (0-255) a class.
         ignore_index: The label that is no class: left out of losses and metrics.
+
+    Raises:
+        DataError: If these are not 2 to 255 classes, each with a name of its own and a colour, and a label beyond them.
     """
 
     names: tuple[str, ...]
     palette: tuple[Color, ...]
     ignore_index: int = 255
+
+    def __post_init__(self) -> None:
+        count = len(self.names)
+        if not 2 <= count <= 255:
+            raise DataError(f"{count} classes; there must be 2 to 255")
+        if len(self.palette) != count:
+            raise DataError(f"the palette has {len(self.palette)} colours for {count} names")
+        if not all(len(color) == 3 and min(color) >= 0 and max(color) <= 255 for color in self.palette):
+            raise DataError("a colour of the palette is not three numbers from 0 to 255")
+        if not count <= self.ignore_index <= 255:
+            raise DataError(f"ignore_index {self.ignore_index} is a class, 0 to {count - 1}, or above 255")
+        for name, times in Counter(self.names).items():
+            if times > 1:
+                raise DataError(f"{times} classes have the same name, {shown(name)}")
+            if not name.strip() or len(name) > MAX_CLASS_NAME or any(0xD800 <= ord(char) <= 0xDFFF for char in name):
+                raise DataError(
+                    f"{shown(name)} cannot be the name of a class: it is blank, has more than {MAX_CLASS_NAME} "
+                    "characters or some that are no text"
+                )
 
     def __len__(self) -> int:
         return len(self.names)

@@ -9,7 +9,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from exfuse.data.classes import Classes, voc_palette
+from exfuse.data.files import MAX_NAME, inside, read_text
 from exfuse.data.layouts import (
+    Byte,
     Entry,
     Layout,
     OnMissing,
@@ -20,10 +22,10 @@ from exfuse.data.layouts import (
     stop,
 )
 from exfuse.data.samples import Sample, UInt8Array, check_sample, read_image, read_mask
-from exfuse.errors import ConfigError, DataError, brief, did_you_mean
+from exfuse.errors import ConfigError, DataError, brief, did_you_mean, shown, without_path
 from exfuse.validation import describe, load_yaml
 
-Byte = Annotated[int, Field(ge=0, le=255)]
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 
 
 class DatasetFile(BaseModel):
@@ -45,9 +47,9 @@ class DatasetFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    root: Path
+    root: Name
     layout: Layout
-    splits: dict[str, str]
+    splits: dict[Name, Name]
     names: tuple[str, ...] = Field(min_length=2, max_length=255)
     palette: tuple[tuple[Byte, Byte, Byte], ...] | None = None
     ignore_index: Byte = 255
@@ -114,7 +116,9 @@ def open_dataset(source: Path, split: str, missing: OnMissing = stop) -> Segment
     if source.suffix.lower() in (".yaml", ".yml"):
         return _open_described(source, split, missing)
     if not source.is_dir():
-        raise DataError(f"{source}: no such folder (a data set is a folder or a .yaml file)")
+        what = "not a folder" if source.exists() else "no such folder"
+        raise DataError(f"{source}: {what} (a data set is a folder or a .yaml file)")
+    inside(source, split)  # it becomes part of paths
     layout = recognise_layout(source, split)
     split_place = f"{split}.txt" if layout == "lists" else split
     entries = find_entries(source, layout, split, split_place, missing)
@@ -122,12 +126,12 @@ def open_dataset(source: Path, split: str, missing: OnMissing = stop) -> Segment
 
 
 def _open_described(path: Path, split: str, missing: OnMissing) -> SegmentationDataset:
-    description = read_dataset_file(path)
+    description, classes = read_dataset_file(path)
     if split not in description.splits:
-        raise ConfigError(f"{path}: no split {split!r}; {did_you_mean(split, description.splits)}")
+        raise ConfigError(f"{path}: no split {shown(split)}; {did_you_mean(split, description.splits)}")
     root = path.parent / description.root
-    palette = description.palette or voc_palette(len(description.names))
-    classes = Classes(description.names, palette, description.ignore_index)
+    if not root.is_dir():
+        raise ConfigError(f"{path}: root: {root} is not a folder")
     entries = find_entries(root, description.layout, split, description.splits[split], missing)
     label_map = None
     if description.label_map is not None:
@@ -137,24 +141,21 @@ def _open_described(path: Path, split: str, missing: OnMissing) -> SegmentationD
     return SegmentationDataset(root, split, classes, entries, label_map)
 
 
-def read_dataset_file(path: Path) -> DatasetFile:
-    """Reads a dataset file.
+def read_dataset_file(path: Path) -> tuple[DatasetFile, Classes]:
+    """Reads a dataset file, and returns with it the classes it describes.
 
     Raises:
         ConfigError: If it cannot be read, or a key is unknown, missing or has a wrong value.
     """
     try:
-        content = load_yaml(path.read_text(encoding="utf-8"))
+        content = load_yaml(read_text(path))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: not a readable YAML file ({brief(error)})") from error
+        raise ConfigError(f"{path}: not a readable YAML file ({without_path(error)})") from error
     try:
         description = DatasetFile.model_validate(content)
+        palette = description.palette or voc_palette(len(description.names))
+        return description, Classes(description.names, palette, description.ignore_index)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {describe(error, DatasetFile)}") from error
-    if description.ignore_index < len(description.names):
-        raise ConfigError(f"{path}: ignore_index {description.ignore_index} is a class, too; use label_map")
-    if description.palette is not None and len(description.palette) != len(description.names):
-        raise ConfigError(f"{path}: palette has {len(description.palette)} colours for {len(description.names)} names")
-    if len(set(description.names)) < len(description.names):
-        raise ConfigError(f"{path}: two classes have the same name")
-    return description
+        raise ConfigError(f"{path}: {brief(describe(error, DatasetFile))}") from error
+    except DataError as error:
+        raise ConfigError(f"{path}: {error}") from error

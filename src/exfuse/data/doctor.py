@@ -14,8 +14,9 @@ from exfuse.data.layouts import Entry
 from exfuse.data.parallel import map_images
 from exfuse.data.samples import UInt8Array, count_labels, first_place, image_size, read_image, read_mask
 from exfuse.data.scan import Int64Array
-from exfuse.errors import DataError
+from exfuse.errors import DataError, shown
 
+MAX_MISSING = 100_000  # files of a split that are noted one by one
 RARE = 0.0005  # share of the labelled pixels under which a class is called rare
 
 
@@ -69,10 +70,17 @@ class Examination:
 
 
 def open_leniently(source: Path, split: str) -> tuple[SegmentationDataset, tuple[Finding, ...]]:
-    """Opens a split as `open_dataset` does; what is missing or named twice is left out, and returned as findings."""
+    """Opens a split as `open_dataset` does; what is missing or named twice is left out, and returned as findings.
+
+    Raises:
+        ConfigError: As `open_dataset`.
+        DataError: As `open_dataset`, or if there are more than `MAX_MISSING` findings.
+    """
     missing: list[Finding] = []
 
     def note(error: DataError) -> None:
+        if len(missing) == MAX_MISSING:
+            raise DataError(f"{source}: more than {MAX_MISSING:,} files of {shown(split)} are missing or named twice")
         message = str(error)
         missing.append(Finding("error", "listing", message.partition(": ")[0], message))
 

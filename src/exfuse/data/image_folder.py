@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from exfuse.data.augment import jitter_colors
-from exfuse.data.layouts import inside
-from exfuse.data.samples import IMAGE_SUFFIXES, UInt8Array, image_size, read_image
+from exfuse.data.files import image_files, inside
+from exfuse.data.samples import UInt8Array, image_size, read_image
 from exfuse.errors import DataError
 
 # Ratios of width to height of a training crop (Szegedy et al., "Going deeper with convolutions", 2015, section 6).
@@ -83,12 +83,14 @@ def open_image_folder(root: Path, split: str) -> ImageFolder:
     folder = inside(root, split)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected {split}/CLASS/IMAGE below {root}")
+    if broken := next((path for path in folder.iterdir() if not path.exists()), None):
+        raise DataError(f"{broken}: a broken link")
     names = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
     if len(names) < 2:
         raise DataError(f"{folder}: expected a folder for each of at least two classes, found {len(names)}")
     entries: list[tuple[Path, int]] = []
     for label, name in enumerate(names):
-        images = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        images = image_files(folder / name)
         if not images:
             raise DataError(f"{folder / name}: a class without images")
         entries.extend((path, label) for path in images)

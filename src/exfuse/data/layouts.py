@@ -1,22 +1,39 @@
 """The layouts people keep labelled images in: how each is recognised, where its files are, what its labels mean."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from exfuse.data.classes import CITYSCAPES, CITYSCAPES_IDS, Classes, numbered_classes, voc_classes, voc_palette
+from exfuse.data.classes import CITYSCAPES, CITYSCAPES_IDS, Classes, Color, numbered_classes, voc_classes, voc_palette
+from exfuse.data.files import image_files, inside, read_names, read_text
 from exfuse.data.samples import IMAGE_SUFFIXES, UInt8Array, read_mask
-from exfuse.errors import DataError, did_you_mean, without_path
+from exfuse.errors import DataError, brief, did_you_mean, shown, without_path
+from exfuse.validation import describe
 
+Byte = Annotated[int, Field(ge=0, le=255)]
 Layout = Literal["lists", "folders", "voc", "cityscapes", "ade20k"]
 OnMissing = Callable[[DataError], None]
 
+# Folders of images and of masks; then where the lists of the splits are, or the splits are folders in both.
+FOLDERS_OF_LISTS = {
+    "lists": ("images", "masks", "."),
+    "voc": ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"),
+}
+FOLDERS_OF_SPLITS = {
+    "folders": ("images", "masks"),
+    "cityscapes": ("leftImg8bit", "gtFine"),
+    "ade20k": ("images", "annotations"),
+}
 CITYSCAPES_IMAGE = "_leftImg8bit.png"
+MASK_SUFFIX = ".png"
+MAX_HINTS = 1000  # lists among which one is looked for whose name is like a missing one's
 MISSING_LABELS = 64  # that masks may lack of those up to their largest, where nobody says how many classes there are
 _UPPER_SUFFIXES = tuple(suffix.upper() for suffix in IMAGE_SUFFIXES)
 
@@ -52,11 +69,12 @@ def recognise_layout(root: Path, split: str) -> Layout:
         return "folders"
     if (root / "images").is_dir() and any(root.glob("*.txt")):
         return "lists"
+    name = brief(split, limit=80)
     raise DataError(
-        f"{root}: no data set found for split {split!r}. Expected images/, masks/ and {split}.txt; "
-        f"or images/{split}/ and masks/{split}/; "
-        f"or PASCAL VOC's JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/{split}.txt; "
-        f"or Cityscapes' leftImg8bit/{split}/ and gtFine/{split}/; or ADE20K's images/ and annotations/{split}/; "
+        f"{root}: no data set found for split {shown(split)}. Expected images/, masks/ and {name}.txt; "
+        f"or images/{name}/ and masks/{name}/; "
+        f"or PASCAL VOC's JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/{name}.txt; "
+        f"or Cityscapes' leftImg8bit/{name}/ and gtFine/{name}/; or ADE20K's images/ and annotations/{name}/; "
         "or give a dataset file (.yaml)"
     )
 
@@ -87,99 +105,87 @@ def find_entries(
         missing(error)
         absent.append(error)
 
-    if layout in ("folders", "ade20k"):
-        masks_folder = "masks" if layout == "folders" else "annotations"
-        entries = _entries_of_folders(
-            inside(root, f"images/{split_place}"), inside(root, f"{masks_folder}/{split_place}"), note
-        )
-    elif layout == "cityscapes":
-        entries = _entries_of_cityscapes(
-            inside(root, f"leftImg8bit/{split_place}"), inside(root, f"gtFine/{split_place}"), note
-        )
+    if layout in ("lists", "voc"):
+        images, masks, lists = FOLDERS_OF_LISTS[layout]
+        name = split_place if layout == "lists" else f"{split_place}.txt"
+        found = _images_of_list(root / images, inside(root / lists, name), note)
+        folder = root / masks
     else:
-        images, masks, names = root / "images", root / "masks", inside(root, split_place)
-        if layout == "voc":
-            images, masks = root / "JPEGImages", root / "SegmentationClass"
-            names = inside(root, f"ImageSets/Segmentation/{split_place}.txt")
-        entries = _entries_of_list(images, masks, names, note)
+        images, masks = FOLDERS_OF_SPLITS[layout]
+        found = _images_of_folder(inside(root / images, split_place), layout, note)
+        folder = inside(root / masks, split_place)
+    entries = tuple(_with_masks(found, folder, note))
     if not entries and not absent:
-        raise DataError(f"{root}: split {split!r} has no images")
+        raise DataError(f"{root}: split {shown(split)} has no images")
     return entries
 
 
-def _entries_of_folders(images: Path, masks: Path, missing: OnMissing) -> tuple[Entry, ...]:
+def _images_of_folder(images: Path, layout: Layout, missing: OnMissing) -> Iterator[tuple[str, Path, str]]:
+    """Yields the name, the path and the name of the mask of each image in a folder."""
     if not images.is_dir():
         raise DataError(f"{images}: no such folder")
-    paths = sorted(path for path in images.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    names = [path.relative_to(images).with_suffix("").as_posix() for path in paths]
-    return _with_masks([(name, path, name) for name, path in zip(names, paths, strict=True)], masks, missing)
+    for path in image_files(images):
+        name = path.relative_to(images).as_posix()
+        if not path.exists():
+            missing(DataError(f"{path}: a broken link"))
+        elif layout != "cityscapes":
+            name = name.removesuffix(path.suffix)
+            yield name, path, name
+        elif name.endswith(CITYSCAPES_IMAGE):
+            name = name.removesuffix(CITYSCAPES_IMAGE)
+            yield name, path, f"{name}_gtFine_labelIds"
 
 
-def _entries_of_cityscapes(images: Path, masks: Path, missing: OnMissing) -> tuple[Entry, ...]:
-    if not images.is_dir():
-        raise DataError(f"{images}: no such folder")
-    found = []
-    for image in sorted(images.glob(f"*/*{CITYSCAPES_IMAGE}")):
-        name = f"{image.parent.name}/{image.name.removesuffix(CITYSCAPES_IMAGE)}"
-        found.append((name, image, f"{name}_gtFine_labelIds"))
-    return _with_masks(found, masks, missing)
-
-
-def _entries_of_list(images: Path, masks: Path, list_path: Path, missing: OnMissing) -> tuple[Entry, ...]:
-    try:
-        lines = list_path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        others = [path.stem for path in list_path.parent.glob("*.txt")]
-        hint = "" if list_path.exists() else f"; {did_you_mean(list_path.stem, others)}"
-        raise DataError(f"{list_path}: not a readable list of images ({without_path(error)}){hint}") from error
-    found = []
-    for number, line in enumerate(lines, start=1):
-        name = line.strip()
-        if not name:
-            continue
+def _images_of_list(images: Path, list_path: Path, missing: OnMissing) -> Iterator[tuple[str, Path, str]]:
+    """Yields the same for each image that a list names."""
+    if not list_path.exists():
+        others = [path.stem for path in islice(list_path.parent.glob("*.txt"), MAX_HINTS)]
+        hint = did_you_mean(list_path.stem, others)
+        raise DataError(f"{list_path}: not a readable list of images (No such file or directory); {hint}")
+    for number, name in read_names(list_path):
+        line = f"{list_path}: line {number}"
         try:
-            candidates = [inside(images, name + end) for end in (*IMAGE_SUFFIXES, *_UPPER_SUFFIXES)]
-            image = next((path for path in candidates if path.is_file()), None)
-        except (OSError, ValueError, DataError) as error:
-            raise DataError(f"{list_path}: line {number}: {error}") from error
-        if image is None:
-            missing(DataError(f"{list_path}: line {number}: no image named {name!r} in {images}"))
+            inside(images, name)
+            image = next((path for path in _with_suffixes(images, name) if path.is_file()), None)
+        except (OSError, DataError) as error:
+            raise DataError(f"{line}: {without_path(error)}") from error
+        if image is not None:
+            yield name, image, name
+        elif broken := next((path for path in _with_suffixes(images, name) if path.is_symlink()), None):
+            missing(DataError(f"{line}: {broken} is a broken link"))
         else:
-            found.append((name, image, name))
-    return _with_masks(found, masks, missing)
+            hint = "; names stand there without their suffix" if Path(name).suffix.lower() in IMAGE_SUFFIXES else ""
+            missing(DataError(f"{line}: no image named {shown(name)} in {images}{hint}"))
 
 
-def _with_masks(found: Sequence[tuple[str, Path, str]], masks: Path, missing: OnMissing) -> tuple[Entry, ...]:
+def _with_suffixes(folder: Path, name: str) -> Iterator[Path]:
+    """Yields where an image may lie, in the order in which it is looked for."""
+    for suffix in (*IMAGE_SUFFIXES, *_UPPER_SUFFIXES):
+        yield folder / f"{name}{suffix}"
+
+
+def _with_masks(found: Iterable[tuple[str, Path, str]], masks: Path, missing: OnMissing) -> Iterator[Entry]:
     """Adds the masks to images given by name, path and name of the mask."""
-    entries: list[Entry] = []
     seen: dict[str, Path] = {}
     for name, image, of_mask in found:
+        if not seen and not masks.is_dir():
+            missing(DataError(f"{masks}: no such folder; the masks are looked for there"))
+            return
         if name in seen:
-            missing(DataError(f"{image}: {name!r} is in the split already, as {seen[name]}; each image counts once"))
+            missing(
+                DataError(f"{image}: {shown(name)} is in the split already, as {seen[name]}; each image counts once")
+            )
             continue
         seen[name] = image
-        mask = inside(masks, f"{of_mask}.png")
+        mask = masks / f"{of_mask}{MASK_SUFFIX}"
         if mask.is_file():
-            entries.append(Entry(name, image, mask))
+            yield Entry(name, image, mask)
+        elif mask.is_symlink():
+            missing(DataError(f"{mask}: a broken link"))
         else:
-            missing(DataError(f"{mask}: no such mask"))
-    return tuple(entries)
-
-
-def inside(root: Path, relative: str) -> Path:
-    """Returns the path of a file that a list or a description names.
-
-    Raises:
-        DataError: If it leads out of `root`, or cannot be a path.
-    """
-    path = root / relative
-    try:
-        within = path.resolve().is_relative_to(root.resolve())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{relative!r} cannot be the name of a file in {root} ({error})") from error
-    if not within:
-        raise DataError(f"{relative!r} leads out of the folder {root}")
-    return path
+            other = next((path.name for path in _with_suffixes(masks, of_mask) if path.is_file()), None)
+            hint = f"; there is {other}, but masks are {MASK_SUFFIX} files" if other else ""
+            missing(DataError(f"{mask}: no such mask{hint}"))
 
 
 def find_classes(root: Path, layout: Layout) -> Classes:
@@ -199,14 +205,17 @@ def find_classes(root: Path, layout: Layout) -> Classes:
     if layout == "ade20k":
         return read_ade20k_classes(root / "objectInfo150.txt")
     first_with: dict[int, Path] = {}
-    for path in sorted((root / "masks").rglob("*.png")):
+    masks = root / "masks"
+    for path in image_files(masks) if masks.is_dir() else ():
+        if path.suffix != MASK_SUFFIX:
+            continue
         with suppress(DataError):  # a mask that cannot be read is found, and named, with whatever else is read
             for label in np.unique(read_mask(path)).tolist():
                 first_with.setdefault(label, path)
     labels = set(first_with)
     if labels == {0, 255}:
         raise DataError(
-            f"{root / 'masks'}: the masks hold 0 and 255 only, and 255 is ignored: nothing is left to tell apart. If "
+            f"{masks}: the masks hold 0 and 255 only, and 255 is ignored: nothing is left to tell apart. If "
             "255 is your second class, describe the data in a YAML file with label_map: {255: 1} (docs/data.md)"
         )
     classes = sorted(labels - {255})
@@ -243,13 +252,32 @@ def read_ade20k_classes(path: Path) -> Classes:
         DataError: If it cannot be read or has other than 150 rows.
     """
     try:
-        rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:] if line.strip()]
+        rows = [line.split("\t") for line in read_text(path).splitlines()[1:] if line.strip()]
         names = tuple(row[4].strip() for row in rows)
     except (OSError, UnicodeDecodeError, IndexError) as error:
-        raise DataError(f"{path}: not ADE20K's table of classes ({error})") from error
+        raise DataError(f"{path}: not ADE20K's table of classes ({without_path(error)})") from error
     if len(names) != 150:
         raise DataError(f"{path}: {len(names)} classes instead of 150")
-    return Classes(names, voc_palette(150))
+    return _checked_classes(path, names, voc_palette(150))
+
+
+class ClassRow(BaseModel):
+    """A class in `classes.json`."""
+
+    model_config = ConfigDict(strict=True)
+
+    id: int
+    name: str
+    color: Annotated[list[Byte], Field(min_length=3, max_length=3)]
+
+
+class ClassesFile(BaseModel):
+    """What `classes.json` holds; other keys are passed over."""
+
+    model_config = ConfigDict(strict=True)
+
+    classes: list[ClassRow]
+    ignore_index: Byte = 255
 
 
 def read_classes(path: Path) -> Classes:
@@ -259,19 +287,24 @@ def read_classes(path: Path) -> Classes:
         DataError: If it cannot be read or lacks one of these.
     """
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        rows = sorted(content["classes"], key=lambda row: int(row["id"]))
-        if [int(row["id"]) for row in rows] != list(range(len(rows))) or len(rows) < 2:
-            raise DataError(f"{path}: the ids must be 0, 1, 2 and so on, at least two of them")
-        colors = tuple((int(r), int(g), int(b)) for r, g, b in (row["color"] for row in rows))
-        ignore_index = int(content.get("ignore_index", 255))
-        if not all(0 <= value <= 255 for color in colors for value in color):
-            raise DataError(f"{path}: a colour is not three numbers from 0 to 255")
-        if not len(rows) <= ignore_index <= 255:
-            raise DataError(f"{path}: ignore_index {ignore_index} is a class or over 255")
-        names = tuple(str(row["name"]) for row in rows)
-        if len(set(names)) < len(names):
-            raise DataError(f"{path}: two classes have the same name")
-        return Classes(names, colors, ignore_index)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise DataError(f"{path}: not a readable list of classes ({type(error).__name__}: {error})") from error
+        content = json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not a readable list of classes ({without_path(error)})") from error
+    try:
+        described = ClassesFile.model_validate(content)
+    except ValidationError as error:
+        raise DataError(f"{path}: {brief(describe(error, ClassesFile))}") from error
+    rows = sorted(described.classes, key=lambda row: row.id)
+    if [row.id for row in rows] != list(range(len(rows))):
+        raise DataError(f"{path}: the ids must be 0, 1, 2 and so on")
+    palette = tuple((red, green, blue) for red, green, blue in (row.color for row in rows))
+    return _checked_classes(path, tuple(row.name for row in rows), palette, described.ignore_index)
+
+
+def _checked_classes(
+    path: Path, names: tuple[str, ...], palette: tuple[Color, ...], ignore_index: int = 255
+) -> Classes:
+    try:
+        return Classes(names, palette, ignore_index)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error

@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,9 @@ import numpy as np
 from PIL import Image
 
 from exfuse.data.classes import voc_classes, voc_palette
+from exfuse.data.files import inside, read_names
 from exfuse.data.samples import UInt8Array, read_image
-from exfuse.errors import DataError, brief
+from exfuse.errors import DataError, brief, shown
 from exfuse.inference.predictor import Predictor
 from exfuse.outputs.file import new_file
 
@@ -41,19 +43,16 @@ def voc_test_images(root: Path, split: str) -> tuple[UnlabelledImage, ...]:
     Raises:
         DataError: If the list or an image is missing.
     """
-    path = root / "ImageSets" / "Segmentation" / f"{split}.txt"
-    try:
-        names = path.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a readable list of images ({error})") from error
+    path = inside(root / "ImageSets" / "Segmentation", f"{split}.txt")
+    names = [name for _, name in read_names(path)]
     if not names:
         raise DataError(f"{path}: lists no image")
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{path}: lists {twice!r} more than once")
+    name, times = Counter(names).most_common(1)[0]
+    if times > 1:
+        raise DataError(f"{path}: lists {shown(name)} more than once")
     if elsewhere := [name for name in names if name != Path(name).name]:
-        raise DataError(f"{path}: {elsewhere[0]!r} cannot be the name of an image")
-    images = tuple(UnlabelledImage(name, root / "JPEGImages" / f"{name}.jpg") for name in names)
+        raise DataError(f"{path}: {shown(elsewhere[0])} cannot be the name of an image")
+    images = tuple(UnlabelledImage(name, inside(root / "JPEGImages", f"{name}.jpg")) for name in names)
     for image in images:
         if not image.path.is_file():
             raise DataError(f"{image.path}: no such image, but {path.name} lists it")

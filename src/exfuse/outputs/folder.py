@@ -115,7 +115,7 @@ class OutputFolder:
             target.parent.mkdir(parents=True, exist_ok=True)
             self._note(name, digest_of(source).sha256)
             with suppress(OSError):  # on another file system, or on one without links, it is copied
-                os.link(source, target)
+                os.link(source.resolve(), target)  # else, of a link, the link
                 return
         with self.open(name) as file, open_regular(source) as original:
             shutil.copyfileobj(original, file)

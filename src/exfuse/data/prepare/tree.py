@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import wraps
@@ -12,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from exfuse.data.classes import Classes
+from exfuse.data.files import read_names
 from exfuse.data.samples import UInt8Array
 from exfuse.errors import DataError
 from exfuse.outputs.folder import OutputFolder, claim_folder
@@ -76,7 +78,7 @@ class PreparedTree:
 
     def write_list(self, split: str, names: Iterable[str]) -> None:
         """Writes the list of a split."""
-        self.output.write(f"{split}.txt", "".join(f"{name}\n" for name in names).encode())
+        self.output.write(f"{split}.txt", os.fsencode("".join(f"{name}\n" for name in names)))
 
     def read_list(self, split: str, made_by: str) -> list[str]:
         """Returns the names of a split.
@@ -91,7 +93,7 @@ class PreparedTree:
         path = self.root / f"{split}.txt"
         if not path.is_file():
             raise DataError(f"{path}: not there yet; run {made_by} first")
-        return path.read_text(encoding="utf-8").split()
+        return [name for _, name in read_names(path)]
 
     def check_no_leak(self, train: Iterable[str], val: Iterable[str]) -> None:
         """Checks that no validation image is among those for training, by name or by the bytes of its file.
