@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from exfuse.cli.doctor import doctor_command
 from exfuse.data.datasets import open_dataset
 from exfuse.data.doctor import examine, find_shared, open_leniently
+from exfuse.errors import ConfigError
 
 
 @pytest.fixture
@@ -206,3 +208,10 @@ def test_a_set_without_any_mask_is_examined_all_the_same(data: Path) -> None:
     result = examine(dataset, missing)
     assert (result.images, result.errors) == (0, 1)
     assert f"{data / 'masks'}: no such folder" in result.findings[0].message
+
+
+@pytest.mark.parametrize("splits", ["train,train", "train, ,val", "", "x," * 10_000])
+def test_splits_are_named_once(splits: str, pack: Path) -> None:
+    with pytest.raises(ConfigError, match="--splits") as raised:
+        doctor_command(pack, splits)
+    assert len(str(raised.value)) < 400

@@ -100,6 +100,13 @@ def test_a_submission_that_fails_leaves_nothing(voc: Path, tmp_path: Path) -> No
     assert not list((tmp_path / "out").iterdir())
 
 
+def test_a_list_of_windows_editors_is_read(voc: Path) -> None:
+    path = voc / "ImageSets" / "Segmentation" / "test.txt"
+    names = path.read_text().split()
+    path.write_text("\r\n".join(names), encoding="utf-8-sig")
+    assert [image.name for image in voc_test_images(voc, "test")] == names
+
+
 def test_missing_lists_and_images_are_named(voc: Path) -> None:
     with pytest.raises(DataError, match=r"val\.txt: not a readable list of images"):
         voc_test_images(voc, "val")
