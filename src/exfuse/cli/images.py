@@ -4,6 +4,7 @@ import glob
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from exfuse.data.files import image_files
 from exfuse.data.samples import IMAGE_SUFFIXES
 from exfuse.errors import DataError
 from exfuse.outputs.place import lies_in
@@ -61,8 +62,7 @@ def _expand(text: str, say: Callable[[str], None]) -> list[tuple[str, Path]]:
         if (path / "images").is_dir() and any((path / name).is_dir() for name in MASK_FOLDERS):
             say(f"{path}: a data set; its images in {path / 'images'} are taken")
             root = path / "images"
-        inside = sorted(file for file in root.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-        return [(_without_suffix(file.relative_to(root).as_posix()), file) for file in inside]
+        return [(_without_suffix(file.relative_to(root).as_posix()), file) for file in image_files(root)]
     matches = (Path(match) for match in sorted(glob.glob(text, recursive=True)))
     return [
         (_without_suffix(path.name), path)

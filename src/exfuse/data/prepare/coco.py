@@ -9,10 +9,11 @@ import numpy as np
 
 from exfuse.data.classes import voc_classes
 from exfuse.data.files import inside, read_text
+from exfuse.data.image_files import MAX_PIXELS, MAX_SIDE
 from exfuse.data.prepare.regions import draw_region
 from exfuse.data.prepare.tree import PreparedTree, check_counts, into_folder
 from exfuse.data.prepare.voc import Progress
-from exfuse.data.samples import MAX_PIXELS, MAX_SIDE, UInt8Array, image_size
+from exfuse.data.samples import UInt8Array, image_size
 from exfuse.errors import ConfigError, DataError, shown, without_path
 from exfuse.outputs.folder import OutputFolder
 

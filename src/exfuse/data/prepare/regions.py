@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from exfuse.data.samples import MAX_SIDE
+from exfuse.data.image_files import MAX_SIDE
 
 BoolArray = npt.NDArray[np.bool_]
 
