@@ -16,7 +16,7 @@ from exfuse.data.files import MAX_DESCRIPTION
 from exfuse.data.layouts import read_classes
 from exfuse.data.samples import IMAGE_SUFFIXES
 from exfuse.data.synthetic import SCENE_CLASSES
-from exfuse.errors import ConfigError, DataError
+from exfuse.errors import ConfigError, DataError, shown
 
 LAYOUTS = pytest.mark.parametrize("layout", ["lists", "folders", "voc"])
 SPLITS = {"train": ["c", "a", "b"], "val": ["e", "d"]}
@@ -357,7 +357,7 @@ def test_a_list_cannot_lead_out_of_the_data_set(tmp_path: Path, layout: str, nam
     listed.write_text(f"{named}\n")
     with pytest.raises(DataError, match="leads out of the folder") as raised:
         open_dataset(root, "train")
-    assert named in str(raised.value)
+    assert f"{listed}: line 1: {shown(named)} leads" in str(raised.value)
 
 
 @LAYOUTS

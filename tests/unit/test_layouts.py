@@ -263,7 +263,7 @@ def test_voc_is_prepared_from_links(link: Callable[[Path, Path], None], voc: Pat
     link(voc, tmp_path / "linked")
     for name, source in (("a", voc), ("b", tmp_path / "linked")):
         prepare_voc(source, tmp_path / name, partial=True)
-    made = [path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*")]
+    made = [path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("[!.]*")]
     assert len(made) == 2 + 5 + 5 + 3
     for path in made:
         copy = tmp_path / "b" / path

@@ -469,7 +469,8 @@ def test_s7_names_of_sbd_and_coco_stay_within_their_folders(name: str, sbd: Path
     assert sorted(path for path in prepared.parent.rglob("*") if path.is_file() and "sub" not in path.parts) == [
         path for path in before if path.name not in ("trainaug.txt", "mixed.txt")
     ]
-    (prepared / "trainaug.txt").write_text("2007_01\n")
+    with claim_folder(prepared, "exfuse data prepare") as folder:
+        folder.write("trainaug.txt", b"2007_01\n")
     annotations = coco / "annotations" / "instances_train2017.json"
     content = json.loads(annotations.read_text())
     images = [row | {"file_name": f"../{name}.jpg"} for row in content["images"]]
