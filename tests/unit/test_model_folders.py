@@ -1,5 +1,6 @@
 """Model folders: what is written is recognised, what is changed is refused, and nothing is looked up unasked."""
 
+import json
 import os
 import re
 from collections.abc import Callable
@@ -267,3 +268,15 @@ def test_only_what_can_be_built_again_is_saved(tmp_path: Path) -> None:
         with pytest.raises(ConfigError):
             exfuse.save_pretrained(model, tmp_path / "model", **described())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_was_changed_or_added_to_is_kept_beside_the_new_one(tmp_path: Path) -> None:
+    for theirs in ("notes.txt", CONFIG_FILE):
+        folder = tmp_path / theirs / "model"
+        save_pretrained(folder, torch.nn.Linear(2, 2), {"old": 1}, "card")
+        (folder / theirs).write_text("mine")
+        save_pretrained(folder, torch.nn.Linear(2, 2), {"new": 1}, "card")
+        save_pretrained(folder, torch.nn.Linear(2, 2), {"newer": 1}, "card")
+        assert json.loads((folder / CONFIG_FILE).read_text()) == {"newer": 1}
+        assert (folder.with_name("model_2") / theirs).read_text() == "mine"
+        assert sorted(path.name for path in folder.parent.iterdir()) == ["model", "model_2"]

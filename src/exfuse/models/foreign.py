@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from exfuse.errors import CheckpointError, brief, did_you_mean
 from exfuse.models.backbone_weights import load_backbone_state
 from exfuse.models.backbones import BACKBONES
 from exfuse.models.unpickle import REFUSED
+from exfuse.outputs.file import new_file
 
 TIME_LIMIT = 120  # seconds
 # What training scripts put before a backbone's own names.
@@ -47,6 +48,7 @@ def import_weights(source: Path, backbone: str, output: Path) -> ImportReport:
     Raises:
         CheckpointError: If the file holds anything else, is damaged, takes too much, or lacks a weight of the
             backbone or has several, such as those of a teacher and a student.
+        OutputError: If it cannot be written.
     """
     if backbone not in BACKBONES:
         raise CheckpointError(f"there is no backbone {backbone!r}; {did_you_mean(backbone, BACKBONES)}")
@@ -60,11 +62,8 @@ def import_weights(source: Path, backbone: str, output: Path) -> ImportReport:
         state[own_name] = value
     taken = {name: value for name, value in state.items() if name in own}
     load_backbone_state(network, taken, source=str(source))
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        save_file(network.state_dict(), output)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{output}: could not be written ({brief(error)})") from error
+    with new_file(output) as placed:
+        placed.file.write(save(network.state_dict()))
     return ImportReport(tuple(taken), tuple(name for name in state if name not in own))
 
 

@@ -28,10 +28,14 @@ from exfuse.models.folder import (
 )
 from exfuse.models.info import ModelInfo
 from exfuse.models.semantic_supervision import is_own
+from exfuse.outputs.folder import is_replaceable
+from exfuse.outputs.place import free_name
 
 
 def save_pretrained(folder: Path, model: nn.Module, config: dict[str, Any], card: str) -> None:
     """Writes a model folder, replacing one that is there only once the new one is complete.
+
+    A folder that was changed or added to since we wrote it is not replaced but keeps its content under another name.
 
     Args:
         folder: Where to.
@@ -45,6 +49,8 @@ def save_pretrained(folder: Path, model: nn.Module, config: dict[str, Any], card
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     check_finite(weights, folder)
     try:
+        if not is_replaceable(folder, WEIGHTS_FILE, unlisted=(CARD_FILE,)):
+            folder.rename(free_name(folder))
         with staged_folder(folder) as staged:
             write_file(staged / CARD_FILE, card.encode())
             contents = {

@@ -249,12 +249,13 @@ def check_folder(folder: Path, command: str) -> bool:
     return True
 
 
-def is_replaceable(folder: Path, marker: str) -> bool:
+def is_replaceable(folder: Path, marker: str, unlisted: tuple[str, ...] = ()) -> bool:
     """Returns whether a folder may be replaced whole: it is empty, or holds just what its manifest lists, unchanged.
 
     Args:
         folder: A folder, or nothing.
         marker: A file that is in such a folder, by which it is told from others that have a manifest.
+        unlisted: Files of ours that the manifest leaves out.
     """
     if not os.path.lexists(folder):
         return True
@@ -262,6 +263,6 @@ def is_replaceable(folder: Path, marker: str) -> bool:
         return False
     found = {path.name for path in folder.iterdir()}
     try:
-        return not found or (marker in found and found == {*verify_folder(folder), MANIFEST})
+        return not found or (marker in found and found == {*verify_folder(folder), MANIFEST, *unlisted})
     except CheckpointError:
         return False
