@@ -171,7 +171,7 @@ class Fusion(nn.Module):
 class FullSizeHead(nn.Module):
     """From stride 4 to scores of full size by two transposed convolutions, densely adjacent prediction last.
 
-    A boundary refinement follows each of them where the map is K channels wide and its scores are not averaged
+    A boundary refinement follows each of them where the map is K channels wide and neither averaged nor convolved
     afterwards, as in the baseline. One of K * k * k channels at full size would cost several times the backbone (21
     classes, window 3: 169 G multiply-adds at 512 x 512), and the paper's figure is not known to have it.
     """
@@ -181,15 +181,18 @@ class FullSizeHead(nn.Module):
         self.upsample2: nn.Module = BilinearDeconvolution(width, width)
         self.refine2 = BoundaryRefinement(width) if width == num_classes else nn.Identity()
         self.upsample1: nn.Module = BilinearDeconvolution(width, num_classes * dap_window**2)
-        self.refine1 = BoundaryRefinement(num_classes) if dap_window == 1 else nn.Identity()
+        is_last = dap_window == 1 and not plain_prediction
+        self.refine1 = BoundaryRefinement(num_classes) if is_last else nn.Identity()
         self.dap = _prediction(num_classes, dap_window, plain_prediction)
 
     def forward(self, y: Tensor) -> Tensor:
         """Maps the decoder's features `(N, D, H / 4, W / 4)` to scores `(N, K, H, W)`, float32."""
         y = self.refine2(self.upsample2(y))
-        if isinstance(self.refine1, BoundaryRefinement):
-            return in_float32(self.refine1, in_float32(self.upsample1, y))
-        return self.dap(self.upsample1(y))  # type: ignore[no-any-return]
+        if isinstance(self.refine1, BoundaryRefinement):  # which makes scores, so from here on all is in float32
+            y = in_float32(self.refine1, in_float32(self.upsample1, y))
+        else:
+            y = self.upsample1(y)
+        return self.dap(y)  # type: ignore[no-any-return]
 
 
 class QuarterSizeHead(nn.Module):
@@ -219,6 +222,6 @@ def _decoder_channels(decoder_width: DecoderWidth, num_classes: int, dap_window:
         return num_classes * dap_window**2
     if decoder_width == "narrow":
         return num_classes
-    if not isinstance(decoder_width, int) or decoder_width < 1:
+    if isinstance(decoder_width, str) or decoder_width < 1:
         raise ValueError(f'decoder_width must be "wide", "narrow" or a number of at least 1, got {decoder_width!r}')
     return decoder_width

@@ -42,7 +42,7 @@ def _fold_head(head: nn.Module, like: Tensor) -> None:
     if isinstance(head, QuarterSizeHead) and 0 < _beyond(head.dap) <= LARGEST_REACH:
         tail = nn.Sequential(head.classify, head.dap)
         head.classify, head.dap = FoldedTail(tail, head.in_channels, 1, _beyond(head.dap), like), nn.Identity()
-    if isinstance(head, FullSizeHead) and _beyond(head.dap) > 0:
+    if isinstance(head, FullSizeHead) and isinstance(head.refine1, nn.Identity) and _beyond(head.dap) > 0:
         twice, once, reach = head.upsample2, head.upsample1, _reach(_beyond(head.dap))
         if isinstance(twice, BilinearDeconvolution) and isinstance(head.refine2, nn.Identity):
             tail, reach = nn.Sequential(twice, once, head.dap), _reach(reach)

@@ -1,0 +1,263 @@
+"""Every combination of the network's options: trained a step, saved, loaded, folded and exported, or refused."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import torch.distributed as dist
+from test_folding import unsettle
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from exfuse.inference.conversion import WRITE, export_program
+from exfuse.inference.engines.onnxruntime_engine import OnnxRuntimeEngine
+from exfuse.inference.engines.openvino_engine import OpenVINOEngine, read_openvino
+from exfuse.inference.engines.torch_engine import TorchEngine
+from exfuse.models.builders import Parts
+from exfuse.models.exfuse import ExFuse
+from exfuse.models.folding import fold
+from exfuse.models.info import ModelInfo
+from exfuse.models.pretrained import load_pretrained, save_pretrained
+
+CLASSES = 2
+SIZES = [(64, 96), (33, 47), (65, 31)]  # of which two are padded
+FAMILIES = ["exfuse", "gcn"]
+
+# What stands behind the last fusion. "narrow" is K channels and "wide" K k k, at which layers come or go: both are here
+# with their neighbours.
+DECODERS = ["full", "stride4"]
+WIDTHS = ["narrow", "wide", "K - 1", "K + 1", "K k k - 1", "K k k + 1"]
+WINDOWS = [1, 3, 5]
+PLAIN = [False, True]
+HEADS = list(itertools.product(DECODERS, WIDTHS, WINDOWS, PLAIN))
+
+# What stands before it.
+EMBEDDINGS: list[dict[str, Any]] = [
+    {"semantic_embedding": False},
+    {"semantic_embedding": True},
+    {"semantic_embedding": True, "semantic_embedding_norm": False},
+    {"semantic_embedding": True, "semantic_embedding_width": 6},
+    {"semantic_embedding": True, "semantic_embedding_width": 6, "semantic_embedding_norm": False},
+]
+UPSAMPLINGS: list[dict[str, Any]] = [
+    {"channel_resolution_embedding": embedding, "auxiliary_prediction": auxiliary}
+    for embedding in (False, True)
+    for auxiliary in (False, True)
+]
+SUPERVISED = [False, True]
+BODIES = list(itertools.product(EMBEDDINGS, UPSAMPLINGS, SUPERVISED))
+
+
+class Combination(NamedTuple):
+    """One network of the grid."""
+
+    family: str
+    num_classes: int
+    parts: Parts
+    size: tuple[int, int]
+
+    @property
+    def info(self) -> ModelInfo:
+        """What it is built from."""
+        return ModelInfo(
+            name=f"{self.family}_tiny",
+            parts=self.parts,
+            class_names=tuple(str(number) for number in range(self.num_classes)),
+            palette=tuple((number, 0, 0) for number in range(self.num_classes)),
+            ignore_index=255,
+            image_mean=(0.5, 0.5, 0.5),
+            image_std=(0.25, 0.25, 0.25),
+        )
+
+
+def combination(
+    head: tuple[Any, ...], body: tuple[Any, ...], family: str, size: tuple[int, int], num_classes: int = CLASSES
+) -> Combination:
+    decoder, width, window, plain = head
+    embedding, upsampling, supervised = body
+    numbers = {
+        f"{base} {sign} 1": value + step
+        for base, value in (("K", num_classes), ("K k k", num_classes * window**2))
+        for sign, step in (("-", -1), ("+", 1))
+    }
+    parts = Parts(
+        gcn_kernel=3, decoder=decoder, decoder_width=numbers.get(width, width), dap_window=window,
+        plain_prediction=plain, supervised_features=supervised, **embedding, **upsampling,
+    )  # fmt: skip
+    return Combination(family, num_classes, parts, size)
+
+
+def chosen(widths: Sequence[str | int] = WIDTHS, num_classes: int = CLASSES) -> list[Combination]:
+    """Every head once, the other options in turn so that each value of theirs meets each value of the head's."""
+    cases = []
+    places = itertools.product(range(2), range(6), range(3), range(2))
+    for d, w, k, p in places:
+        head = (DECODERS[d], widths[w], WINDOWS[k], PLAIN[p])
+        body = (
+            EMBEDDINGS[(w + k + 2 * p + 3 * d) % 5],
+            UPSAMPLINGS[(w + k + p + 2 * d) % 4],
+            SUPERVISED[(w + k + d) % 2],
+        )
+        family, size = FAMILIES[(w // 2 + k + p + d) % 2], SIZES[(w + 2 * p + d) % 3]
+        cases.append(combination(head, body, family, size, num_classes))
+    return cases
+
+
+def of_eleven_classes() -> list[Combination]:
+    """Widths that are the numbers of 11 classes, and their neighbours: 11 and, with a window of 3, 99."""
+    return [case for case in chosen((10, 11, 12, 98, 99, 100), 11) if case.parts["dap_window"] < 5]
+
+
+@pytest.fixture(scope="module")
+def group() -> Iterator[None]:
+    """A process group of this process alone, in which DistributedDataParallel asks the same of a step as in others."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def sum_of_scores(output: Any) -> Tensor:
+    scores = [output.logits, *output.auxiliary_logits]
+    return sum((score * torch.randn_like(score)).sum() for score in scores)
+
+
+def take_steps(model: ExFuse, images: Tensor) -> None:
+    """Computes gradients twice: the second forward pass raises if a parameter took no part in the first."""
+    network = DistributedDataParallel(model.train())
+    for _ in range(2):
+        model.zero_grad()
+        sum_of_scores(network(images)).backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert without == []
+    nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+    torch.optim.SGD(model.parameters(), 0.1).step()
+
+
+def check(case: Combination, folder: Path) -> None:
+    torch.manual_seed(0)
+    info = case.info
+    model = info.build()
+    unsettle(model)
+    images = torch.randn(2, 3, *case.size)
+    take_steps(model, images)
+    save_pretrained(folder, model, info.to_json(), "")
+    loaded, found = load_pretrained(folder)
+    assert found == info
+    with torch.no_grad():
+        expected = model.eval()(images).logits
+        assert torch.equal(loaded(images).logits, expected)
+        folded = fold(loaded)(images).logits
+    assert expected.shape == (2, case.num_classes, *case.size)
+    scale = float(expected.abs().max())
+    assert float((folded - expected).abs().max()) <= 1e-5 * scale
+    best = expected.topk(2, dim=1).values
+    clear = (best[:, 0] - best[:, 1]) > 2e-5 * scale
+    assert torch.equal(folded.argmax(1)[clear], expected.argmax(1)[clear])
+
+
+def folds_slowly(case: Combination) -> bool:
+    """Returns whether folding takes seconds: a window of 5 behind a map that is as wide."""
+    width = case.parts["decoder_width"]
+    return case.parts["dap_window"] == 5 and width != "narrow" and (width == "wide" or width > case.num_classes + 1)
+
+
+def named(case: Combination) -> str:
+    return f"{case.info.name} K={case.num_classes} {case.size} {case.parts}"
+
+
+def failures(cases: list[Combination], folder: Path) -> list[str]:
+    found = []
+    for number, case in enumerate(cases):
+        try:
+            check(case, folder / str(number))
+        except Exception as error:  # all of them are wanted
+            found.append(f"{named(case)}: {type(error).__name__}: {str(error)[:200]}")
+    return found
+
+
+def test_the_chosen_combinations_have_every_pair_of_options() -> None:
+    def values(case: Combination) -> list[str]:
+        embedding = (
+            case.parts["semantic_embedding"],
+            *(case.parts.get(f"semantic_embedding_{k}") for k in ("norm", "width")),
+        )
+        upsampling = (case.parts["channel_resolution_embedding"], case.parts["auxiliary_prediction"])
+        return [str(embedding), str(upsampling), *map(str, (case.parts["supervised_features"], case.size, case.family))]
+
+    cases = chosen()
+    heads = [[str(value) for value in head] for head in HEADS]
+    for first, second in itertools.product(range(4), range(5)):
+        pairs = {(head[first], values(case)[second]) for head, case in zip(heads, cases, strict=True)}
+        one, other = ({pair[side] for pair in pairs} for side in (0, 1))
+        assert pairs == set(itertools.product(one, other)), (first, second)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("plain", PLAIN)
+def test_every_head_trains_is_kept_and_folds(decoder: str, plain: bool, group: None, tmp_path: Path) -> None:
+    of_this = [case for case in chosen() if (case.parts["decoder"], case.parts["plain_prediction"]) == (decoder, plain)]
+    cases = [case for case in of_this if not folds_slowly(case)]
+    assert (len(of_this), len(cases)) == (18, 15)
+    assert failures(cases, tmp_path) == []
+
+
+@pytest.mark.nightly
+def test_heads_that_fold_slowly_train_are_kept_and_fold(group: None, tmp_path: Path) -> None:
+    cases = [case for case in chosen() if folds_slowly(case)]
+    assert len(cases) == 12
+    assert failures(cases, tmp_path) == []
+
+
+# Of heads that fold slowly there is one network each above: what stands before the last fusion does not reach the fold.
+@pytest.mark.nightly
+@pytest.mark.parametrize("supervised", SUPERVISED)
+@pytest.mark.parametrize("embedding", EMBEDDINGS, ids=str)
+def test_every_combination_trains_is_kept_and_folds(
+    embedding: dict[str, Any], supervised: bool, group: None, tmp_path: Path
+) -> None:
+    bodies = [(embedding, upsampling, supervised) for upsampling in UPSAMPLINGS]
+    every = [
+        combination(head, body, FAMILIES[number % 2], SIZES[number % 3])
+        for number, (head, body) in enumerate(itertools.product(HEADS, bodies))
+    ]
+    cases = [case for case in every if not folds_slowly(case)]
+    assert (len(every), len(cases)) == (288, 240)
+    assert failures(cases, tmp_path) == []
+
+
+@pytest.mark.nightly
+def test_widths_that_meet_the_numbers_of_eleven_classes(group: None, tmp_path: Path) -> None:
+    assert failures(of_eleven_classes(), tmp_path) == []
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("case", [*chosen(), *of_eleven_classes()], ids=named)
+def test_every_head_is_exported(case: Combination) -> None:
+    torch.manual_seed(0)
+    model = unsettle(case.info.build()).eval()
+    program = export_program(model, case.info).module()
+    pixels = torch.randint(0, 256, (1, *case.size, 3), dtype=torch.uint8)
+    labels, logits = program(pixels)
+    expected = torch.from_numpy(TorchEngine(model, case.info).scores(pixels.numpy()))
+    assert float((logits - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
+    assert float((labels == expected.argmax(1)).float().mean()) >= 0.999
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+@pytest.mark.parametrize("case", chosen()[::9], ids=named)
+def test_a_sample_is_written_for_other_engines(case: Combination, suffix: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = unsettle(case.info.build()).eval()
+    path = tmp_path / f"model{suffix}"
+    WRITE[suffix](export_program(model, case.info), case.info, path)
+    engine = (
+        OnnxRuntimeEngine(path) if suffix == ".onnx" else OpenVINOEngine(read_openvino(path)[0], "fp32", None, path)
+    )
+    pixels = torch.randint(0, 256, (1, *case.size, 3), dtype=torch.uint8).numpy()
+    expected = torch.from_numpy(TorchEngine(model, case.info).scores(pixels))
+    found = torch.from_numpy(engine.scores(pixels))
+    assert float((found - expected).abs().max()) <= 1e-4 * float(expected.abs().max())
