@@ -1,5 +1,7 @@
 """Label maps as pictures."""
 
+import math
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +12,26 @@ from exfuse.data.samples import UInt8Array
 
 LEGEND_ROW = 20  # pixels
 LEGEND_GAP = 14
+NAME_LENGTH = 40  # characters of a name that are drawn
+JOINERS = "\u200c\u200d"  # of Persian, of emoji: the only format characters that a name needs
+
+
+def one_line(text: str) -> str:
+    """Returns a text from outside as one line in which nothing controls a terminal, a page or the order of letters.
+
+    White space of any kind becomes one space; control and format characters, halves of pairs and places without a
+    character become U+FFFD.
+    """
+    joined = " ".join(text.split())
+    return "".join(
+        "\ufffd" if unicodedata.category(letter)[0] == "C" and letter not in JOINERS else letter for letter in joined
+    )
+
+
+def drawn_name(name: str) -> str:
+    """Returns a name as it is written into a picture: one line, its end left out where it is long."""
+    line = one_line(name)
+    return line if len(line) <= NAME_LENGTH else line[: NAME_LENGTH - 1] + "…"
 
 
 def colorize(labels: UInt8Array, palette: Sequence[Color]) -> UInt8Array:
@@ -22,30 +44,42 @@ def colorize(labels: UInt8Array, palette: Sequence[Color]) -> UInt8Array:
 def blend(image: UInt8Array, labels: UInt8Array, palette: Sequence[Color], opacity: float) -> Image.Image:
     """Lays the labels' colours over an image.
 
+    Black is not laid over: it is the colour of backgrounds, and of labels beyond the palette, and would only darken the
+    photograph.
+
     Args:
         image: RGB uint8 `(H, W, 3)`.
         labels: uint8 `(H, W)`.
         palette: One RGB colour a class.
         opacity: Of the colours, 0 to 1.
     """
-    return Image.blend(Image.fromarray(image), Image.fromarray(colorize(labels, palette)), opacity)
+    colors = colorize(labels, palette)
+    painted = np.where(colors.any(axis=-1, keepdims=True), colors, image)
+    return Image.blend(Image.fromarray(image), Image.fromarray(painted), opacity)
 
 
 def with_legend(picture: Image.Image, entries: Sequence[tuple[str, Color]]) -> Image.Image:
-    """Returns the picture with named colour patches in rows below it, as many rows as their width needs."""
+    """Returns the picture with named colour patches in rows below it.
+
+    The canvas is as wide as the picture or, if that is more, as the widest entry. The patch of black is empty, since
+    `blend` does not lay black over the picture.
+    """
     font = ImageFont.load_default(size=13)
-    places, x, y = [], LEGEND_GAP // 2, 0
-    for name, _ in entries:
-        width = LEGEND_ROW + int(font.getlength(name)) + LEGEND_GAP
-        if x + width > picture.width and x > LEGEND_GAP:
-            x, y = LEGEND_GAP // 2, y + LEGEND_ROW
+    names = [drawn_name(name) for name, _ in entries]
+    widths = [LEGEND_ROW + math.ceil(font.getlength(name)) + LEGEND_GAP for name in names]
+    start = LEGEND_GAP // 2
+    width = max(picture.width, start + max(widths, default=0))
+    places, x, y = [], start, 0
+    for needed in widths:
+        if x + needed > width:
+            x, y = start, y + LEGEND_ROW
         places.append((x, y))
-        x += width
-    canvas = Image.new("RGB", (picture.width, picture.height + y + LEGEND_ROW + 4), "white")
+        x += needed
+    canvas = Image.new("RGB", (width, picture.height + y + LEGEND_ROW + 4), "white")
     canvas.paste(picture, (0, 0))
     draw = ImageDraw.Draw(canvas)
-    for (name, color), (x, y) in zip(entries, places, strict=True):
+    for name, (_, color), (x, y) in zip(names, entries, places, strict=True):
         top = picture.height + y + 4
-        draw.rectangle((x, top, x + 13, top + 13), fill=color, outline="black")
+        draw.rectangle((x, top, x + 13, top + 13), fill=color if any(color) else "white", outline="black")
         draw.text((x + 18, top - 2), name, fill="black", font=font)
     return canvas
