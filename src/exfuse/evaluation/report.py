@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,15 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from PIL import Image
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from exfuse.data.datasets import SegmentationDataset
 from exfuse.evaluation.bootstrap import LEVEL
 from exfuse.evaluation.evaluate import EvaluationReport
-from exfuse.inference.drawing import colorize
+from exfuse.inference.drawing import colorize, drawn_name, one_line
 from exfuse.inference.predictor import Predictor
 from exfuse.models.info import ModelInfo
 
@@ -29,12 +31,12 @@ def scores_table(report: EvaluationReport) -> Table:
     protocol = report.protocol
     scales = ", ".join(f"{scale:g}" for scale in protocol["scales"])
     flip = " with flip" if protocol["flip"] else ""
+    captions = [f"mean IoU: {protocol['mean_iou']}"]
+    if report.absent:
+        captions.append(f"absent, not in the means: {', '.join(report.absent)}")
     table = Table(
-        title=f"{protocol['split']}: {protocol['images']} images, scales {scales}{flip}",
-        caption="\n".join(
-            [f"mean IoU: {protocol['mean_iou']}"]
-            + [f"absent, not in the means: {', '.join(report.absent)}"] * bool(report.absent)
-        ),
+        title=_literal(f"{protocol['split']}: {protocol['images']} images, scales {scales}{flip}", "table.title"),
+        caption=Text("\n").join(_literal(line, "table.caption") for line in captions),
         show_footer=True,
     )
     matrix = report.matrix
@@ -42,7 +44,7 @@ def scores_table(report: EvaluationReport) -> Table:
     table.add_column("IoU", justify="right", footer=_percent(matrix.mean_iou()))
     table.add_column("accuracy", justify="right", footer=_percent(matrix.mean_accuracy()))
     for name, iou, accuracy in zip(report.class_names, matrix.iou(), matrix.accuracy(), strict=True):
-        table.add_row(escape(name), _percent(iou), _percent(accuracy))
+        table.add_row(_literal(name), _percent(iou), _percent(accuracy))
     table.add_section()
     if report.interval is not None:
         low, high = _percent(report.interval.low), _percent(report.interval.high)
@@ -78,10 +80,10 @@ def model_card(info: ModelInfo, report: EvaluationReport, chosen: bool) -> str:
     choice = "The best of a run on this split, so it leans to the high side." if chosen else "The last of a run."
     switches = ", ".join(f"{name}={value}" for name, value in info.parts.items()) or "as named"
     rows = [
-        f"| {name} | {_percent(iou)} | {_percent(accuracy)} |"
+        f"| {escape_markdown(name)} | {_percent(iou)} | {_percent(accuracy)} |"
         for name, iou, accuracy in zip(report.class_names, matrix.iou(), matrix.accuracy(), strict=True)
     ]
-    measured = [f"| {name} | {_one_line(value)} |" for name, value in protocol.items()]
+    measured = [f"| {name} | {escape_markdown(_listed(value))} |" for name, value in protocol.items()]
     return "\n".join(
         [
             "---",
@@ -98,7 +100,7 @@ def model_card(info: ModelInfo, report: EvaluationReport, chosen: bool) -> str:
             'result = predictor("photo.jpg")',
             "```",
             "",
-            f"## Scores on `{protocol['split']}`",
+            f"## Scores on {escape_markdown(protocol['split'])}",
             "",
             f"Mean IoU {_percent(matrix.mean_iou())}, pixel accuracy {_percent(matrix.pixel_accuracy())}. {choice}",
             "",
@@ -129,9 +131,9 @@ def write_run_report(folder: Path, dataset: SegmentationDataset, records: Sequen
     interval = report.interval
     between = f" ({_percent(interval.low)} to {_percent(interval.high)} at {100 * LEVEL:g} %)" if interval else ""
     parts = [
-        f"<h1>{html.escape(folder.name)}</h1>",
-        f"<p>{html.escape(predictor.info.name)}: mean IoU <b>{_percent(report.matrix.mean_iou())}</b>{between}, "
-        f"pixel accuracy {_percent(report.matrix.pixel_accuracy())} on {html.escape(dataset.split)} "
+        f"<h1>{_escape(folder.name)}</h1>",
+        f"<p>{_escape(predictor.info.name)}: mean IoU <b>{_percent(report.matrix.mean_iou())}</b>{between}, "
+        f"pixel accuracy {_percent(report.matrix.pixel_accuracy())} on {_escape(dataset.split)} "
         f"({len(dataset)} images), after step {report.protocol['step']}.</p>",
         "<h2>Curves</h2>",
         _embed(_png(_curves(records))),
@@ -149,15 +151,16 @@ def write_run_report(folder: Path, dataset: SegmentationDataset, records: Sequen
         "<h2>Examples: image, truth, prediction</h2>",
         *(_embed(_jpeg(_example(predictor, dataset, index))) for index in spread(len(dataset), EXAMPLES)),
         "<h2>Protocol</h2>",
-        _html_table(("", ""), ((name, _one_line(value)) for name, value in report.protocol.items())),
+        _html_table(("", ""), ((name, _listed(value)) for name, value in report.protocol.items())),
     ]
     style = (
         "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
-        "table{border-collapse:collapse}td,th{padding:.2rem .8rem;border-bottom:1px solid #ddd;text-align:left}"
+        "table{border-collapse:collapse}"
+        "td,th{padding:.2rem .8rem;border-bottom:1px solid #ddd;text-align:left;overflow-wrap:anywhere}"
         "img{max-width:100%;display:block;margin:.6rem 0}"
     )
     page = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(folder.name)}</title>'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{_escape(folder.name)}</title>'
         f"<style>{style}</style></head><body>{''.join(parts)}</body></html>"
     )
     (folder / "report.html").write_text(page, encoding="utf-8")
@@ -183,8 +186,9 @@ def _confusion(report: EvaluationReport) -> Figure:
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(counts)), report.class_names, rotation=90)
-    axes.set_yticks(range(len(counts)), report.class_names)
+    names = [_drawable(name) for name in report.class_names]
+    axes.set_xticks(range(len(counts)), names, rotation=90, parse_math=False)
+    axes.set_yticks(range(len(counts)), names, parse_math=False)
     for row, column in zip(*np.nonzero(shares >= 0.05), strict=True):
         share = shares[row, column]
         color = "white" if share > 0.5 else "black"
@@ -225,13 +229,33 @@ def _embed(picture: tuple[str, bytes]) -> str:
 def _html_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, *rows]
     cells = (
-        "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in line) + "</tr>"
+        "<tr>" + "".join(f"<{tag}>{_escape(cell)}</{tag}>" for cell in line) + "</tr>"
         for line, tag in zip(lines, ["th", *["td"] * (len(lines) - 1)], strict=True)
     )
     return f"<table>{''.join(cells)}</table>"
 
 
-def _one_line(value: object) -> str:
+def _literal(text: str, style: str = "") -> Text:
+    """Returns a text for a terminal in which nothing is markup, an emoji's name or a control character."""
+    return Text(one_line(text), style)
+
+
+def escape_markdown(text: str) -> str:
+    """Returns a text from outside as one line of Markdown, literally: no HTML, link, cell or formula in it counts."""
+    return re.sub(r"([\\`*_\[\]|~$#@])", r"\\\1", html.escape(one_line(text), quote=False))
+
+
+def _escape(text: str) -> str:
+    return html.escape(one_line(text))
+
+
+def _drawable(name: str) -> str:
+    """Returns a name for a figure: short, on one line, a box for each letter that the font lacks and would warn of."""
+    font = get_font(findfont(FontProperties()))
+    return "".join(letter if font.get_char_index(ord(letter)) else "\u25a1" for letter in drawn_name(name))
+
+
+def _listed(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {content}" for name, content in value.items())
     return ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
