@@ -5,6 +5,8 @@ from typing import Any
 
 from exfuse.evaluation.bootstrap import Int64Array, Interval, difference_interval, mean_iou
 
+SCOPE = "these two trained models on images like these; other seeds may differ"
+
 
 @dataclass(frozen=True)
 class ImageDifference:
@@ -43,17 +45,22 @@ class Comparison:
         return not self.interval.contains(0.0)
 
     def verdict(self) -> str:
-        """Returns the difference in points with its interval, in words where it could as well be none."""
+        """Returns the difference in points with its interval, whether that leaves out zero, and what this is about."""
         points = f"{100 * (self.second - self.first):+.2f} points"
         between = f"{100 * self.interval.low:+.2f} to {100 * self.interval.high:+.2f}"
-        return f"{points} ({between})" + ("" if self.distinguishable else ", not distinguishable")
+        return f"{points} ({between}), {'' if self.distinguishable else 'not '}distinguishable: {SCOPE}"
 
     def to_json(self) -> dict[str, Any]:
         """Returns everything, the images in their order."""
         return {
-            "mean_iou": {"first": self.first, "second": self.second, "difference": self.second - self.first},
+            "mean_iou": {
+                "first": _known(self.first),
+                "second": _known(self.second),
+                "difference": _known(self.second - self.first),
+            },
             "interval": self.interval.to_json(),
             "distinguishable": self.distinguishable,
+            "scope": SCOPE,
             "images": [
                 {"name": image.name, "first": _known(image.first), "second": _known(image.second)}
                 for image in self.images
