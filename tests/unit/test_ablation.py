@@ -2,6 +2,8 @@
 
 import csv
 import io
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 
 from exfuse.ablation.rows import ALL_OFF, PAPER, REFERENCE, cell_config, plan_rows
 from exfuse.ablation.run import Ablation, Cell
-from exfuse.ablation.table import comma_separated, markdown, table_lines, write_tables
+from exfuse.ablation.table import Line, comma_separated, figure, markdown, table_lines, write_tables
 from exfuse.errors import ConfigError
 from exfuse.models.builders import create_model
 from exfuse.outputs.folder import claim_folder
@@ -123,38 +125,81 @@ def made_up_cell(seed: int, skill: float) -> Cell:
     return Cell(np.stack([hits, true, true], axis=1), 11_000_000, 5_000_000_000, 1.25, 1800.0, "a machine")
 
 
-@pytest.fixture
-def ablation() -> Ablation:
+def made_up_ablation(seeds: int) -> Ablation:
+    skills = {"baseline": 0.5, REFERENCE: 0.6, "+ SEB": 0.6}
     cells = {
-        "baseline": (made_up_cell(0, 0.5), made_up_cell(1, 0.5)),
-        REFERENCE: (made_up_cell(2, 0.6), made_up_cell(3, 0.6)),
-        "+ SEB": (made_up_cell(4, 0.6), made_up_cell(5, 0.6)),
+        name: tuple(made_up_cell(10 * place + seed, skill) for seed in range(seeds))
+        for place, (name, skill) in enumerate(skills.items())
     }
     return Ablation(cells, (("+ LR", "there is no rearranged form of gcn_resnet18"),), "val, 30 images")
+
+
+@pytest.fixture
+def ablation() -> Ablation:
+    return made_up_ablation(seeds=3)
 
 
 def test_a_gain_that_could_be_none_is_called_so(ablation: Ablation) -> None:
     lines = {line.name: line for line in table_lines(ablation)}
     assert lines["baseline"].interval.high < 0
+    assert lines["baseline"].distinguishable is True
     assert "not distinguishable" not in lines["baseline"].verdict()
     assert lines["+ SEB"].interval.contains(0)
+    assert lines["+ SEB"].distinguishable is False
     assert lines["+ SEB"].verdict().endswith("not distinguishable")
     assert lines[REFERENCE].verdict() == "-"
     scores = [100 * cell.mean_iou for cell in ablation.cells["baseline"]]
     assert lines["baseline"].mean == pytest.approx(np.mean(scores))
-    assert lines["baseline"].spread == pytest.approx(abs(scores[0] - scores[1]) / 2**0.5)
+    assert lines["baseline"].spread == pytest.approx(np.std(scores, ddof=1))
+    assert colors_of(table_lines(ablation)) == {"+ SEB": "tab:gray", "baseline": "tab:blue"}
+
+
+def colors_of(lines: tuple[Line, ...]) -> dict[str, str]:
+    """Returns the colour of each row in the figure."""
+    axes = figure(lines).axes[0]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    return dict(zip(names, [line.get_color() for line in axes.lines][1::2], strict=False))
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_fewer_than_three_seeds_get_no_verdict_in_any_form(seeds: int) -> None:
+    ablation = made_up_ablation(seeds)
+    lines = table_lines(ablation)
+    assert lines[0].interval.high < 0 < lines[2].interval.high
+    assert {line.distinguishable for line in lines} == {None}
+    numbers = r"[+-]\d+\.\d\d \([+-]\d+\.\d\d to [+-]\d+\.\d\d\)"
+    assert all(re.fullmatch(numbers, line.verdict()) for line in lines if line.name != REFERENCE)
+    text = markdown(ablation, lines, "command")
+    assert "distinguishable" not in text
+    assert "that takes 3 seeds" in text
+    assert "distinguishable" not in comma_separated(lines)
+    assert set(colors_of(lines).values()) == {"tab:gray"}
+    assert "distinguishable" not in figure(lines).axes[0].get_xlabel()
+
+
+def test_rows_without_a_labelled_pixel_are_written_down(tmp_path: Path) -> None:
+    cells = {name: tuple(replace(cell, of_images=0 * cell.of_images) for cell in of_row)
+             for name, of_row in made_up_ablation(seeds=3).cells.items()}  # fmt: skip
+    write_tables(Ablation(cells, (), "val, 30 images"), tmp_path, "command")
+    assert (tmp_path / "ablation.png").is_file()
+    assert "| nan |" in (tmp_path / "ablation.md").read_text()
+
+
+def test_a_split_s_name_is_no_markup(ablation: Ablation) -> None:
+    text = markdown(replace(ablation, split="<b>|val|</b>, 30 images"), table_lines(ablation), "command")
+    assert r"&lt;b&gt;\|val\|&lt;/b&gt;, 30 images" in text
 
 
 def test_the_table_says_what_it_shows(ablation: Ablation) -> None:
     text = markdown(ablation, table_lines(ablation), "exfuse ablate paper data.root=photos")
     for part in (
         "`exfuse ablate paper data.root=photos`",
-        "val, 30 images; 2 seeds",
+        "val, 30 images; 3 seeds",
         "| + SEB |",
         "11.00",
         "5.00",
         "1.25",
-        "3.0 hours of training steps in all, on a machine (6 runs).",
+        "4.5 hours of training steps in all, on a machine (9 runs).",
     ):
         assert part in text
     assert "- + LR: left out, there is no rearranged form of gcn_resnet18" in text

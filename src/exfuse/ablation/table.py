@@ -13,12 +13,15 @@ from matplotlib.figure import Figure
 from exfuse.ablation.rows import REFERENCE
 from exfuse.ablation.run import Ablation
 from exfuse.evaluation.bootstrap import LEVEL, Interval, difference_interval
+from exfuse.evaluation.report import escape_markdown
 from exfuse.outputs.folder import OutputFolder
 
 COLUMNS = (
     "row", "mIoU", "spread", f"against the {REFERENCE}", "low", "high", "parameters (M)", "multiply-adds (G)", "s/step",
 )  # fmt: skip
 NOT_DISTINGUISHABLE = "not distinguishable"
+# One seed says nothing of others, and two leave one degree of freedom, for which Student's t is 12.7.
+SEEDS_FOR_A_VERDICT = 3
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Line:
         spread: Standard deviation over the seeds; nan for one.
         difference: From the reference, mean over the seeds.
         interval: Of the difference; see `difference_interval`.
+        seeds: How many runs each mean is of.
         parameters: Of the network.
         multiply_adds: Of one image of the crop's size.
         seconds: Median of a training step, mean over the seeds.
@@ -41,16 +45,22 @@ class Line:
     spread: float
     difference: float
     interval: Interval
+    seeds: int
     parameters: int
     multiply_adds: int
     seconds: float
 
+    @property
+    def distinguishable(self) -> bool | None:
+        """Whether the interval leaves out zero; None where there are too few seeds to tell."""
+        return None if self.seeds < SEEDS_FOR_A_VERDICT else not self.interval.contains(0.0)
+
     def verdict(self) -> str:
-        """Returns the difference in words."""
+        """Returns the difference with its interval, in words where it could as well be none."""
         if self.name == REFERENCE:
             return "-"
         between = f"{self.difference:+.2f} ({self.interval.low:+.2f} to {self.interval.high:+.2f})"
-        return f"{between}, {NOT_DISTINGUISHABLE}" if self.interval.contains(0.0) else between
+        return f"{between}, {NOT_DISTINGUISHABLE}" if self.distinguishable is False else between
 
 
 def table_lines(ablation: Ablation) -> tuple[Line, ...]:
@@ -68,6 +78,7 @@ def table_lines(ablation: Ablation) -> tuple[Line, ...]:
                 spread=float(scores.std(ddof=1)) if len(scores) > 1 else math.nan,
                 difference=float(scores.mean() - np.mean([100 * cell.mean_iou for cell in reference])),
                 interval=Interval(100 * low_high.low, 100 * low_high.high),
+                seeds=len(cells),
                 parameters=cells[0].parameters,
                 multiply_adds=cells[0].multiply_adds,
                 seconds=float(np.mean([cell.seconds for cell in cells])),
@@ -95,15 +106,9 @@ def markdown(ablation: Ablation, lines: tuple[Line, ...], command: str) -> str:
         [
             f"`{command}`",
             "",
-            f"Mean IoU in points at the end of each run on {ablation.split}; {seeds} seed{'s' * (seeds > 1)}, the same "
-            "samples in the same order for every row. "
-            f"{_cost(ablation)} Spread: standard deviation over seeds. Differences are paired; "
-            f"in brackets their {100 * LEVEL:g} % interval, a bootstrap over images"
-            + (
-                ", widened by Student's t for the spread over seeds."
-                if seeds > 1
-                else " that says nothing of other seeds."
-            ),
+            f"Mean IoU in points at the end of each run on {escape_markdown(ablation.split)}; "
+            f"{seeds} seed{'s' * (seeds > 1)}, the same samples in the same order for every row. "
+            f"{escape_markdown(_cost(ablation))} Spread: standard deviation over seeds. {_reading(seeds)}",
             "",
             f"| row | mIoU | spread | against the {REFERENCE} | parameters (M) | multiply-adds (G) | s/step |",
             "|---|---|---|---|---|---|---|",
@@ -134,13 +139,14 @@ def figure(lines: tuple[Line, ...]) -> Figure:
     FigureCanvasAgg(picture)
     axes = picture.subplots()
     for place, line in enumerate(reversed(shown)):
-        sure = not line.interval.contains(0.0)
-        color = "tab:blue" if sure else "tab:gray"
+        color = "tab:blue" if line.distinguishable else "tab:gray"
         axes.plot([line.interval.low, line.interval.high], [place, place], color=color, linewidth=2)
         axes.plot(line.difference, place, "o", color=color)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(shown)), [line.name for line in reversed(shown)])
-    axes.set_xlabel(f"mIoU against the {REFERENCE}, points; grey: {NOT_DISTINGUISHABLE}")
+    told = all(line.distinguishable is not None for line in shown)
+    colors = f"grey: {NOT_DISTINGUISHABLE}" if told else "too few seeds to tell"
+    axes.set_xlabel(f"mIoU against the {REFERENCE}, points; {colors}")
     axes.grid(axis="x", alpha=0.3)
     return picture
 
@@ -160,6 +166,15 @@ def _cost(ablation: Ablation) -> str:
     hours = sum(cell.training_seconds for cell in cells) / 3600
     hardware = "; ".join(f"{name} ({count} runs)" for name, count in Counter(cell.hardware for cell in cells).items())
     return f"{hours:.1f} hours of training steps in all, on {hardware}."
+
+
+def _reading(seeds: int) -> str:
+    """Returns how differences and intervals are to be read."""
+    others = "and over seeds, by Student's t" if seeds > 1 else "that says nothing of other seeds"
+    interval = f"Differences are paired; in brackets their {100 * LEVEL:g} % interval over images {others}."
+    if seeds < SEEDS_FOR_A_VERDICT:
+        return f"{interval} No row is said to stand apart: that takes {SEEDS_FOR_A_VERDICT} seeds."
+    return f"{interval} Of rows without an effect, one in twenty stands apart by chance."
 
 
 def _spread(line: Line) -> str:
