@@ -180,7 +180,8 @@ def test_fewer_than_three_seeds_get_no_verdict_in_any_form(seeds: int) -> None:
 def test_rows_without_a_labelled_pixel_are_written_down(tmp_path: Path) -> None:
     cells = {name: tuple(replace(cell, of_images=0 * cell.of_images) for cell in of_row)
              for name, of_row in made_up_ablation(seeds=3).cells.items()}  # fmt: skip
-    write_tables(Ablation(cells, (), "val, 30 images"), tmp_path, "command")
+    with claim_folder(tmp_path, "exfuse ablate") as folder:
+        write_tables(Ablation(cells, (), "val, 30 images"), folder, "command")
     assert (tmp_path / "ablation.png").is_file()
     assert "| nan |" in (tmp_path / "ablation.md").read_text()
 
