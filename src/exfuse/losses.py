@@ -1,4 +1,11 @@
-"""Losses on scores `(N, K, H, W)` and targets `(N, H, W)`; they leave out ignored pixels and are 0 if none is left."""
+"""Losses on scores `(N, K, H, W)` and targets `(N, H, W)`; they leave out ignored pixels and are 0 if none is left.
+
+A batch may be computed in pieces, one after the other or on several processes. Its loss is then the mean of those of
+its pieces, each weighted by its `labelled_weight`. For cross-entropy this is exactly the loss of the whole batch: the
+same sum over pixels, divided by the same sum of weights. OHEM, Dice and Lovász are not sums over pixels, since they
+decide within each piece which pixels are hard and which classes occur; their mean is close to the loss of the whole
+batch.
+"""
 
 import math
 from dataclasses import dataclass
@@ -21,12 +28,21 @@ def cross_entropy(logits: Tensor, target: Tensor, ignore_index: int, class_weigh
         class_weights: `(K,)`, or None for equal weights.
     """
     losses = F.cross_entropy(logits, target, weight=class_weights, ignore_index=ignore_index, reduction="sum")
+    return losses / labelled_weight(target, ignore_index, class_weights).clamp(min=1e-12)
+
+
+def labelled_weight(target: Tensor, ignore_index: int, class_weights: Tensor | None = None) -> Tensor:
+    """Returns the sum of the class weights of the labelled pixels, or their number; a scalar.
+
+    Args:
+        target: Integers `(N, H, W)`.
+        ignore_index: Target label that is left out.
+        class_weights: `(K,)`, or None for equal weights.
+    """
     labelled = target != ignore_index
     if class_weights is None:
-        total = labelled.sum()
-    else:
-        total = class_weights[target.masked_fill(~labelled, 0)].mul(labelled).sum()
-    return losses / total.clamp(min=1e-12)
+        return labelled.sum()
+    return class_weights[target.long().masked_fill(~labelled, 0)].mul(labelled).sum()
 
 
 def ohem_cross_entropy(
@@ -116,6 +132,8 @@ def _jaccard_gradient(foreground: Tensor) -> Tensor:
 class SegmentationLoss:
     """A weighted sum of losses on the prediction, and cross-entropy on the auxiliary ones.
 
+    Each is a mean over the labelled pixels that it is given; see the module on batches that are computed in pieces.
+
     Attributes:
         ignore_index: Target label that is left out.
         class_weights: `(K,)` for the cross-entropies, or None.
@@ -150,6 +168,14 @@ class SegmentationLoss:
             enlarged = F.interpolate(scores, size=target.shape[-2:], mode="bilinear", align_corners=False)
             loss = loss + self.auxiliary * cross_entropy(enlarged, target, self.ignore_index, self.class_weights)
         return loss
+
+    def weight(self, target: Tensor) -> Tensor:
+        """Returns the weight with which the loss of a piece enters that of its batch, a scalar; see `labelled_weight`.
+
+        Args:
+            target: Integers `(N, H, W)`.
+        """
+        return labelled_weight(target, self.ignore_index, self.class_weights)
 
 
 def enet_weights(scan: DatasetScan) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from piecewise import CASES, IMAGES, WEIGHTS, gradient_of
 from rich.console import Console
 from tiny_run import STEPS, TINY, call_exfuse, losses_of, read_metrics, tensors_in, tiny_config, train_quietly
 from watched_exfuse import note_samples
@@ -25,6 +26,8 @@ from exfuse.inference.predictor import Predictor
 from exfuse.training import loop
 
 WATCHED = Path(__file__).with_name("watched_exfuse.py")
+PIECEWISE = Path(__file__).with_name("piecewise.py")
+ALONE_HERE = Ranks(0, 1, torch.device("cpu"))
 
 # Cut like this, each forward pass holds one sample, so that batch norm sees the same in one process and in two.
 ALONE = (*TINY, "accumulation=4", "optimizer.name=sgd", "optimizer.learning_rate=0.02")
@@ -150,3 +153,25 @@ def test_n5_each_image_counts_once_in_the_shares_of_several_processes(
     np.testing.assert_array_equal(sum(scores.of_images for scores in shares), whole.of_images)
     counted = [set(np.flatnonzero(scores.of_images.sum((1, 2)))) for scores in shares]
     assert sorted(index for images in counted for index in images) == list(range(12))
+
+
+def assert_same_gradient(found: dict[str, Any], weights: str) -> None:
+    whole = gradient_of(weights, 1, ALONE_HERE)
+    assert found["loss"] == pytest.approx(whole["loss"], rel=1e-6)  # which is summed in float32
+    assert max(map(abs, whole["gradient"])) > 0.01
+    np.testing.assert_allclose(found["gradient"], whole["gradient"], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("accumulation", [2, 4, IMAGES])
+def test_the_gradient_of_a_batch_in_pieces_is_that_of_the_whole(accumulation: int, weights: str) -> None:
+    assert_same_gradient(gradient_of(weights, accumulation, ALONE_HERE), weights)
+
+
+def test_the_gradient_of_a_batch_on_two_processes_is_that_of_the_whole(tmp_path: Path) -> None:
+    done = run_two_processes(PIECEWISE, tmp_path)
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    for (weights, _), found in zip(CASES, first, strict=True):
+        assert_same_gradient(found, weights)

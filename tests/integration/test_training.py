@@ -674,13 +674,13 @@ def test_more_such_steps_in_a_row_than_asked_for_stop_the_run(
         train_quietly(config)
 
 
-def watch_losses(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float]]:
-    """Returns a list that fills with (batch size, loss) of each forward pass in training."""
+def watch_losses(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float, int]]:
+    """Returns a list that fills with (batch size, loss, labelled pixels) of each forward pass in training."""
     compute, seen = SegmentationLoss.__call__, []
 
     def compute_and_note(loss: SegmentationLoss, logits: Tensor, auxiliary: Any, target: Tensor) -> Tensor:
         value = compute(loss, logits, auxiliary, target)
-        seen.append((len(target), float(value.detach())))
+        seen.append((len(target), float(value.detach()), int((target != 255).sum())))
         return value
 
     monkeypatch.setattr(SegmentationLoss, "__call__", compute_and_note)
@@ -692,8 +692,11 @@ def test_accumulation_cuts_a_step_into_forward_passes(
 ) -> None:
     seen = watch_losses(monkeypatch)
     train_quietly(tiny_config(pack, tmp_path / "run", "epochs=1", "accumulation=2"))
-    assert [size for size, _ in seen] == [2] * 6
-    means = [(first + second) / 2 for (_, first), (_, second) in zip(seen[::2], seen[1::2], strict=True)]
+    assert [size for size, _, _ in seen] == [2] * 6
+    means = [
+        (first * labelled + second * other) / (labelled + other)
+        for (_, first, labelled), (_, second, other) in zip(seen[::2], seen[1::2], strict=True)
+    ]
     assert losses_of(tmp_path / "run") == pytest.approx(means, rel=1e-6)
 
 
@@ -727,6 +730,7 @@ def test_a_step_with_accumulation_and_clipping_is_the_one_on_paper(
     torch.manual_seed(config.seed)
     expected = create_model("exfuse_tiny", num_classes=7, **config.model.parts()).train()
     ((images, masks),) = seen
+    labelled = masks != 255
     for part in range(3):
         pixels = images[4 * part : 4 * part + 4].float() / 255
         output = expected((pixels - 0.5) / 0.25)
@@ -735,7 +739,7 @@ def test_a_step_with_accumulation_and_clipping_is_the_one_on_paper(
         (auxiliary,) = output.auxiliary_logits
         enlarged = torch.nn.functional.interpolate(auxiliary, size=(64, 64), mode="bilinear")
         loss = loss + 0.4 * torch.nn.functional.cross_entropy(enlarged, target, ignore_index=255)
-        (loss / 3).backward()
+        (loss * (labelled[4 * part : 4 * part + 4].sum() / labelled.sum())).backward()
     norm = math.sqrt(sum(float(parameter.grad.square().sum()) for parameter in expected.parameters()))
     assert norm > 0.25
     share = min(1.0, clip / norm) if clip else 1.0

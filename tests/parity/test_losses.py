@@ -272,6 +272,31 @@ def test_parts_of_weight_zero_are_left_out():
     assert torch.equal(loss(logits, (), target), cross_entropy(logits, target, IGNORE))
 
 
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["equal", "weighted"])
+def test_pieces_count_by_their_labelled_pixels(weights: Tensor | None):
+    logits, target = (torch.cat(parts) for parts in zip(*(random_batch(seed) for seed in range(3)), strict=True))
+    target[0] = IGNORE
+    target[1:3, :4] = IGNORE
+    loss = SegmentationLoss(IGNORE, weights, ohem=False, dice=0, lovasz=0, auxiliary=0.4)
+
+    def gradient(sizes: list[int]) -> tuple[float, Tensor]:
+        scores, total = logits.clone().requires_grad_(), 0.0
+        pieces = list(zip(scores.split(sizes), target.split(sizes), strict=True))
+        for piece, labels in pieces:
+            share = loss.weight(labels) / sum(loss.weight(labels) for _, labels in pieces).double()
+            value = loss(piece, (piece[..., ::2, ::2], piece[..., ::4, ::4]), labels) * share
+            value.backward()
+            total += value.item()
+        return total, scores.grad
+
+    value, expected = gradient([6])
+    for sizes in ([3, 3], [1, 5], [1] * 6):
+        in_pieces, found = gradient(sizes)
+        assert in_pieces == pytest.approx(value, abs=1e-12)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    assert loss.weight(target[:1]) == 0
+
+
 def scan_of(pixels: list[int], pixels_of_images: list[int]) -> DatasetScan:
     return DatasetScan(np.array(pixels), np.array(pixels_of_images), np.array([1] * len(pixels)), 7, "")
 

@@ -118,6 +118,10 @@ class ClassificationTask:
             total = total + weight * F.cross_entropy(logits, targets, label_smoothing=model.label_smoothing)
         return total
 
+    def weight(self, targets: Tensor) -> Tensor:
+        """Returns the number of images."""
+        return torch.tensor(len(targets), device=targets.device)
+
     def evaluate(self, model: nn.Module, step: int, between: Callable[[], None]) -> Evaluation:
         """Scores the network by the last stage's top-1 accuracy on the validation split."""
         rows = count_correct(model, self.val, self.config, self.ranks, between)

@@ -140,7 +140,7 @@ class RunConfig(_Section):
     """What every training run says.
 
     `batch_size` counts the samples of one optimizer step over all processes; `accumulation` cuts it into that many
-    forward passes. Each process's share and each piece of it counts alike, its loss the mean over its own pixels.
+    forward passes. Pieces count by their labelled pixels, as they would in one pass; see `exfuse.losses`.
     `ema_decay` 0 is without. `evaluate_every` counts epochs, `checkpoint_every` and `log_every` steps. A run ends at a
     loss or gradient that is not finite, or leaves such steps out, at most `max_skipped_steps` in a row.
     """

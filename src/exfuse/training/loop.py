@@ -73,6 +73,9 @@ class Task(Protocol):
     def loss(self, output: Any, targets: Tensor) -> Tensor:
         """Returns the scalar to minimise, given what the network gave for a batch and the batch's targets."""
 
+    def weight(self, targets: Tensor) -> Tensor:
+        """Returns the weight, a scalar, with which the loss of a piece of a batch enters the batch's."""
+
     def evaluate(self, model: nn.Module, step: int, between: Callable[[], None]) -> Evaluation:
         """Scores the network on the validation split, shared between the processes.
 
@@ -249,18 +252,26 @@ def take_step(run: Run, task: Task, batch: Batch) -> float:
 
 
 def _backward(run: Run, task: Task, batch: Batch) -> float:
-    """Computes the gradients of a batch, piece by piece, and returns its loss."""
+    """Computes the gradients of a batch, piece by piece, and returns its loss.
+
+    A piece counts by its share of the weight of the whole batch, over all processes, which is therefore summed first.
+    """
     count, ranks, network = run.config.accumulation, run.ranks, run.network
+    targets = batch.targets.to(ranks.device, non_blocking=True).chunk(count)
+    weights = torch.stack([task.weight(piece) for piece in targets]).double()
+    shares = weights / sum_over_ranks(weights.sum(), ranks).clamp(min=1e-12)
     total = torch.zeros((), device=ranks.device)
-    pieces = zip(batch.images.chunk(count), batch.targets.chunk(count), strict=True)
-    for index, (images, targets) in enumerate(pieces):
+    for index, (images, piece, share) in enumerate(
+        zip(batch.images.chunk(count), targets, shares.tolist(), strict=True)
+    ):
         is_last = index == count - 1
         wait = network.no_sync() if isinstance(network, DistributedDataParallel) and not is_last else nullcontext()
         with wait:
-            loss = task.loss(_forward(run, images), targets.to(ranks.device, non_blocking=True)) / count
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss = task.loss(_forward(run, images), piece) * share
+            # The processes' gradients are averaged, and their sum is what is wanted.
+            (loss * ranks.size).backward()
         total += loss.detach()
-    return float(sum_over_ranks(total, ranks)) / ranks.size
+    return float(sum_over_ranks(total, ranks))
 
 
 def _leave_out(run: Run, task: Task, batch: Batch, loss: float, norm: float, buffers: Sequence[Tensor]) -> None:

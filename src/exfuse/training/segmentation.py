@@ -121,6 +121,10 @@ class SegmentationTask:
         """Returns the weighted sum of the recipe's losses."""
         return self.criterion(output.logits, output.auxiliary_logits, targets.long())
 
+    def weight(self, targets: Tensor) -> Tensor:
+        """Returns the sum of the class weights of the labelled pixels."""
+        return self.criterion.weight(targets)
+
     def evaluate(self, model: nn.Module, step: int, between: Callable[[], None]) -> Evaluation:
         """Scores the network by its mean IoU on the validation split."""
         engine = TorchEngine(model, self.info, precision=self.config.precision, device=self.ranks.device)
