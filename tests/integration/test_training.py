@@ -11,6 +11,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -45,6 +46,7 @@ from exfuse.outputs.folder import claim_folder
 from exfuse.training import loop, segmentation
 from exfuse.training.checkpoint import latest_checkpoint
 from exfuse.training.log import RunLog
+from exfuse.training.loop import Evaluation
 from exfuse.training.recipes import dump_config, load_config
 from exfuse.training.run import check_shares
 from exfuse.training.segmentation import train
@@ -900,16 +902,50 @@ def test_an_image_without_a_labelled_pixel_alone_in_its_batch_breaks_nothing(
     assert all(value.isfinite().all() for value in weights_after.values())
 
 
-def test_a_validation_split_without_a_labelled_pixel_has_no_score_and_breaks_nothing(
-    own_pack: Path, tmp_path: Path
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_without_a_labelled_pixel_is_refused_before_training(
+    split: str, own_pack: Path, tmp_path: Path
 ) -> None:
-    for name in (own_pack / "val.txt").read_text().split():
+    names = (own_pack / f"{split}.txt").read_text().split()
+    for name in names:
         ignore_everything_in(own_pack / "masks" / f"{name}.png")
-    report = train_quietly(tiny_config(own_pack, tmp_path / "run"))
-    assert math.isnan(report.matrix.mean_iou())
-    scores = [record["mean_iou"] for record in read_metrics(tmp_path / "run") if record["kind"] == "val"]
-    assert scores == [None, None]
-    assert json.loads((tmp_path / "run" / "model" / "config.json").read_text())["metrics"]["mean_iou"] is None
+    with pytest.raises(DataError, match=f"{own_pack}: in the {len(names)} masks of {split} no pixel is labelled"):
+        train_quietly(tiny_config(own_pack, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_split_whose_only_labelled_image_cannot_be_read_is_refused(own_pack: Path, tmp_path: Path) -> None:
+    first, *others = (own_pack / "val.txt").read_text().split()
+    for name in others:
+        ignore_everything_in(own_pack / "masks" / f"{name}.png")
+    (own_pack / "images" / f"{first}.jpg").write_bytes(b"no image")
+    with pytest.raises(DataError, match=rf"{first}\.jpg"):
+        train_quietly(tiny_config(own_pack, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_score_that_is_not_a_number_is_never_the_best(
+    pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate, scores = segmentation.SegmentationTask.evaluate, iter([math.nan, 0.25, math.nan])
+
+    def score_as_told(*arguments: Any) -> Evaluation:
+        return replace(evaluate(*arguments), score=next(scores))
+
+    monkeypatch.setattr(segmentation.SegmentationTask, "evaluate", score_as_told)
+    config = tiny_config(pack, tmp_path / "run", "epochs=3", "checkpoint_every=3")
+    with monkeypatch.context() as patch:
+        do_after_step(patch, 4, press_control_c)
+        with pytest.raises(Interrupted):
+            train_quietly(config)
+    train_quietly(config, resume=True)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    text = (tmp_path / "run" / "checkpoints" / "step_00000009" / "state.json").read_text()
+    state = json.loads(text, parse_constant=refuse)
+    assert (state["best_score"], state["best_step"]) == (0.25, 6)
 
 
 def make_unreadable(data: Path) -> str:

@@ -100,7 +100,7 @@ class RunLog:
             return
         clean = {name: value if math.isfinite(value) else None for name, value in values.items()}
         with self._errors_named(), self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"kind": kind, "step": step, **clean}) + "\n")
+            file.write(json.dumps({"kind": kind, "step": step, **clean}, allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())  # a checkpoint on the disk must not be ahead of it
         if kind == "train" and not self._progress.console.is_terminal:

@@ -289,7 +289,7 @@ def _leave_out(run: Run, task: Task, batch: Batch, loss: float, norm: float, buf
     }
     path = config.output / NONFINITE_FILE.format(rank=run.ranks.rank)
     try:
-        replace_file(path, json.dumps(record) + "\n")
+        replace_file(path, json.dumps(record, allow_nan=False) + "\n")
     except OSError as error:
         raise CheckpointError(
             f"{path}: could not be written ({reason(error, config.output)}); it was to say of which files the loss at "
@@ -324,7 +324,7 @@ def _evaluate_and_keep(run: Run, task: Task, log: RunLog, stop: StopSignals) -> 
     with stop.interruptible():
         evaluation = task.evaluate(model, state.step, lambda: _stop_together(run, stop))
     log.record("val", state.step, epoch=_epoch(run), **evaluation.values)
-    is_best = state.best_step == 0 or evaluation.score > state.best_score
+    is_best = evaluation.score > state.best_score  # which a score that is not a number never is
     if is_best:
         state.best_score, state.best_step = evaluation.score, state.step
     log.say(f"step {state.step}: val {evaluation.name} {evaluation.score:.4f}{' (best so far)' if is_best else ''}")

@@ -16,7 +16,7 @@ from exfuse.data.samples import Sample
 from exfuse.data.scan import DatasetScan, scan_dataset
 from exfuse.data.stream import AugmentedDataset
 from exfuse.distributed import Ranks, wait_for_all
-from exfuse.errors import ConfigError
+from exfuse.errors import ConfigError, DataError
 from exfuse.evaluation.bootstrap import mean_iou_interval
 from exfuse.evaluation.evaluate import EvaluationReport, describe_protocol, score_split
 from exfuse.evaluation.report import model_card, write_run_report
@@ -151,7 +151,7 @@ def set_up(config: TrainingConfig, ranks: Ranks, console: Console) -> tuple[Segm
 
     Raises:
         ConfigError: If the configuration cannot be run.
-        DataError: On the first bad file of either split.
+        DataError: On the first bad file of either split, if one has no labelled pixel, or if processes read other data.
         CheckpointError: If the backbone's weights cannot be loaded.
     """
     torch.manual_seed(config.seed)
@@ -220,7 +220,13 @@ def _open_split(config: DataConfig, split: str, console: Console) -> Split:
         raise ConfigError("data.root is not set: add data.root=FOLDER (or a dataset file)")
     dataset = open_dataset(config.root, split)
     with console.status(f"checking the {len(dataset)} images of {split}"):
-        return Split(dataset, scan_dataset(dataset))
+        scan = scan_dataset(dataset)
+    if not scan.pixels.any():
+        raise DataError(
+            f"{dataset.root}: in the {len(dataset)} masks of {split} no pixel is labelled, all {scan.ignored:,} are to "
+            "be ignored; name another split, or correct the masks or ignore_index"
+        )
+    return Split(dataset, scan)
 
 
 def _decoded(split: Split, ranks: Ranks, console: Console) -> DecodedDataset:
