@@ -107,8 +107,10 @@ def main() -> None:
         saving, loading = (median_ms(action, arguments.rounds) for action in (save, load))
         checkpoint = sum(path.stat().st_size for path in run.checkpoints.rglob("*") if path.is_file()) / 2**20
         growth = peak_growth_mib(save)
-        last = run.steps_of_epochs[-1] - 1
-        places = {step: first_batch_ms(task, run, step) for step in (0, run.steps_of_epochs[0] // 2, last)}
+        last = run.total_steps - 1
+        places = {
+            step: first_batch_ms(task, run, step) for step in (0, run.samples // run.config.batch_size // 2, last)
+        }
     share = saving / (INTERVAL * timings[REFERENCE].median_ms)
     waiting = 1000 * statistics.median(steps[REFERENCE].waited) / timings[REFERENCE].median_ms
     rows = [

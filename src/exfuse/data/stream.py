@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import wraps
 from itertools import islice
 from pathlib import Path
@@ -157,7 +157,7 @@ def step_seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0])
 
 
-def training_loader(dataset: AugmentedDataset[Any], order: SampleOrder, workers: int) -> Iterator[Batch]:
+def training_loader(dataset: AugmentedDataset[Any], order: SampleOrder, workers: int) -> Generator[Batch]:
     """Yields host batches in the given order, read by `workers` processes (0: by this one).
 
     Raises:

@@ -112,7 +112,10 @@ class LossConfig(_Section):
 
 
 class OptimizerConfig(_Section):
-    """How it is minimised. `momentum` is that of SGD and Muon. `gradient_clip` 0 is without."""
+    """How it is minimised. `momentum` is that of SGD and Muon. `gradient_clip` 0 is without.
+
+    The warm-up takes at most half of the run's steps; a run with a longer one says so and shortens it.
+    """
 
     name: Literal["adamw", "sgd", "muon"]
     learning_rate: Positive

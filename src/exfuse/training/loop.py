@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGINT
@@ -106,10 +106,13 @@ def run_training(run: Run, task: Task, resume: bool, stop: StopSignals, console:
         _begin(run, task, resume, console)
         millions = sum(parameter.numel() for parameter in run.model.parameters()) / 1e6
         summary = (
-            f"{run.samples} images, {run.steps_of_epochs[-1]} steps, a network of {millions:.1f} M parameters, "
+            f"{run.samples} images, {run.total_steps} steps, a network of {millions:.1f} M parameters, "
             f"{run.config.precision} on {run.ranks.device}: {run.config.output}"
         )
         console.print(summary, markup=False, highlight=False, soft_wrap=True)
+        if run.warmup_steps < (asked := run.config.optimizer.warmup_steps):
+            shorter = f"the warm-up is shortened from {asked} steps to {run.warmup_steps}, half of the run"
+            console.print(shorter, markup=False, highlight=False, soft_wrap=True)
         stop.begin(alone=run.ranks.size == 1)
         _to_the_end(run, task, stop, console)
 
@@ -148,7 +151,7 @@ def _begin(run: Run, task: Task, resume: bool, console: Console) -> None:
 
 def _to_the_end(run: Run, task: Task, stop: StopSignals, console: Console) -> None:
     config = run.config
-    with RunLog(config.output, run.state, run.steps_of_epochs[-1], console, run.ranks.is_first) as log:
+    with RunLog(config.output, run.state, run.total_steps, console, run.ranks.is_first) as log:
         try:
             _loop(run, task, log, stop)
         except StopRequested:
@@ -169,32 +172,30 @@ def _to_the_end(run: Run, task: Task, stop: StopSignals, console: Console) -> No
 def _loop(run: Run, task: Task, log: RunLog, stop: StopSignals) -> None:
     """Takes the remaining steps, evaluating after every n-th epoch and saving every n-th step."""
     config, state = run.config, run.state
-    last_step = run.steps_of_epochs[-1]
-    evaluate_after = {*run.steps_of_epochs[config.evaluate_every - 1 :: config.evaluate_every], last_step}
-    batches = _batches(run, task, last_step)
+    last_step = run.total_steps
     clock = StepClock()
-    while True:
-        if state.step in evaluate_after:
-            if state.evaluated_step < state.step:
+    # Closed at the end, whatever ends it: workers would live as long as the error that is handed on.
+    with closing(training_loader(task.samples(), _order(run, last_step), config.data.workers)) as batches:
+        while True:
+            if run.is_evaluated(state.step) and state.evaluated_step < state.step:
                 if not has_checkpoint(run.checkpoints):
                     _save(run)  # a run with scores can always go on
                 _evaluate_and_keep(run, task, log, stop)
                 clock = StepClock()
-            _save(run)
-        elif state.step > 0 and state.step % config.checkpoint_every == 0:
-            _save(run)
-        if state.step == last_step:
-            return
-        _stop_together(run, stop)
-        with stop.interruptible(), clock.waiting():
-            batch = _next_batch(batches, stop)
-        loss = take_step(run, task, batch)
-        state.step += 1
-        log.advance(f"loss {loss:.3f}  {clock.tick():.2f} s/step")
-        if state.step % config.log_every == 0:
-            rate, time = run.optimizers[0].param_groups[-1]["lr"], clock.mean()
-            of_time = {"seconds_per_step": time.seconds, "waiting": time.waiting}
-            log.record("train", state.step, epoch=_epoch(run), loss=loss, lr=rate, **of_time)
+            if state.step > 0 and (state.step % config.checkpoint_every == 0 or run.is_evaluated(state.step)):
+                _save(run)
+            if state.step == last_step:
+                return
+            _stop_together(run, stop)
+            with stop.interruptible(), clock.waiting():
+                batch = _next_batch(batches, stop)
+            loss = take_step(run, task, batch)
+            state.step += 1
+            log.advance(f"loss {loss:.3f}  {clock.tick():.2f} s/step")
+            if state.step % config.log_every == 0:
+                rate, time = run.optimizers[0].param_groups[-1]["lr"], clock.mean()
+                of_time = {"seconds_per_step": time.seconds, "waiting": time.waiting}
+                log.record("train", state.step, epoch=_epoch(run), loss=loss, lr=rate, **of_time)
 
 
 def _next_batch(batches: Iterator[Batch], stop: StopSignals) -> Batch:
@@ -211,10 +212,6 @@ def _stop_together(run: Run, stop: StopSignals) -> None:
         raise StopRequested
 
 
-def _batches(run: Run, task: Task, last_step: int) -> Iterator[Batch]:
-    return iter(training_loader(task.samples(), _order(run, last_step), run.config.data.workers))
-
-
 def _order(run: Run, last_step: int) -> SampleOrder:
     config, ranks = run.config, run.ranks
     return SampleOrder(run.samples, config.batch_size, run.state.step, last_step, config.seed, ranks.rank, ranks.size)
@@ -227,7 +224,7 @@ def take_step(run: Run, task: Task, batch: Batch) -> float:
     """
     config, state = run.config, run.state
     schedule = config.optimizer
-    factor = learning_rate_factor(state.step, run.steps_of_epochs[-1], schedule.warmup_steps, schedule.schedule)
+    factor = learning_rate_factor(state.step, run.total_steps, run.warmup_steps, schedule.schedule)
     set_learning_rate(run.optimizers, factor)
     # Whatever a layer draws (dropout, say) is a function of the step, as the samples are.
     torch.manual_seed(step_seed(config.seed, state.step, run.ranks.rank))
@@ -328,7 +325,7 @@ def _evaluate_and_keep(run: Run, task: Task, log: RunLog, stop: StopSignals) -> 
     if is_best:
         state.best_score, state.best_step = evaluation.score, state.step
     log.say(f"step {state.step}: val {evaluation.name} {evaluation.score:.4f}{' (best so far)' if is_best else ''}")
-    is_last = state.step == run.steps_of_epochs[-1]
+    is_last = state.step == run.total_steps
     if run.ranks.is_first:
         for folder, wanted in ((task.best_folder, is_best), (f"{task.best_folder}_last", is_last)):
             if wanted:

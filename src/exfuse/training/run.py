@@ -38,10 +38,20 @@ class Run:
     state: TrainingState
 
     @property
-    def steps_of_epochs(self) -> list[int]:
-        """The number of steps after which each epoch's last sample was used."""
-        batch = self.config.batch_size
-        return [-(-epoch * self.samples // batch) for epoch in range(1, self.config.epochs + 1)]
+    def total_steps(self) -> int:
+        """The number of steps after which the last epoch's last sample was used."""
+        return -(-self.config.epochs * self.samples // self.config.batch_size)
+
+    @property
+    def warmup_steps(self) -> int:
+        """The recipe's, but at most half of all steps: so the learning rate comes to its peak in a short run, too."""
+        return min(self.config.optimizer.warmup_steps, self.total_steps // 2)
+
+    def is_evaluated(self, step: int) -> bool:
+        """Returns whether the network is scored after a step: the last one, and those that end every n-th epoch."""
+        batch, n = self.config.batch_size, self.config.evaluate_every
+        epochs_done = (step * batch // self.samples, max(step - 1, 0) * batch // self.samples)
+        return step == self.total_steps or epochs_done[0] // n > epochs_done[1] // n
 
     @property
     def checkpoints(self) -> Path:
