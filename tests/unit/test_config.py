@@ -1,15 +1,25 @@
 """Recipes, their overrides and what is refused."""
 
+import math
+import os
+import time
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from exfuse.data.synthetic import SCENE_CLASSES
+from exfuse.distributed import Ranks
 from exfuse.errors import ConfigError
 from exfuse.models.backbones import BACKBONES
 from exfuse.models.builders import create_model
+from exfuse.training.checkpoint import TrainingState
+from exfuse.training.config import AblationConfig, PretrainingConfig, RunConfig, TrainingConfig
+from exfuse.training.optim import learning_rate_factor
 from exfuse.training.recipes import (
     dump_config,
     load_ablation_config,
@@ -19,6 +29,7 @@ from exfuse.training.recipes import (
     recipe_names,
     recipe_summary,
 )
+from exfuse.training.run import Run
 
 TRAINING_RECIPES = {
     "camvid_resnet18", "camvid_resnet18_long", "ccp_resnet18", "demo", "demo_gcn", "voc_mixed", "voc_train",
@@ -388,3 +399,123 @@ def test_a_configuration_cannot_be_changed() -> None:
         config.epochs = 3
     with pytest.raises(ValueError, match="frozen"):
         config.data.flip = 0.0
+
+
+EXTREME = {
+    "hexadecimal": "0x" + "f" * 5000,
+    "octal": "0" + "7" * 6000,
+    "binary": "0b" + "1" * 9999,
+    "decimal": "9" * 5000,
+    "negative": "-0x" + "f" * 5000,
+    "base 60": ":".join(["59"] * 3000),
+    "base 60 with a point": ":".join(["59"] * 300) + ".5",
+    "large": str(10**18),
+    "largest": "1.7e+308",
+    "quoted": '"' + "9" * 5000 + '"',
+    "many": "[" + "1," * 300 + "1]",
+    "long": "x" * 70_000,
+    "not a number": ".nan",
+    "null character": '"a\\0b"',
+    "escape": '"\\e[2J"',
+    "half of a character": '"\\ud800"',
+}
+
+
+@pytest.mark.parametrize("kind", EXTREME)
+def test_an_extreme_value_of_any_key_is_refused_by_its_key_and_at_once(kind: str) -> None:
+    started = time.process_time()
+    for key in DEMO_KEYS:
+        message = refusal(f"{key}={EXTREME[kind]}")
+        assert key in message
+        assert len(message) < 600
+    assert time.process_time() - started < 0.5 * len(DEMO_KEYS)
+
+
+def numbers_in(schema: dict[str, Any], definitions: dict[str, Any], path: str = "") -> list[tuple[str, dict[str, Any]]]:
+    """Returns each number of a JSON schema with its limits."""
+    found = []
+    if "$ref" in schema:
+        return numbers_in(definitions[schema["$ref"].rpartition("/")[2]], definitions, path)
+    if schema.get("type") in ("integer", "number"):
+        found.append((path, schema))
+    for name, inner in schema.get("properties", {}).items():
+        found += numbers_in(inner, definitions, f"{path}.{name}")
+    for inner in [*schema.get("anyOf", []), *schema.get("prefixItems", [])]:
+        found += numbers_in(inner, definitions, path)
+    return found
+
+
+@pytest.mark.parametrize("config", [TrainingConfig, PretrainingConfig, AblationConfig])
+def test_every_number_of_a_recipe_has_two_limits(config: type[RunConfig]) -> None:
+    schema = config.model_json_schema()
+    numbers = numbers_in(schema, schema["$defs"])
+    assert len(numbers) > 25
+    for path, limits in numbers:
+        if "enum" in limits:
+            continue
+        assert limits.keys() & {"minimum", "exclusiveMinimum"}, path
+        assert limits.keys() & {"maximum", "exclusiveMaximum"}, path
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: " + b"x" * 20_000, "line 1 has 20,003 characters"),
+        (b"# a comment\n" * 30_000, "262,144 are allowed"),
+        (b"a: [" + b"1,\n" * 6000 + b"1]", "more than 4,000 values"),
+    ],
+    ids=["line", "file", "values"],
+)
+def test_a_recipe_file_has_a_limit_and_so_have_its_lines(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "large.yaml"
+    path.write_bytes(content)
+    found = refusal(recipe=str(path))
+    assert f"{path}: " in found
+    assert message in found
+
+
+@pytest.mark.parametrize("become", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
+def test_a_recipe_that_is_no_file_is_refused_and_not_read(become: Callable[[Path], None], tmp_path: Path) -> None:
+    path = tmp_path / "endless.yaml"
+    become(path)
+    assert "not a regular file" in refusal(recipe=str(path))
+
+
+def run_of(**settings: int) -> Run:
+    overrides = [f"{key}={value}" for key, value in settings.items() if key not in ("samples", "warmup")]
+    config = load_config("demo", [*overrides, f"optimizer.warmup_steps={settings.get('warmup', 0)}"])
+    model = torch.nn.Module()
+    alone = Ranks(0, 1, torch.device("cpu"))
+    return Run(config, alone, settings["samples"], model, model, None, (), TrainingState())
+
+
+@pytest.mark.parametrize("samples", [1, 3, 7, 12, 100])
+@pytest.mark.parametrize("batch_size", [1, 4, 8, 30])
+@pytest.mark.parametrize(("epochs", "evaluate_every"), [(1, 1), (6, 1), (7, 2), (9, 4), (3, 5)])
+def test_evaluations_follow_the_step_that_ends_every_nth_epoch(
+    samples: int, batch_size: int, epochs: int, evaluate_every: int
+) -> None:
+    run = run_of(samples=samples, batch_size=batch_size, epochs=epochs, evaluate_every=evaluate_every)
+    ends = [math.ceil(epoch * samples / batch_size) for epoch in range(1, epochs + 1)]
+    assert run.total_steps == ends[-1]
+    expected = {*ends[evaluate_every - 1 :: evaluate_every], ends[-1]}
+    assert {step for step in range(ends[-1] + 1) if run.is_evaluated(step)} == expected
+
+
+def test_a_million_epochs_take_no_memory() -> None:
+    run = run_of(samples=10**6, batch_size=1, epochs=10**6, evaluate_every=10**6)
+    tracemalloc.start()
+    assert run.total_steps == 10**12
+    assert run.is_evaluated(10**12)
+    assert not run.is_evaluated(10**12 - 1)
+    assert tracemalloc.get_traced_memory()[1] < 100_000
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("warmup", "used"), [(0, 0), (9, 9), (10, 10), (11, 10), (20, 10), (10**9, 10)])
+def test_a_warm_up_takes_at_most_half_of_the_steps_and_the_rate_reaches_its_peak(warmup: int, used: int) -> None:
+    run = run_of(samples=20, batch_size=1, epochs=1, warmup=warmup)
+    assert run.warmup_steps == used
+    for schedule in ("polynomial", "cosine"):
+        rates = [learning_rate_factor(step, 20, run.warmup_steps, schedule) for step in range(20)]
+        assert max(rates) == 1

@@ -1,16 +1,42 @@
-"""The closed types that a recipe is read into: every key of a training run, none with a default."""
+"""The closed types that a recipe is read into: every key of a training run, none with a default.
 
+Every number has limits, far outside of what makes sense, so that none of them overflows or fills the memory by itself.
+"""
+
+import unicodedata
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, cast
+from typing import Annotated, ClassVar, Literal, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from exfuse.models.builders import Parts
 
+PathOrText = TypeVar("PathOrText", str, Path)
+
+MAX_NAME = 4096  # characters, as many as a path may have
+
+
+def _checked_name(name: PathOrText) -> PathOrText:
+    """Returns a name that a file can have and a terminal can show."""
+    text = str(name)
+    if len(text) > MAX_NAME:
+        raise ValueError(f"{len(text):,} characters, and {MAX_NAME:,} are allowed")
+    if bad := next((letter for letter in text if unicodedata.category(letter) in ("Cc", "Cs")), None):
+        raise ValueError(f"the character {bad!a} cannot be part of a name")
+    return name
+
+
+Text = Annotated[str, AfterValidator(_checked_name)]
+FilePath = Annotated[Path, AfterValidator(_checked_name)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Weight = Annotated[float, Field(ge=0)]
-CropSide = Annotated[int, Field(ge=64, multiple_of=32)]
+Count = Annotated[int, Field(ge=1, le=10**6)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Rate = Annotated[float, Field(gt=0, le=1000)]
+Weight = Annotated[float, Field(ge=0, le=1000)]
+Scale = Annotated[float, Field(ge=0.01, le=100)]
+Deviation = Annotated[float, Field(ge=0.001, le=10)]
+Channels = Annotated[int, Field(ge=1, le=4096)]
+CropSide = Annotated[int, Field(ge=64, le=8192, multiple_of=32)]
 
 
 class _Section(BaseModel):
@@ -20,16 +46,16 @@ class _Section(BaseModel):
 class InputConfig(_Section):
     """What is trained on, and how it is shown. `root` None in a recipe means the user must say it."""
 
-    root: Path | None
-    train_split: str
-    val_split: str
+    root: FilePath | None
+    train_split: Text
+    val_split: Text
     crop_size: tuple[CropSide, CropSide]
     flip: Fraction
     brightness: Fraction
     contrast: Fraction
     saturation: Fraction
     image_mean: tuple[Fraction, Fraction, Fraction]
-    image_std: tuple[Positive, Positive, Positive]
+    image_std: tuple[Deviation, Deviation, Deviation]
     workers: Annotated[int, Field(ge=0, le=64)]
 
 
@@ -39,7 +65,7 @@ class DataConfig(InputConfig):
     `scale` is the range of the random scale; `cache` keeps decoded training images in the user's cache.
     """
 
-    scale: tuple[Positive, Positive]
+    scale: tuple[Scale, Scale]
     cache: bool
 
     @model_validator(mode="after")
@@ -57,7 +83,7 @@ class ClassificationDataConfig(InputConfig):
     """
 
     area: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]]
-    resize: Annotated[int, Field(ge=32)]
+    resize: Annotated[int, Field(ge=32, le=16384)]
 
     @model_validator(mode="after")
     def _ordered(self) -> "ClassificationDataConfig":
@@ -75,20 +101,20 @@ class ModelConfig(_Section):
     `weights` is a model folder of `exfuse train` whose network, of the same architecture and classes, is trained on.
     """
 
-    name: str
+    name: Text
     supervised_features: bool
-    gcn_kernel: Annotated[int, Field(ge=1)]
+    gcn_kernel: Annotated[int, Field(ge=1, le=255)]
     semantic_embedding: bool | None
     semantic_embedding_norm: bool
-    semantic_embedding_width: Annotated[int, Field(ge=1)] | None
+    semantic_embedding_width: Channels | None
     channel_resolution_embedding: bool | None
     auxiliary_prediction: bool | None
     dap_window: Literal[1, 3, 5] | None
     plain_prediction: bool
     decoder: Literal["full", "stride4"]
-    decoder_width: Literal["wide", "narrow"] | Annotated[int, Field(ge=1)]
-    backbone_weights: Path | None
-    weights: Path | None
+    decoder_width: Literal["wide", "narrow"] | Channels
+    backbone_weights: FilePath | None
+    weights: FilePath | None
 
     @model_validator(mode="after")
     def _one_start(self) -> "ModelConfig":
@@ -118,13 +144,13 @@ class OptimizerConfig(_Section):
     """
 
     name: Literal["adamw", "sgd", "muon"]
-    learning_rate: Positive
-    backbone_factor: Positive
+    learning_rate: Rate
+    backbone_factor: Rate
     weight_decay: Weight
     momentum: Fraction
     schedule: Literal["polynomial", "cosine"]
-    warmup_steps: Annotated[int, Field(ge=0)]
-    gradient_clip: Annotated[float, Field(ge=0)]
+    warmup_steps: Annotated[int, Field(ge=0, le=10**9)]
+    gradient_clip: Annotated[float, Field(ge=0, le=10**9)]
 
 
 class ClassifierConfig(_Section):
@@ -134,9 +160,9 @@ class ClassifierConfig(_Section):
     zeros are plain pre-training.
     """
 
-    backbone: str
+    backbone: Text
     head_weights: tuple[Weight, Weight, Weight, Weight]
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    label_smoothing: Share
 
 
 class RunConfig(_Section):
@@ -150,17 +176,17 @@ class RunConfig(_Section):
 
     command: ClassVar[str]
 
-    output: Path
+    output: FilePath
     seed: Annotated[int, Field(ge=0, lt=2**32)]
-    epochs: Annotated[int, Field(ge=1)]
-    batch_size: Annotated[int, Field(ge=1)]
-    accumulation: Annotated[int, Field(ge=1)]
+    epochs: Count
+    batch_size: Annotated[int, Field(ge=1, le=65536)]
+    accumulation: Annotated[int, Field(ge=1, le=65536)]
     precision: Literal["fp32", "bf16"]
     channels_last: bool
-    ema_decay: Annotated[float, Field(ge=0, lt=1)]
-    evaluate_every: Annotated[int, Field(ge=1)]
-    checkpoint_every: Annotated[int, Field(ge=1)]
-    log_every: Annotated[int, Field(ge=1)]
+    ema_decay: Share
+    evaluate_every: Count
+    checkpoint_every: Count
+    log_every: Count
     max_skipped_steps: Annotated[int, Field(ge=0, le=10)]
     data: InputConfig
     optimizer: OptimizerConfig
@@ -204,10 +230,10 @@ class PretrainedConfig(_Section):
     `plain` is without auxiliary heads, `supervised` with them; the other two are the same of the rearranged backbone.
     """
 
-    plain: Path | None
-    supervised: Path | None
-    rearranged: Path | None
-    rearranged_supervised: Path | None
+    plain: FilePath | None
+    supervised: FilePath | None
+    rearranged: FilePath | None
+    rearranged_supervised: FilePath | None
 
 
 class AblationConfig(SegmentationConfig):
@@ -216,7 +242,7 @@ class AblationConfig(SegmentationConfig):
     command = "exfuse ablate"
 
     task: Literal["ablation"]
-    seeds: Annotated[int, Field(ge=1)]
+    seeds: Annotated[int, Field(ge=1, le=1000)]
     pretrained: PretrainedConfig
 
     @model_validator(mode="after")

@@ -12,10 +12,12 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
+from exfuse.durable import read_file
 from exfuse.errors import ConfigError, brief, did_you_mean, without_path
 from exfuse.training.config import AblationConfig, PretrainingConfig, RunConfig, TrainingConfig
-from exfuse.validation import describe, load_yaml
+from exfuse.validation import MAX_YAML, describe, load_yaml
 
+MAX_KEY = 100  # characters of a dotted key; ours have 33
 ConfigType = TypeVar("ConfigType", bound=RunConfig)
 
 KINDS: dict[str, type[RunConfig]] = {
@@ -117,8 +119,8 @@ def read_recipe_text(recipe: str) -> str:
     if not recipe.endswith((".yaml", ".yml")):
         raise ConfigError(f"there is no recipe {recipe!r}; {did_you_mean(recipe, recipe_names())}")
     try:
-        return Path(recipe).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_file(Path(recipe), MAX_YAML).decode()
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{recipe}: not a readable recipe ({without_path(error)})") from error
 
 
@@ -138,8 +140,8 @@ def _read(recipe: str, overrides: Sequence[str]) -> dict[str, Any]:
 
 def _apply(content: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"{override!r}: expected key=value, for example data.root=photos")
+    if not equals or not key or len(key) > MAX_KEY:
+        raise ConfigError(f"{override[:MAX_KEY]!r}: expected key=value, for example data.root=photos")
     *sections, last = key.split(".")
     for section in sections:
         inner = content.get(section)
@@ -147,7 +149,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
             hint = did_you_mean(section, [name for name, field in content.items() if isinstance(field, dict)])
             raise ConfigError(f"{key}: there is no section {section!r}; {hint}")
         content = inner
-    content[last] = _parse_yaml(value, override)
+    content[last] = _parse_yaml(value, key)
 
 
 def _parse_yaml(text: str, source: str) -> Any:
