@@ -58,8 +58,8 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
-    """Opens a pipe that nobody writes to, where a plain open would wait for a writer."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    """Opens a pipe that nobody is at the other end of, where a plain open would wait for somebody."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
 
 
 def read_file(path: Path, limit: int = MAX_TEXT) -> bytes:
@@ -194,7 +194,7 @@ def alone(lock: Path, wait: bool = False) -> Iterator[bool]:
     Raises:
         OSError: If the file cannot be made.
     """
-    with lock.open("a+b") as file:
+    with open(lock, "a+b", opener=_open_without_waiting) as file:
         yield lock_file(file, wait)
 
 

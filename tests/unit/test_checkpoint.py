@@ -11,6 +11,7 @@ import pickle
 import re
 import resource
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -29,7 +30,14 @@ from exfuse.manifest import MANIFEST, verify_folder, write_manifest
 from exfuse.models.builders import create_model
 from exfuse.models.exfuse import ExFuse
 from exfuse.training import checkpoint
-from exfuse.training.checkpoint import LATEST, TrainingState, latest_checkpoint, load_checkpoint, save_checkpoint
+from exfuse.training.checkpoint import (
+    LATEST,
+    TrainingState,
+    latest_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    verify_latest,
+)
 from exfuse.training.optim import ExponentialMovingAverage, OptimizerName, build_optimizers
 
 OPTIMIZER_NAMES = get_args(OptimizerName)
@@ -524,3 +532,44 @@ def test_a_manifest_that_leads_elsewhere_is_refused(name: str, tmp_path: Path) -
     write_manifest(tmp_path, {name: Digest(0, "0" * 64)})
     with pytest.raises(CheckpointError, match=r"manifest\.json: changed since it was written"):
         verify_folder(tmp_path)
+
+
+def be_a_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def be_endless(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+FILES = ("latest", "manifest.json", "state.json", "model.safetensors", "average.safetensors", "optimizer_0.safetensors")
+
+
+@pytest.mark.parametrize("become", [be_a_pipe, be_endless])
+@pytest.mark.parametrize("name", FILES)
+def test_a_pipe_or_a_device_in_a_files_place_is_refused_and_not_read(
+    become: Callable[[Path], None], name: str, trained: Training, folder: Path
+) -> None:
+    checkpoint = trained.save(folder, 1)
+    path = folder / name if name == LATEST else checkpoint / name
+    path.unlink()
+    become(path)
+    for use in (trained.load, verify_latest):
+        with pytest.raises(CheckpointError, match=f"{path}: .*not a regular file"):
+            use(folder)
+
+
+@pytest.mark.parametrize("become", [be_a_pipe, be_endless])
+def test_a_save_over_a_pipe_or_a_device_ends(become: Callable[[Path], None], trained: Training, folder: Path) -> None:
+    checkpoint = trained.save(folder, 1)
+    for path in (checkpoint / "state.json", folder / LATEST):
+        path.unlink()
+        become(path)
+        with pytest.raises(CheckpointError, match="not a regular file"):
+            trained.save(folder, 1)
+
+
+def test_a_state_that_json_cannot_hold_is_not_written(trained: Training, folder: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        save_checkpoint(folder, trained.model, None, trained.optimizers, TrainingState(1, math.nan))
+    assert not folder.exists()

@@ -17,12 +17,14 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from exfuse.durable import Digest, reason, replace_file, staged_folder, write_file
+from exfuse.durable import Digest, read_file, reason, replace_file, staged_folder, write_file
 from exfuse.errors import CheckpointError, brief
 from exfuse.manifest import verify_folder, write_manifest
 from exfuse.training.muon import Muon
 
 LATEST = "latest"
+STATE_FILE = "state.json"
+MAX_STATE = 4096  # bytes of either
 _NAME = r"step_(\d{8,})(_scored)?"
 _POINTER = re.compile(rf"({_NAME}) ([0-9a-f]{{64}})\n")
 _LEFT = re.compile(rf"{_NAME}|\.{_NAME}\.(partial|previous)")  # what saves leave, and what those that were cut off do
@@ -73,19 +75,19 @@ def save_checkpoint(
     Raises:
         CheckpointError: If it cannot be written; the previous checkpoint is untouched.
     """
-    target = folder / f"step_{state.step:08d}"
-    if (folder / LATEST).is_file() and _read_pointer(folder)[0] == target:
-        if json.loads((target / "state.json").read_text(encoding="utf-8")) == asdict(state):
-            _remove_all_but(target)  # which a kill may have kept that save from
-            return target
-        target = folder / f"{target.name}_scored"  # the step was saved when its scoring was cut off
+    target, content = folder / f"step_{state.step:08d}", json.dumps(asdict(state), allow_nan=False).encode()
     try:
+        if (folder / LATEST).exists() and _read_pointer(folder)[0] == target:
+            if read_file(target / STATE_FILE, MAX_STATE) == content:
+                _remove_all_but(target)  # which a kill may have kept that save from
+                return target
+            target = folder / f"{target.name}_scored"  # the step was saved when its scoring was cut off
         folder.mkdir(parents=True, exist_ok=True)
         with staged_folder(target) as staged:
             files: dict[str, Digest] = {}
             for name, tensors in _tensors_by_file(model, average, optimizers):
                 files[name] = write_file(staged / name, _serialize(tensors))
-            files["state.json"] = write_file(staged / "state.json", json.dumps(asdict(state)).encode())
+            files[STATE_FILE] = write_file(staged / STATE_FILE, content)
             digest = write_manifest(staged, files)
         replace_file(folder / LATEST, f"{target.name} {digest}\n")
     except OSError as error:
@@ -114,7 +116,7 @@ def load_checkpoint(
     source, digest = _read_pointer(folder)
     verify_folder(source, digest)
     try:
-        state = _read_state(source / "state.json")
+        state = _read_state(source / STATE_FILE)
         model.load_state_dict(load_file(source / "model.safetensors"))
         if average is not None:
             average.load_state_dict(load_file(source / "average.safetensors"))
@@ -170,7 +172,7 @@ def _read_pointer(folder: Path) -> tuple[Path, str | None]:
     """Returns the latest checkpoint and its manifest's hash, which is not known where `latest` is gone."""
     path = folder / LATEST
     try:
-        found = _POINTER.fullmatch(path.read_text(encoding="utf-8"))
+        found = _POINTER.fullmatch(read_file(path, MAX_STATE).decode())
     except FileNotFoundError as error:
         # A checkpoint gets its name when it is whole, and the pointer follows: the first save may end between the two.
         if found_without := _newest_first(folder):
@@ -194,7 +196,7 @@ def _newest_first(folder: Path) -> list[Path]:
 
 
 def _read_state(path: Path) -> TrainingState:
-    state = TrainingState(**json.loads(path.read_text(encoding="utf-8")))
+    state = TrainingState(**json.loads(read_file(path, MAX_STATE)))
     counts = (state.step, state.best_step, state.evaluated_step, state.skipped)
     if not all(type(count) is int and count >= 0 for count in counts):
         raise ValueError(f"{path.name}: a count that is none")

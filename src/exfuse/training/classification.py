@@ -24,11 +24,12 @@ from exfuse.data.image_folder import (
 )
 from exfuse.data.stream import AugmentedDataset
 from exfuse.distributed import Ranks, sum_over_ranks
+from exfuse.durable import read_file
 from exfuse.errors import ConfigError, DataError, did_you_mean
 from exfuse.inference.preprocessing import normalize
 from exfuse.models.backbone_weights import CLASSIFIER_TYPE
 from exfuse.models.backbones import BACKBONES
-from exfuse.models.folder import CONFIG_FILE
+from exfuse.models.folder import CONFIG_FILE, WRONG_CONTENT, unreadable
 from exfuse.models.pretrained import save_pretrained
 from exfuse.models.semantic_supervision import STAGES, ClassifierOutput, FourBools, SemanticSupervisionClassifier
 from exfuse.training.config import ClassificationDataConfig, PretrainingConfig
@@ -73,8 +74,12 @@ def pretrain(config: PretrainingConfig, resume: bool, console: Console) -> list[
     with begun(config, resume, console) as (ranks, stop, output):
         task, model = set_up(config, ranks, output)
         run_training(start_run(config, model, len(task.train), ranks), task, resume, stop, output)
-        content = json.loads((config.output / task.best_folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        return [HeadAccuracy(**row) for row in content["metrics"]["heads"]]
+        folder = config.output / task.best_folder
+        try:
+            content = json.loads(read_file(folder / CONFIG_FILE))
+            return [HeadAccuracy(**row) for row in content["metrics"]["heads"]]
+        except (OSError, *WRONG_CONTENT) as error:
+            raise unreadable(folder, error) from error
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,14 @@ from rich.progress import (
 )
 from torch.utils.tensorboard import SummaryWriter
 
-from exfuse.durable import reason, replace_file
+from exfuse.durable import read_file, reason, replace_file
 from exfuse.errors import CheckpointError, brief
 from exfuse.training.checkpoint import TrainingState
 
 METRICS_FILE = "metrics.jsonl"
+MAX_METRICS = 2**28  # bytes: over a million records
+TENSORBOARD_FOLDER = "tensorboard"
+EVENTS = "events.out.tfevents."
 KINDS = ("train", "val")
 
 
@@ -167,12 +170,15 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
     """Returns the records of a run, oldest first; none before it began. A last line that was cut off is left out.
 
     Raises:
-        CheckpointError: If another line is no record.
+        CheckpointError: If the file cannot be read or another line is no record.
     """
     path = folder / METRICS_FILE
-    if not path.is_file():
+    try:
+        *lines, _ = read_file(path, MAX_METRICS).split(b"\n")  # what is behind the last newline was cut off
+    except FileNotFoundError:
         return []
-    *lines, _ = path.read_bytes().split(b"\n")  # what is behind the last newline was cut off
+    except OSError as error:
+        raise CheckpointError(f"{path}: the run's records cannot be read ({error.strerror})") from error
     records = []
     for number, line in enumerate(lines, start=1):
         try:
