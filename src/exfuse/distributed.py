@@ -79,7 +79,7 @@ def sum_over_ranks(values: torch.Tensor, ranks: Ranks) -> torch.Tensor:
     return total.to(values.device)
 
 
-def is_lost_process(error: RuntimeError) -> bool:
+def is_lost_process(error: Exception) -> bool:
     """Returns whether an error is what a process of the group says when it cannot reach another one."""
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 

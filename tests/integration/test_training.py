@@ -623,6 +623,28 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_step(
     assert_same_run(config.output, finished)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 805306368 bytes."),
+        RuntimeError("std::bad_alloc"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    ],
+    ids=["python", "torch", "c++", "cuda"],
+)
+@pytest.mark.parametrize("place", [(loop, "take_step"), (segmentation, "scan_dataset"), (ModelInfo, "build")])
+def test_too_little_memory_is_one_of_our_errors_wherever_it_shows(
+    place: tuple[object, str], error: Exception, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(*place, fail)
+    with pytest.raises(TrainingError, match=r"the memory is used up .* data\.crop_size"):
+        train_quietly(tiny_config(pack, tmp_path / "run"))
+
+
 def test_a_full_disk_does_not_hide_what_was_not_finite(
     pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -137,6 +137,10 @@ def test_batches_of_two_ranks_are_those_of_one(pack: Path):
         ),
         ("unable to write to file </torch_7_3>: No space left on device (28)", "shared memory is too small: "),
         ("unable to allocate shared memory(shm) for file", "shared memory is too small: "),
+        (
+            "Caught RuntimeError in DataLoader worker process 0.\n" + "  File x\n" * 90 + "Bus error",
+            "shared memory is too",
+        ),
         ("DataLoader worker (pid 7) is killed by signal: Killed.", "data.workers=0 reads in the training process"),
     ],
 )

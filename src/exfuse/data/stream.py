@@ -225,9 +225,9 @@ def worker_error(error: Exception, dataset: AugmentedDataset[Any], batches: Iter
     keys = [key for batch in batches for key in batch]
     paths = [str(dataset.dataset.image_path(key.sample)) for key in keys[:SAMPLES_NAMED]]
     samples = ", ".join(paths) + (f" and {len(keys) - SAMPLES_NAMED} more" * (len(keys) > SAMPLES_NAMED))
-    text = brief(error)
+    text, whole = brief(error), str(error)
     hint = "data.workers=0 reads in the training process itself"
-    if "shared memory" in text or "Bus error" in text or "/torch_" in text:
+    if any(sign in whole for sign in ("shared memory", "Bus error", "/torch_")):
         free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0
         hint = f"shared memory is too small: {free:,} bytes free in {SHARED_MEMORY}; use fewer data.workers"
     return DataError(f"a worker process failed while reading among the samples {samples}: {text} ({hint})")

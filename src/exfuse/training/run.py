@@ -73,7 +73,7 @@ def begun(config: RunConfig, resume: bool, console: Console) -> Iterator[tuple[R
 
     Raises:
         ConfigError: If the folder is not free, holds another run, or a batch cannot be shared.
-        TrainingError: If another process of the run can no longer be reached.
+        TrainingError: If the memory is used up, or another process of the run can no longer be reached.
         Interrupted: After a signal that the block did not deal with itself.
     """
     with stop_signals() as stop, process_group() as ranks:
@@ -82,13 +82,24 @@ def begun(config: RunConfig, resume: bool, console: Console) -> Iterator[tuple[R
             wait_for_all(ranks)  # nobody writes before all have looked
             check_shares(config, ranks)
             yield ranks, stop, console if ranks.is_first else Console(quiet=True)
-        except RuntimeError as error:
+        except (MemoryError, RuntimeError) as error:
+            if _is_out_of_memory(error):
+                raise TrainingError(
+                    f"the memory is used up ({brief(error)}); a smaller data.crop_size or batch_size, or a larger "
+                    "accumulation, needs less"
+                ) from error
             if ranks.size == 1 or not is_lost_process(error):
                 raise
             raise TrainingError(
                 f"another process of this run is gone or does not answer ({brief(error)}); --resume goes on from the "
                 "latest checkpoint"
             ) from error
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether an error is how Python, torch or the C++ below it says that it got no memory."""
+    signs = ("allocate memory", "bad_alloc", "out of memory")
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
 
 
 def check_output(config: RunConfig, resume: bool) -> None:
