@@ -1,8 +1,9 @@
 """One process or several: what differs between them is kept here."""
 
 import itertools
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ import torch.distributed as dist
 from torch import nn
 
 from exfuse.errors import ConfigError
+
+NAMED = 5  # differences between processes
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,39 @@ def copy_from_first(module: nn.Module, ranks: Ranks) -> None:
     if ranks.size > 1:
         for tensor in itertools.chain(module.parameters(), module.buffers()):
             dist.broadcast(tensor.data, src=0)
+
+
+def differences(facts: Mapping[str, object], ranks: Ranks) -> str:
+    """Returns in words which processes differ from the first one, and in what; nothing if they all agree.
+
+    All processes get the same answer, and the same of them call this at the same place.
+
+    Args:
+        facts: Name -> a value, of which the text counts.
+        ranks: This process's place.
+    """
+    first, *others = (
+        json.loads(text) for text in _texts_of_all(json.dumps({k: str(v) for k, v in facts.items()}), ranks)
+    )
+    found = [
+        f"rank {rank} has {name} {other.get(name)} and rank 0 {first.get(name)}"
+        for rank, other in enumerate(others, start=1)
+        for name in sorted(first.keys() | other.keys())
+        if first.get(name) != other.get(name)
+    ]
+    return "; ".join(found[:NAMED]) + f"; and {len(found) - NAMED} more" * (len(found) > NAMED)
+
+
+def _texts_of_all(text: str, ranks: Ranks) -> list[str]:
+    """Returns the text of each process, on all of them."""
+    content = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+    sizes = torch.zeros(ranks.size, dtype=torch.int64)
+    sizes[ranks.rank] = len(content)
+    sizes = sum_over_ranks(sizes, ranks)
+    contents = torch.zeros(ranks.size, int(sizes.max()), dtype=torch.uint8)
+    contents[ranks.rank, : len(content)] = content
+    rows = zip(sum_over_ranks(contents, ranks), sizes.tolist(), strict=True)
+    return [row[:size].numpy().tobytes().decode() for row, size in rows]
 
 
 def any_rank(flag: bool, ranks: Ranks) -> bool:

@@ -34,7 +34,7 @@ from exfuse.models.pretrained import save_pretrained
 from exfuse.models.semantic_supervision import STAGES, ClassifierOutput, FourBools, SemanticSupervisionClassifier
 from exfuse.training.config import ClassificationDataConfig, PretrainingConfig
 from exfuse.training.loop import Evaluation, run_training
-from exfuse.training.run import begun, start_run
+from exfuse.training.run import begun, check_data, start_run
 
 
 class HeadAccuracy(NamedTuple):
@@ -95,11 +95,7 @@ class ClassificationTask:
     @property
     def fingerprint(self) -> str:
         """Of the files' names and sizes; reading all of them would take long."""
-        hashed = hashlib.sha256()
-        for split in (self.train, self.val):
-            for path, label in split.entries:
-                hashed.update(os.fsencode(f"{path.relative_to(split.root)} {label} {path.stat().st_size}\n"))
-        return hashed.hexdigest()
+        return _fingerprint(self.train, self.val)
 
     def samples(self) -> AugmentedDataset[ClassifiedImage]:
         """Returns the augmented training samples."""
@@ -179,7 +175,7 @@ def set_up(
 
     Raises:
         ConfigError: If the backbone is unknown or `data.root` is not set.
-        DataError: If a split is bad, or the two have other classes.
+        DataError: If a split is bad, the two have other classes, or processes read other data.
     """
     torch.manual_seed(config.seed)
     train, val = (
@@ -188,11 +184,23 @@ def set_up(
     if train.class_names != val.class_names:
         different = sorted(set(train.class_names) ^ set(val.class_names))
         raise DataError(f"{train.root}: the splits differ in the classes {', '.join(different[:5])}")
+    facts: dict[str, object] = {"classes": ", ".join(train.class_names)}
+    for part, split in (("training", train), ("validation", val)):
+        facts |= {f"{part} images": len(split), f"{part} fingerprint": _fingerprint(split)[:16]}
+    check_data(facts, ranks)
     name = config.model.backbone
     if name not in BACKBONES:
         raise ConfigError(f"model.backbone: there is no backbone {name!r}; {did_you_mean(name, BACKBONES)}")
     model = SemanticSupervisionClassifier(BACKBONES[name](), len(train.class_names), with_head(config))
     return ClassificationTask(config, ranks, train, val), model
+
+
+def _fingerprint(*splits: ImageFolder) -> str:
+    hashed = hashlib.sha256()
+    for split in splits:
+        for path, label in split.entries:
+            hashed.update(os.fsencode(f"{path.relative_to(split.root)} {label} {path.stat().st_size}\n"))
+    return hashed.hexdigest()
 
 
 def with_head(config: PretrainingConfig) -> FourBools:

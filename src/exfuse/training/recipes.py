@@ -17,6 +17,7 @@ from exfuse.errors import ConfigError, brief, did_you_mean, without_path
 from exfuse.training.config import AblationConfig, PretrainingConfig, RunConfig, TrainingConfig
 from exfuse.validation import MAX_YAML, describe, load_yaml
 
+OF_ONE_PROCESS = ("data.root", "data.workers", "model.backbone_weights", "model.weights")
 MAX_KEY = 100  # characters of a dotted key; ours have 33
 ConfigType = TypeVar("ConfigType", bound=RunConfig)
 
@@ -92,6 +93,11 @@ def differing_keys(first: RunConfig, second: RunConfig) -> dict[str, tuple[Any, 
     free = {"output", "checkpoint_every", "log_every", "max_skipped_steps", "data.root", "data.workers", "data.cache"}
     a, b = _flatten(first.model_dump()), _flatten(second.model_dump())
     return {key: (a[key], b[key]) for key in a if a[key] != b[key] and key not in free}
+
+
+def shared_settings(config: RunConfig) -> dict[str, Any]:
+    """Returns what all processes of a run must have alike, by dotted key: all but where each finds its data."""
+    return {key: value for key, value in _flatten(config.model_dump()).items() if key not in OF_ONE_PROCESS}
 
 
 def _flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:

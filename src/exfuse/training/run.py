@@ -1,8 +1,10 @@
 """What a training run stands on: the network, its optimizers and average, where it stands; and its folder."""
 
-from collections.abc import Iterator
+import platform
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -11,14 +13,14 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from exfuse.distributed import Ranks, is_lost_process, process_group, wait_for_all
-from exfuse.errors import ConfigError, OutputError, TrainingError, brief
+from exfuse.distributed import Ranks, differences, is_lost_process, process_group, wait_for_all
+from exfuse.errors import ConfigError, DataError, OutputError, TrainingError, brief
 from exfuse.outputs.folder import check_folder
 from exfuse.training.checkpoint import TrainingState, has_checkpoint
 from exfuse.training.config import RunConfig
 from exfuse.training.log import read_records
 from exfuse.training.optim import ExponentialMovingAverage, build_optimizers
-from exfuse.training.recipes import differing_keys, load_recorded
+from exfuse.training.recipes import differing_keys, load_recorded, shared_settings
 from exfuse.training.signals import StopSignals, stop_signals
 
 CONFIG_FILE = "config.yaml"
@@ -77,10 +79,11 @@ def begun(config: RunConfig, resume: bool, console: Console) -> Iterator[tuple[R
         Interrupted: After a signal that the block did not deal with itself.
     """
     with stop_signals() as stop, process_group() as ranks:
-        check_output(config, resume)
         try:
-            wait_for_all(ranks)  # nobody writes before all have looked
+            check_agreement(config, resume, ranks)
             check_shares(config, ranks)
+            check_output(config, resume)
+            wait_for_all(ranks)  # nobody writes before all have looked
             yield ranks, stop, console if ranks.is_first else Console(quiet=True)
         except (MemoryError, RuntimeError) as error:
             if _is_out_of_memory(error):
@@ -137,6 +140,32 @@ def check_run(config: RunConfig, resume: bool) -> None:
         raise ConfigError(
             f"{recorded}: the run to resume was started with {settings}; give the same, or output=ANOTHER_FOLDER"
         )
+
+
+def check_agreement(config: RunConfig, resume: bool, ranks: Ranks) -> None:
+    """Checks that all processes of a run were started alike.
+
+    Raises:
+        ConfigError: With what one of them has that the first has not.
+    """
+    versions = {name: version(name) for name in ("exfuse", "torch", "numpy", "pillow")}
+    facts = shared_settings(config) | {"--resume": resume, "python": platform.python_version()} | versions
+    if found := differences(facts, ranks):
+        raise ConfigError(f"the processes of this run differ: {found}; start all of them alike")
+
+
+def check_data(facts: Mapping[str, object], ranks: Ranks) -> None:
+    """Checks that all processes of a run read the same data.
+
+    Args:
+        facts: What this process has read; see `differences`.
+        ranks: This process's place.
+
+    Raises:
+        DataError: With what one of them has that the first has not.
+    """
+    if found := differences(facts, ranks):
+        raise DataError(f"the processes of this run read other data: {found}; give all of them the same files")
 
 
 def check_shares(config: RunConfig, ranks: Ranks) -> None:

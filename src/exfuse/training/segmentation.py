@@ -36,7 +36,7 @@ from exfuse.models.semantic_supervision import is_own
 from exfuse.training.config import DataConfig, LossConfig, TrainingConfig
 from exfuse.training.log import read_records
 from exfuse.training.loop import Evaluation, run_training
-from exfuse.training.run import begun, start_run
+from exfuse.training.run import begun, check_data, start_run
 
 CLASS_WEIGHTS = {
     "enet": enet_weights,
@@ -158,6 +158,10 @@ def set_up(config: TrainingConfig, ranks: Ranks, console: Console) -> tuple[Segm
     train_split, val_split = (
         _open_split(config.data, split, console) for split in (config.data.train_split, config.data.val_split)
     )
+    facts: dict[str, object] = {}
+    for part, split in (("training", train_split), ("validation", val_split)):
+        facts |= {f"{part} images": len(split.dataset), f"{part} fingerprint": split.scan.fingerprint[:16]}
+    check_data(facts, ranks)
     info = model_info(config, train_split.dataset)
     model = info.build()
     if not is_own(model.backbone):
