@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
@@ -212,6 +213,7 @@ def spread(length: int, count: int) -> list[int]:
 def _png(figure: Figure) -> tuple[str, bytes]:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
+    font_manager._get_font.cache_clear()  # type: ignore[attr-defined]  # keeps fonts open, for each thread anew
     return "png", buffer.getvalue()
 
 

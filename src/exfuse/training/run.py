@@ -20,6 +20,7 @@ from exfuse.training.checkpoint import TrainingState, has_checkpoint
 from exfuse.training.config import RunConfig
 from exfuse.training.log import read_records
 from exfuse.training.optim import ExponentialMovingAverage, build_optimizers
+from exfuse.training.process import process_as_before
 from exfuse.training.recipes import differing_keys, load_recorded, shared_settings
 from exfuse.training.signals import StopSignals, stop_signals
 
@@ -78,7 +79,7 @@ def begun(config: RunConfig, resume: bool, console: Console) -> Iterator[tuple[R
         TrainingError: If the memory is used up, or another process of the run can no longer be reached.
         Interrupted: After a signal that the block did not deal with itself.
     """
-    with stop_signals() as stop, process_group() as ranks:
+    with process_as_before(), stop_signals() as stop, process_group() as ranks:
         try:
             check_agreement(config, resume, ranks)
             check_shares(config, ranks)

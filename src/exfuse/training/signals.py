@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Under torchrun a Ctrl-C arrives twice, from the terminal and from the launcher.
@@ -46,7 +45,6 @@ class StopSignals:
         self._received_at = 0.0
         self._alone = True
         self._interruptible = True  # until `begin`, when there is something to lose
-        self._of_children: Any = None  # torch's handler, which raises wherever the main thread is
 
     def begin(self, alone: bool) -> None:
         """Says that from now on a signal may only be acted on where the loop allows it.
@@ -79,15 +77,11 @@ class StopSignals:
                 return
             os._exit(128 + number)
         self.received, self._received_at = number, now
-        # A signal to all of a group of processes, as launchers send it, ends the data workers, too: no news then.
-        self._of_children = signal.signal(signal.SIGCHLD, _do_nothing)
+        # A signal to all of a group of processes, as launchers send it, ends the data workers, too: no news then, and
+        # torch's handler would raise wherever the main thread is.
+        signal.signal(signal.SIGCHLD, _do_nothing)
         if self._interruptible:
             raise StopRequested
-
-    def restore_children(self) -> None:
-        """Puts back what a signal replaced."""
-        if self._of_children is not None:
-            signal.signal(signal.SIGCHLD, self._of_children)
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:
@@ -96,7 +90,7 @@ def _do_nothing(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def stop_signals() -> Iterator[StopSignals]:
-    """Handles SIGINT and SIGTERM within the block as `StopSignals` says.
+    """Handles SIGINT and SIGTERM within the block as `StopSignals` says; what the block makes of SIGCHLD ends with it.
 
     Python hands signals to the main thread; in another one the block runs without. A signal that comes before there is
     anything to save ends the block with `Interrupted`.
@@ -105,7 +99,7 @@ def stop_signals() -> Iterator[StopSignals]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    previous = {number: signal.getsignal(number) or signal.SIG_DFL for number in SIGNALS}
+    previous = {number: signal.getsignal(number) or signal.SIG_DFL for number in (*SIGNALS, signal.SIGCHLD)}
     for number in SIGNALS:
         signal.signal(number, stop.note)
     try:
@@ -117,4 +111,3 @@ def stop_signals() -> Iterator[StopSignals]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-        stop.restore_children()
