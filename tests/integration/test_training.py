@@ -10,6 +10,8 @@ import re
 import shutil
 import signal
 import threading
+import time
+import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +25,8 @@ from PIL import Image
 from rich.console import Console
 from safetensors.torch import save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_run import STEPS, losses_of, read_metrics, tensors_in, tiny_config, train_quietly
+from tensorboard.summary.writer import event_file_writer
+from tiny_run import STEPS, TINY, call_exfuse, losses_of, read_metrics, tensors_in, tiny_config, train_quietly
 from torch import Tensor
 
 from exfuse.data.datasets import SegmentationDataset, open_dataset
@@ -117,12 +120,6 @@ def assert_same_run(run: Path, expected: Path) -> None:
     assert read_metrics(run) == read_metrics(expected)
     for model in ("model", "model_last"):
         assert (run / model / "config.json").read_text() == (expected / model / "config.json").read_text()
-
-
-def backdate_events(run: Path) -> None:
-    """Names the event files so that they come before those to be written next, be it within this second."""
-    for number, path in enumerate(sorted((run / "tensorboard").iterdir())):
-        path.rename(path.with_name(f"events.out.tfevents.{number}"))
 
 
 def read_scalars(run: Path, tag: str) -> dict[int, float]:
@@ -277,11 +274,72 @@ def test_a_run_that_was_interrupted_and_resumed_equals_one_that_was_not(
     expected = [record for record in read_metrics(finished) if record["step"] <= known[record["kind"]]]
     assert read_metrics(config.output) == expected
     assert not (config.output / "report.html").exists()
-    backdate_events(config.output)
 
     train_quietly(config, resume=True)
     assert_same_run(config.output, finished)
     assert sorted(read_scalars(config.output, "train/loss")) == list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize("hours", [-24, 0, 24])
+def test_tensorboard_shows_all_steps_whatever_the_clock_says_when_a_run_goes_on(
+    hours: int, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(pack, tmp_path / "run")
+    for start in range(0, STEPS, 2):
+        with monkeypatch.context() as patch:
+            now = time.time() + 3600 * hours * start
+            patch.setattr(event_file_writer.time, "time", lambda now=now: now)
+            if start + 2 < STEPS:
+                do_after_step(patch, 2, press_control_c)
+                with pytest.raises(Interrupted):
+                    train_quietly(config, resume=start > 0)
+            else:
+                train_quietly(config, resume=True)
+    recorded = {record["step"]: record["loss"] for record in read_metrics(config.output) if record["kind"] == "train"}
+    assert sorted(recorded) == list(range(1, STEPS + 1))
+    assert read_scalars(config.output, "train/loss") == pytest.approx(recorded)
+
+
+def be_a_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def be_endless(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize(
+    ("name", "become"),
+    [(name, become) for name in ("config.yaml", "metrics.jsonl") for become in (be_a_pipe, be_endless)]
+    + [(".lock", be_a_pipe)],
+)
+def test_a_pipe_or_a_device_in_a_run_folder_is_refused_and_not_read(
+    name: str, become: Callable[[Path], None], finished: Path, pack: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    (run / name).unlink()
+    become(run / name)
+    with pytest.raises((CheckpointError, ConfigError), match=re.escape(str(run))):
+        train_quietly(tiny_config(pack, run), resume=True)
+
+
+def test_a_log_file_gets_whole_lines_and_no_control_characters(pack: Path, tmp_path: Path) -> None:
+    settings = [f"data.root={pack}", f"output={tmp_path / 'run'}", "data.cache=true", "optimizer.warmup_steps=50"]
+    outcome = call_exfuse("train", "demo", *TINY, *settings, columns=40)
+    assert outcome.code == 0, outcome.errors
+    assert outcome.errors == ""
+    assert not [letter for letter in outcome.output if unicodedata.category(letter) in ("Cc", "Cs") and letter != "\n"]
+    progress = outcome.output[: outcome.output.index("val: 4 images")].splitlines()[:-1]
+    record = r"step \d/6  epoch \S+  loss \S+  lr \S+  seconds_per_step \S+  waiting \S+"
+    score = r"step \d: val mIoU 0\.\d{4}( \(best so far\))?"
+    expected = [
+        r"12 images, 6 steps, a network of 0\.\d M parameters, fp32 on cpu: .*/run",
+        "the warm-up is shortened from 50 steps to 3, half of the run",
+        *[record] * 3, score, *[record] * 3, score,
+    ]  # fmt: skip
+    assert len(progress) == len(expected)
+    for line, pattern in zip(progress, expected, strict=True):
+        assert re.fullmatch(pattern, line), line
 
 
 def test_a_run_can_be_interrupted_again_and_again(
@@ -309,7 +367,6 @@ def test_a_run_that_crashed_after_its_last_checkpoint_does_those_steps_again(
     assert [record["step"] for record in read_metrics(config.output)] == [1, 2, 3, 3, 4, 5]
     with (config.output / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"kind": "train", "step": 6, "lo')
-    backdate_events(config.output)
 
     train_quietly(config, resume=True)
     assert_same_run(config.output, finished)

@@ -75,12 +75,12 @@ class Outcome(NamedTuple):
     errors: str
 
 
-def call_exfuse(*arguments: object) -> Outcome:
-    """Runs the command line in this process."""
+def call_exfuse(*arguments: object, columns: int = 200) -> Outcome:
+    """Runs the command line in this process, as if in a terminal of so many columns but with files for its output."""
     output, errors = io.StringIO(), io.StringIO()
     with (
         mock.patch.object(sys, "argv", ["exfuse", *map(str, arguments)]),
-        mock.patch.dict("os.environ", {"COLUMNS": "200"}),
+        mock.patch.dict("os.environ", {"COLUMNS": str(columns)}),
         contextlib.redirect_stdout(output),
         contextlib.redirect_stderr(errors),
     ):

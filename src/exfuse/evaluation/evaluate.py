@@ -68,7 +68,8 @@ def score_split(
     of_images = torch.zeros(len(dataset), 3, num_classes, dtype=torch.int64)
     further = make_measures(measures, num_classes, ignore_index)
     rounds = range(ranks.rank, len(dataset) + ranks.rank, ranks.size)
-    for index in track(rounds, "evaluating", console=console, transient=True, disable=not ranks.is_first):
+    shown = ranks.is_first and console.is_terminal  # in a file a bar is but broken lines
+    for index in track(rounds, "evaluating", console=console, transient=True, disable=not shown):
         between()
         if index >= len(dataset):
             continue

@@ -1,4 +1,4 @@
-"""What a run says while it runs: `metrics.jsonl`, TensorBoard and a progress bar."""
+"""What a run says while it runs: `metrics.jsonl`, TensorBoard, and a progress bar or, in a log file, lines."""
 
 import json
 import math
@@ -40,7 +40,7 @@ class RunLog:
         state: Where the run stands. Records of later steps and scores, left by a run that was cut off after its last
             checkpoint, are removed.
         total_steps: Steps of the whole run.
-        console: Where the progress bar goes.
+        console: Where the progress bar goes. Where it is no terminal, a line is printed for each record instead.
         active: False on all processes but the first: nothing is written.
     """
 
@@ -56,7 +56,7 @@ class RunLog:
             TextColumn("left"),
             TimeRemainingColumn(),
             console=console,
-            disable=not active,
+            disable=not (active and console.is_terminal),
         )
         self._bar = self._progress.add_task("training", total=total_steps, completed=state.step, status="")
         if active:
@@ -64,8 +64,9 @@ class RunLog:
             kept_until = {"train": state.step, "val": state.evaluated_step}
             records = [record for record in read_records(folder) if record["step"] <= kept_until[record["kind"]]]
             with self._errors_named():
-                replace_file(self._path, "".join(json.dumps(record) + "\n" for record in records))
-                self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=state.step + 1)
+                replace_file(self._path, "".join(json.dumps(record, allow_nan=False) + "\n" for record in records))
+                _put_first(folder / TENSORBOARD_FOLDER)
+                self._tensorboard = SummaryWriter(str(folder / TENSORBOARD_FOLDER), purge_step=state.step + 1)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -89,7 +90,7 @@ class RunLog:
     def say(self, message: str) -> None:
         """Prints a line above the bar."""
         if self._active:
-            self._progress.console.print(message, markup=False, highlight=False)
+            self._progress.console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def record(self, kind: str, step: int, **values: float) -> None:
         """Adds a record.
@@ -121,6 +122,19 @@ class RunLog:
         except OSError as error:
             why = reason(error, self._path.parent)
             raise CheckpointError(f"{self._path.parent}: the run's records could not be written ({why})") from error
+
+
+def _put_first(folder: Path) -> None:
+    """Renames event files so that they sort before the one to come.
+
+    TensorBoard reads them in the order of their names, which begin with the time, and a later one hides the steps that
+    its beginning has in common with earlier ones. After the clock was set back, the older file would be the later one.
+    """
+    for number, path in enumerate(sorted(folder.glob(f"{EVENTS}*"))):
+        _, _, rest = path.name.removeprefix(EVENTS).partition(".")
+        target = path.with_name(f"{EVENTS}{number:010d}.{rest}")
+        if not target.exists():
+            path.rename(target)
 
 
 class StepTime(NamedTuple):
