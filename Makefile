@@ -3,14 +3,26 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: setup demo test check format test-nightly test-timm coverage bench clean
+.PHONY: setup lock demo test check format test-nightly test-timm coverage bench clean
 
 setup: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml constraints.txt
+# Each file is held against its hash. The second step adds this package and what other builds of torch want besides.
+$(INSTALLED): pyproject.toml constraints.txt requirements.lock
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable '.[dev]'
 	touch $@
+
+# The hashes of all files that PyPI has of the versions in constraints.txt, and of torch's wheel without CUDA, which PyPI
+# does not have: `pip hash FILE` says it.
+CPU_TORCH := 6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
+lock:
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	build/lock/bin/uv pip compile --quiet --no-deps --generate-hashes --no-header --no-annotate --python-version 3.11 --upgrade \
+		--output-file requirements.lock constraints.txt
+	sed -i 's/^torch==.*/&\n    --hash=sha256:$(CPU_TORCH) \\/' requirements.lock
 
 RECIPE ?= demo
 demo: $(INSTALLED)
