@@ -1,10 +1,78 @@
-"""Where things are kept that can be made again: converted and compiled models, decoded images."""
+"""Where things are kept that can be made again: converted models, decoded images, what libraries compile."""
 
+import errno
 import os
+import stat
+import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from exfuse.durable import alone, digest_of, sync_folder
+from exfuse.errors import CheckpointError
+from exfuse.manifest import verify_folder, write_manifest
+
+_swapping = threading.Lock()
+WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def cache_folder() -> Path:
     """Returns `EXFUSE_CACHE`, or `exfuse` in the user's cache."""
     own = os.environ.get("EXFUSE_CACHE")
     return Path(own or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "exfuse").expanduser()
+
+
+def private_folder(name: str) -> Path:
+    """Returns a folder of the cache, made if it is not there.
+
+    Raises:
+        OSError: If it cannot be made, or if somebody else can write to it: what lies there is computed with.
+    """
+    root = cache_folder()
+    for folder in (root, root / name):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if sys.platform != "win32":
+            found = folder.stat()
+            if found.st_uid not in (os.geteuid(), 0) or found.st_mode & WRITABLE_BY_OTHERS:
+                raise PermissionError(
+                    errno.EPERM, f"others than you can write to {folder}: chmod go-w it, or name another one"
+                )
+    return root / name
+
+
+def kept(kind: str, name: str, write: Callable[[Path], None]) -> Path:
+    """Returns a folder of the cache, made now unless it is there as it was made, to the bit.
+
+    Args:
+        kind: What it holds.
+        name: Of its content: the same name is the same content.
+        write: Fills an empty folder.
+
+    Raises:
+        OSError: If the cache cannot be used or written to.
+    """
+    parent = private_folder(kind)
+    target = parent / name
+    if _is_whole(target):
+        return target
+    with TemporaryDirectory(dir=parent, prefix=".") as temporary:
+        staged, damaged = Path(temporary) / name, Path(temporary) / "damaged"
+        staged.mkdir()
+        write(staged)
+        write_manifest(staged, {path.name: digest_of(path) for path in staged.iterdir()})
+        sync_folder(staged)
+        with _swapping, alone(cache_folder() / ".lock", wait=True):
+            if not _is_whole(target):  # else another process or thread was faster
+                if target.exists():
+                    target.rename(damaged)
+                staged.rename(target)
+    return target
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        verify_folder(folder)
+    except CheckpointError:
+        return False
+    return True

@@ -1,6 +1,7 @@
 """`exfuse export`, and what is done with what it wrote."""
 
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -14,10 +15,12 @@ from PIL import Image
 from tiny_run import call_exfuse, tiny_config, train_quietly
 
 from exfuse.data.datasets import open_dataset
-from exfuse.errors import ExportError
+from exfuse.durable import digest_of
+from exfuse.errors import CheckpointError, ExportError
 from exfuse.export import quantize, verify
 from exfuse.inference.engines.openvino_engine import best_precision
 from exfuse.inference.predictor import Predictor
+from exfuse.manifest import MANIFEST, write_manifest
 
 HAS_BF16 = best_precision() == "bf16"
 FORMATS = {"torch-export": "model.pt2", "onnx": "model.onnx", "openvino": "model.xml"}
@@ -257,14 +260,15 @@ def test_wrong_options_are_refused(
 
 @pytest.mark.parametrize("name", ["onnx", "openvino"])
 @pytest.mark.parametrize("damage", ["cut", "other", "empty", "foreign"])
-def test_a_damaged_export_is_named(exported: dict[str, Path], name: str, damage: str, tmp_path: Path) -> None:
-    path = tmp_path / FORMATS[name]
-    content = (exported[name] / FORMATS[name]).read_bytes()
+def test_what_the_engine_cannot_read_is_named(
+    exported: dict[str, Path], name: str, damage: str, tmp_path: Path
+) -> None:
+    path = Path(shutil.copytree(exported[name], tmp_path / "export")) / FORMATS[name]
+    content = path.read_bytes()
     contents = {"cut": content[: len(content) // 2], "other": b"no model at all", "empty": b""}
     contents["foreign"] = content.replace(b"id2label", b"id2labor")
     path.write_bytes(contents[damage])
-    if name == "openvino":
-        path.with_suffix(".bin").write_bytes((exported[name] / "model.bin").read_bytes())
+    write_manifest(path.parent, {file.name: digest_of(file) for file in path.parent.iterdir() if file.name != MANIFEST})
     outcome = call_exfuse("predict", path, tmp_path, "-o", tmp_path / "out")
     assert outcome.code == 1
     assert "no image found" in outcome.errors
@@ -272,6 +276,48 @@ def test_a_damaged_export_is_named(exported: dict[str, Path], name: str, damage:
     outcome = call_exfuse("predict", path, tmp_path / "a.png", "-o", tmp_path / "out")
     assert outcome.code == 1
     assert f"error: {path}: not a readable" in outcome.errors
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_a_changed_export_is_refused_by_its_file_and_its_folder(
+    exported: dict[str, Path], name: str, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(exported[name], tmp_path / "export"))
+    rng = np.random.default_rng(0)
+    files = {"onnx": ["model.onnx"], "openvino": ["model.xml", "model.bin"]}[name]
+    for path in (folder / file for file in (*files, "export.json", MANIFEST)):
+        content = path.read_bytes()
+        for place, bit in zip(rng.integers(len(content), size=5), rng.integers(8, size=5), strict=True):
+            changed = bytearray(content)
+            changed[place] ^= 1 << int(bit)
+            path.write_bytes(changed)
+            for source in (folder, folder / FORMATS[name]):
+                with pytest.raises(CheckpointError) as caught:
+                    Predictor.from_pretrained(source)
+                assert str(caught.value).startswith(f"{path}: changed since it was written")
+        path.write_bytes(content)
+    assert (
+        Predictor.from_pretrained(folder).engine.name == Predictor.from_pretrained(folder / FORMATS[name]).engine.name
+    )
+    for path in (folder / files[-1], folder / MANIFEST):
+        path.unlink()
+        with pytest.raises(CheckpointError, match=str(path)):
+            Predictor.from_pretrained(folder / FORMATS[name] if path.name == MANIFEST else folder)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_full_disk_is_an_error_and_leaves_nothing(model: Path, name: str, tmp_path: Path) -> None:
+    size = (model / "model.safetensors").stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (50_000, size // 2, size - 10_000):  # bytes that a file may have
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            outcome = call_exfuse("export", model, "--format", name, "-o", tmp_path / "export")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert outcome.code == 1
+        assert outcome.errors.startswith(f"error: {tmp_path / 'export'}: the export could not be written (")
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_a_program_is_not_opened_since_reading_it_can_run_what_is_in_it(

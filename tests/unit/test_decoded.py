@@ -14,6 +14,7 @@ from exfuse.data.decoded import PIXELS, SIDES, DecodedDataset, decode
 from exfuse.data.scan import scan_dataset
 from exfuse.data.stream import AugmentedDataset, Batch, SampleOrder, training_loader
 from exfuse.errors import DataError
+from exfuse.manifest import MANIFEST
 
 
 @pytest.fixture(autouse=True)
@@ -90,17 +91,25 @@ def test_changed_files_are_decoded_anew(copy: Path, cache: Path) -> None:
     assert len(list(cache.iterdir())) == 2
 
 
-@pytest.mark.parametrize("name", [PIXELS, SIDES])
-@pytest.mark.parametrize("left", [0, 10, -1, None], ids=["empty", "short", "one byte", "gone"])
-def test_a_damaged_cache_is_refused_with_its_place(pack: Path, cache: Path, name: str, left: int | None) -> None:
+@pytest.mark.parametrize("name", [PIXELS, SIDES, MANIFEST])
+@pytest.mark.parametrize("damage", ["empty", "short", "one byte", "gone", "zeroed", "flipped"])
+def test_what_is_damaged_is_decoded_again(pack: Path, cache: Path, name: str, damage: str) -> None:
     decoded_train(pack)
     (folder,) = cache.iterdir()
     path = folder / name
     content = path.read_bytes()
+    half = len(content) // 2
+    left = {"empty": b"", "short": content[:10], "one byte": content[:-1], "zeroed": bytes(len(content))}
+    left["flipped"] = content[:half] + bytes([content[half] ^ 16]) + content[half + 1 :]
     path.unlink()
-    if left is not None:
-        path.write_bytes(content[:left])
-    assert f"{folder}: these decoded images are damaged; delete the folder" in refusal(pack)
+    if damage in left:
+        path.write_bytes(left[damage])
+    dataset, found = decoded_train(pack)
+    for index in range(len(dataset)):
+        np.testing.assert_array_equal(found[index].image, dataset[index].image)
+        np.testing.assert_array_equal(found[index].mask, dataset[index].mask)
+    assert [path.name for path in cache.iterdir()] == [folder.name], "nothing is left beside it"
+    assert path.read_bytes() == content
 
 
 def test_a_file_cut_off_later_is_an_error_not_a_crash(pack: Path, cache: Path) -> None:
@@ -108,7 +117,7 @@ def test_a_file_cut_off_later_is_an_error_not_a_crash(pack: Path, cache: Path) -
     (folder,) = cache.iterdir()
     with (folder / PIXELS).open("r+b") as file:
         file.truncate(1000)
-    with pytest.raises(DataError, match="damaged"):
+    with pytest.raises(DataError, match=str(folder / PIXELS)):
         found[1]
 
 

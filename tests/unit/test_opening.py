@@ -45,16 +45,24 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
         assert Predictor.from_pretrained(tmp_path / "model").engine.name == "torch, folded", "auto goes on without"
 
 
+@pytest.mark.parametrize("damage", ["cut", "flipped", "zeroed"])
 @pytest.mark.parametrize(("engine", "suffix"), [("openvino", ".xml"), ("openvino", ".bin"), ("onnxruntime", ".onnx")])
 def test_a_damaged_converted_model_is_converted_anew(
-    engine: EngineName, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: EngineName, suffix: str, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EXFUSE_CACHE", str(tmp_path / "cache"))
     save_pretrained(tmp_path / "model", INFO.build(), INFO.to_json(), "")
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     expected = Predictor.from_pretrained(tmp_path / "model", engine, "fp32").scores(image)
     (path,) = (tmp_path / "cache").rglob(f"model{suffix}")
-    path.write_bytes(path.read_bytes()[:1000])
+    content = bytearray(path.read_bytes())
+    if damage == "cut":
+        del content[1000:]
+    elif damage == "flipped":
+        content[len(content) // 2] ^= 4
+    else:
+        content[-100_000:] = bytes(100_000)
+    path.write_bytes(content)
     np.testing.assert_array_equal(Predictor.from_pretrained(tmp_path / "model", engine, "fp32").scores(image), expected)
 
 

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from exfuse.console import printable, terminal
+from exfuse.contained import set_variables
 from exfuse.data.quiet import silence_pillow
 from exfuse.errors import ExFuseError
 from exfuse.training.signals import SIGNALS, Interrupted
@@ -64,6 +65,7 @@ def main() -> None:
     The exit code is 0, 1 after such an error, 2 for a wrong call, 130 after Ctrl-C and 143 after SIGTERM.
     """
     silence_pillow()
+    set_variables()
     called = [name for name in sys.argv[1:2] if name in (*COMMANDS, *GROUPS)]
     with _signals_end():
         _run(called)

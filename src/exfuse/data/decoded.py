@@ -3,18 +3,16 @@
 import os
 import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
 import PIL
 
-from exfuse.cache import cache_folder
+from exfuse.cache import cache_folder, kept
 from exfuse.data.datasets import SegmentationDataset
 from exfuse.data.parallel import map_images
 from exfuse.data.samples import Sample, image_size
-from exfuse.durable import sync_folder
-from exfuse.errors import DataError
+from exfuse.errors import DataError, brief
 
 FORMAT = 1  # to be raised with every change to what is kept or how
 PIXELS, SIDES = "pixels.uint8", "sides.npy"
@@ -27,21 +25,12 @@ class DecodedDataset:
     Args:
         dataset: The split.
         folder: What `decode` left of it.
-
-    Raises:
-        DataError: If the folder cannot be read.
     """
 
     def __init__(self, dataset: SegmentationDataset, folder: Path) -> None:
         self._dataset = dataset
         self._pixels = folder / PIXELS
-        try:
-            self._sides: npt.NDArray[np.int64] = np.load(folder / SIDES, allow_pickle=False)
-            whole = BYTES_A_PIXEL * int(self._sides.prod(axis=1).sum()) == self._pixels.stat().st_size
-        except (OSError, ValueError, EOFError) as error:
-            raise _damaged(folder) from error
-        if not whole or len(self._sides) != len(dataset):
-            raise _damaged(folder)
+        self._sides: npt.NDArray[np.int64] = np.load(folder / SIDES, allow_pickle=False)
         self._starts = BYTES_A_PIXEL * np.concatenate([[0], self._sides.prod(axis=1).cumsum()])
 
     def __len__(self) -> int:
@@ -60,7 +49,9 @@ class DecodedDataset:
                 self._pixels, np.uint8, mode="c", offset=int(self._starts[index]), shape=(BYTES_A_PIXEL, height, width)
             )
         except (OSError, ValueError) as error:
-            raise _damaged(self._pixels.parent) from error
+            raise DataError(
+                f"{self._pixels}: gone or cut off while it was used ({brief(error)}); start again, and it is made anew"
+            ) from error
         image = np.asarray(both[:3]).reshape(height, width, 3)
         return Sample(image, np.asarray(both[3]))
 
@@ -70,7 +61,7 @@ class DecodedDataset:
 
 
 def decode(dataset: SegmentationDataset, fingerprint: str) -> DecodedDataset:
-    """Decodes a split into the user's cache, or finds it there.
+    """Decodes a split into the user's cache, or finds it there, as it was written to the bit.
 
     Args:
         dataset: The split.
@@ -79,26 +70,14 @@ def decode(dataset: SegmentationDataset, fingerprint: str) -> DecodedDataset:
     Raises:
         DataError: If the cache cannot be written to or has too little space, or a file of the split cannot be read.
     """
-    folder = cache_folder() / "decoded" / f"{fingerprint[:32]}-{FORMAT}-{PIL.__version__}"
-    if not folder.is_dir():
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            _check_space(dataset, folder.parent)
-            with TemporaryDirectory(dir=folder.parent, prefix=".") as temporary:
-                staged = Path(temporary) / folder.name
-                staged.mkdir()
-                _write(dataset, staged)
-                try:
-                    staged.rename(folder)
-                except OSError:
-                    if not folder.is_dir():  # else another process was faster
-                        raise
-        except OSError as error:
-            raise DataError(
-                f"{folder}: decoded images cannot be kept there ({error.strerror}); set data.cache=false, or "
-                "EXFUSE_CACHE to another folder"
-            ) from error
-    return DecodedDataset(dataset, folder)
+    name = f"{fingerprint[:32]}-{FORMAT}-{PIL.__version__}"
+    try:
+        return DecodedDataset(dataset, kept("decoded", name, lambda staged: _write(dataset, staged)))
+    except OSError as error:
+        raise DataError(
+            f"{cache_folder() / 'decoded' / name}: decoded images cannot be kept there ({error.strerror}); set "
+            "data.cache=false, or EXFUSE_CACHE to another folder"
+        ) from error
 
 
 def _check_space(dataset: SegmentationDataset, folder: Path) -> None:
@@ -115,6 +94,7 @@ def _check_space(dataset: SegmentationDataset, folder: Path) -> None:
 
 
 def _write(dataset: SegmentationDataset, folder: Path) -> None:
+    _check_space(dataset, folder)
     sides = np.empty((len(dataset), 2), dtype=np.int64)
     with (folder / PIXELS).open("wb") as file:
         for index, sample in enumerate(map_images(dataset.__getitem__, range(len(dataset)), dataset.files_of)):
@@ -124,8 +104,3 @@ def _write(dataset: SegmentationDataset, folder: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     np.save(folder / SIDES, sides)
-    sync_folder(folder)
-
-
-def _damaged(folder: Path) -> DataError:
-    return DataError(f"{folder}: these decoded images are damaged; delete the folder, and they are decoded again")

@@ -9,16 +9,16 @@ from typing import Literal
 import torch
 
 from exfuse.data.samples import Sample
-from exfuse.durable import reason, staged_folder, write_file
+from exfuse.durable import digest_of, reason, staged_folder, write_file
 from exfuse.errors import ConfigError, ExFuseError, ExportError, OutputError, brief
 from exfuse.export.program import ProgramEngine
 from exfuse.export.verify import Agreement, compare_engines
-from exfuse.inference.augmentation import PLAIN
 from exfuse.inference.conversion import WRITE, export_program
 from exfuse.inference.converted import MAIN_FILE
 from exfuse.inference.engines.base import IMAGES, Engine
 from exfuse.inference.engines.torch_engine import TorchEngine
-from exfuse.inference.opening import EXPORTED, WRITTEN_WITH, open_engine, require
+from exfuse.inference.opening import EXPORTED, WRITTEN_WITH, open_exported, require
+from exfuse.manifest import write_manifest
 from exfuse.models.pretrained import load_pretrained
 from exfuse.outputs.folder import is_replaceable
 from exfuse.outputs.place import check_writable
@@ -84,6 +84,7 @@ def export_model(
                 "versions": {"exfuse": version("exfuse")},
             }
             write_file(staged / REPORT_FILE, (json.dumps(description, indent=2) + "\n").encode())
+            write_manifest(staged, {written.name: digest_of(written) for written in staged.iterdir()})
     except OSError as error:
         raise ExportError(f"{output}: the export could not be written ({reason(error, output.parent)})") from error
     except ExFuseError as error:
@@ -111,7 +112,7 @@ def _opened(path: Path, precision: ExportPrecision) -> list[Engine]:
     """Opens what was written: as it is opened by default, after fp32 if that is something else."""
     if path.suffix not in EXPORTED:
         return [ProgramEngine(path)]
-    default = open_engine(path, "auto", None, PLAIN)[0]
+    default = open_exported(path, None)[0]
     if default.precision in ("fp32", precision):
         return [default]
-    return [open_engine(path, "auto", "fp32", PLAIN)[0], default]
+    return [open_exported(path, "fp32")[0], default]

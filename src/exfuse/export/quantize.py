@@ -7,6 +7,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from exfuse.contained import contained
 from exfuse.data.samples import Sample, UInt8Array
 from exfuse.export.verify import LIMITS
 from exfuse.inference.conversion import quiet
@@ -51,7 +52,8 @@ def quantize(path: Path, network: Engine, samples: Sequence[Sample], info: Model
 
 
 def _quantize(path: Path, pairs: Sequence[Pair], labelled: bool) -> None:
-    import nncf
+    with contained():
+        import nncf
 
     model, info = read_openvino(path)
 

@@ -3,7 +3,6 @@
 import io
 import json
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -13,6 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.export import Dim, ExportedProgram
 
+from exfuse.contained import contained
+from exfuse.durable import write_file
 from exfuse.inference.engines.base import IMAGES, LABELS, LOGITS
 from exfuse.inference.graph import LabelGraph
 from exfuse.models.exfuse import ExFuse
@@ -37,13 +38,15 @@ def export_graph(graph: LabelGraph) -> ExportedProgram:
     # Nothing about the traced example may be special: no one, no multiple of the padding, no square.
     example = torch.zeros(2, 2 * PAD_MULTIPLE + 5, 3 * PAD_MULTIPLE + 11, 3, dtype=torch.uint8)
     sizes = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC, 2: Dim.DYNAMIC}
-    with torch.no_grad():
+    with quiet(), torch.no_grad():
         return torch.export.export(graph, (example,), dynamic_shapes=(sizes,), strict=False)
 
 
 def write_program(program: ExportedProgram, info: ModelInfo, path: Path) -> None:
     """Writes a `.pt2` file."""
-    torch.export.save(program, path, extra_files={INFO_FILE: json.dumps(info.to_json())})
+    content = io.BytesIO()  # given a file, torch ends the process where it cannot write
+    torch.export.save(program, content, extra_files={INFO_FILE: json.dumps(info.to_json())})
+    write_file(path, content.getvalue())
 
 
 def write_onnx(program: ExportedProgram, info: ModelInfo, path: Path) -> None:
@@ -59,7 +62,7 @@ def write_onnx(program: ExportedProgram, info: ModelInfo, path: Path) -> None:
     assert converted is not None  # noqa: S101 - it is so only where a file was asked for
     content = converted.model_proto
     onnx.helper.set_model_props(content, {INFO_KEY: json.dumps(info.to_json())})
-    onnx.save(content, path)
+    write_file(path, content.SerializeToString())
 
 
 def convert_openvino(program: ExportedProgram) -> "ov.Model":
@@ -96,21 +99,13 @@ WRITE: dict[str, Callable[[ExportedProgram, ModelInfo, Path], None]] = {
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps to itself what a converter prints and warns of along the way; its errors are raised.
-
-    OpenVINO's tools report their use to a server, except in continuous integration: so they are told that this is one.
-    """
-    before = os.environ.get("CI")
-    os.environ["CI"] = "true"
+    """Keeps to itself what a converter prints and warns of along the way; its errors are raised; see `contained`."""
     exporter = logging.getLogger("torch.onnx")
-    level = exporter.level
-    exporter.setLevel(logging.ERROR)
-    try:
-        with redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    with contained(), redirect_stdout(io.StringIO()):
+        level = exporter.level
+        exporter.setLevel(logging.ERROR)
+        warnings.simplefilter("ignore")
+        try:
             yield
-    finally:
-        exporter.setLevel(level)
-        os.environ.pop("CI", None)
-        if before is not None:
-            os.environ["CI"] = before
+        finally:
+            exporter.setLevel(level)

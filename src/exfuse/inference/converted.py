@@ -1,12 +1,10 @@
 """Models converted for an engine, done once and kept. Knows no torch unless something is to be converted."""
 
 import hashlib
-import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from exfuse.cache import cache_folder
+from exfuse.cache import cache_folder, kept
 from exfuse.durable import digest_of
 from exfuse.errors import CheckpointError, ExFuseError, brief
 from exfuse.models.folder import CONFIG_FILE, WEIGHTS_FILE, read_info
@@ -18,7 +16,7 @@ MAIN_FILE = "model"  # with the suffix of its format
 def converted(folder: Path, suffix: str, written_with: tuple[str, ...]) -> Path:
     """Returns the main file of a model folder's converted form, from the cache or made now.
 
-    The cache goes by the content of the folder and by the versions of what converts.
+    The cache goes by the content of the folder and by the versions of what converts; what is damaged is made again.
 
     Args:
         folder: Of the model.
@@ -30,35 +28,26 @@ def converted(folder: Path, suffix: str, written_with: tuple[str, ...]) -> Path:
     """
     read_info(folder)
     key = _key(folder, written_with)
-    target = cache_folder() / suffix.removeprefix(".") / key
-    path = target / f"{MAIN_FILE}{suffix}"
-    if path.is_file():
-        return path
-    from exfuse.inference.conversion import WRITE, export_program
-    from exfuse.models.pretrained import load_pretrained
 
-    model, info = load_pretrained(folder)
-    if _key(folder, written_with) != key:
-        raise CheckpointError(f"{folder}: it was replaced while it was read; try again")
+    def write(staged: Path) -> None:
+        from exfuse.inference.conversion import WRITE, export_program
+        from exfuse.models.pretrained import load_pretrained
+
+        model, info = load_pretrained(folder)
+        if _key(folder, written_with) != key:
+            raise CheckpointError(f"{folder}: it was replaced while it was read; try again")
+        WRITE[suffix](export_program(model, info), info, staged / name)
+
+    name, kind = f"{MAIN_FILE}{suffix}", suffix.removeprefix(".")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=target.parent, prefix=".") as temporary:
-            staged = Path(temporary) / key
-            staged.mkdir()
-            WRITE[suffix](export_program(model, info), info, staged / path.name)
-            try:
-                staged.rename(target)
-            except OSError:
-                if not path.is_file():  # else another process was faster
-                    raise
+        return kept(kind, key, write) / name
     except ExFuseError:
         raise
     except Exception as error:  # of the file system, or of one of several libraries that share no base of errors
         raise CheckpointError(
-            f"{folder}: it could not be converted into {path} ({brief(error)}); the engine torch needs no conversion, "
-            "and EXFUSE_CACHE can name another folder"
+            f"{folder}: it could not be converted into {cache_folder() / kind / key / name} ({brief(error)}); the "
+            "engine torch needs no conversion, and EXFUSE_CACHE can name another folder"
         ) from error
-    return path
 
 
 def _key(folder: Path, written_with: tuple[str, ...]) -> str:
@@ -76,13 +65,3 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:  # installed under another name, such as onnxruntime-gpu
         return "unknown"
-
-
-def compiled_folder() -> Path | None:
-    """Returns where OpenVINO keeps what it compiles; None where nothing can be written, since it only saves time."""
-    folder = cache_folder() / "compiled"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return None
-    return folder if os.access(folder, os.W_OK) else None

@@ -7,7 +7,11 @@ in its cells, and what is shuffled and put together afterwards is labels.
 """
 
 import numpy as np
-import openvino as ov
+
+from exfuse.contained import contained
+
+with contained():
+    import openvino as ov
 
 CLASSES, KIND, ROWS, COLUMNS = 1, 2, 3, 4  # axes of scores by kinds of pixels
 END = np.iinfo(np.int32).max

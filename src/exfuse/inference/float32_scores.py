@@ -7,10 +7,12 @@ become equal, and the label is then the first of them.
 from pathlib import Path
 from xml.etree import ElementTree
 
-import openvino as ov
-from openvino.utils.node_factory import NodeFactory
-
+from exfuse.contained import contained
 from exfuse.inference.engines.base import LABELS, LOGITS
+
+with contained():
+    import openvino as ov
+    from openvino.utils.node_factory import NodeFactory
 
 # How an operation that is not to be rounded is marked in OpenVINO's own files.
 MARK = {"name": "precise", "version": "0"}

@@ -10,8 +10,9 @@ from typing import Literal, get_args
 
 from exfuse.errors import CheckpointError, ConfigError, did_you_mean
 from exfuse.inference.augmentation import PLAIN, TestTimeAugmentation
-from exfuse.inference.converted import MAIN_FILE, compiled_folder, converted
+from exfuse.inference.converted import MAIN_FILE, converted
 from exfuse.inference.engines.base import Engine, Precision
+from exfuse.manifest import verify_folder
 from exfuse.models.folder import find_model
 from exfuse.models.info import ModelInfo
 
@@ -41,7 +42,8 @@ def open_engine(
             raise ConfigError(f"{exported} is computed by the engine {own}, not by {name}")
         if augmentation != PLAIN:
             raise ConfigError(f"{exported}: scales and flips are averaged with a model folder only")
-        return _open_exported(exported, own, precision)
+        verify_folder(exported.parent)
+        return open_exported(exported, precision)
     folder = find_model(source)
     if name == "auto":
         return _open_fastest(folder, precision, augmentation)
@@ -122,13 +124,14 @@ def require(packages: Iterable[str]) -> None:
         raise ConfigError(f"{missing[0]} is not installed; pip install 'exfuse[{EXTRAS[missing[0]]}]'")
 
 
-def _open_exported(path: Path, name: EngineName, precision: Precision | None) -> tuple[Engine, ModelInfo]:
-    require(PACKAGES[name])
-    if name == "openvino":
+def open_exported(path: Path, precision: Precision | None) -> tuple[Engine, ModelInfo]:
+    """Loads a file that was written for an engine, one that is known to be as it was written."""
+    require(PACKAGES[EXPORTED[path.suffix]])
+    if path.suffix == ".xml":
         from exfuse.inference.engines.openvino_engine import OpenVINOEngine, read_openvino
 
         model, info = read_openvino(path)
-        return OpenVINOEngine(model, precision, compiled_folder(), path), info
+        return OpenVINOEngine(model, precision, path), info
     from exfuse.inference.engines.onnxruntime_engine import OnnxRuntimeEngine
 
     _check_onnx_precision(precision)
@@ -169,12 +172,7 @@ def _open_folder(
         _check_onnx_precision(precision)
     suffix = next(suffix for suffix, engine in EXPORTED.items() if engine == name)
     require(WRITTEN_WITH[suffix])
-    path = converted(folder, suffix, WRITTEN_WITH[suffix])
-    try:
-        return _open_exported(path, name, precision)
-    except CheckpointError:  # what was kept is damaged, which costs a conversion and no more
-        shutil.rmtree(path.parent, ignore_errors=True)
-        return _open_exported(converted(folder, suffix, WRITTEN_WITH[suffix]), name, precision)
+    return open_exported(converted(folder, suffix, WRITTEN_WITH[suffix]), precision)
 
 
 def _check_onnx_precision(precision: Precision | None) -> None:

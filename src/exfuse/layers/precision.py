@@ -9,7 +9,9 @@ from torch import Tensor
 def in_float32(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Computes a function in float32 at least, also under autocast: in bfloat16, neighbouring scores become equal."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
-    if not torch.amp.is_autocast_available(x.device.type):  # where nothing is computed, as on "meta"
+    kind = x.device.type
+    # Without need no region is begun: torch.export writes one of a single convolution so that it cannot be read again.
+    if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
         return function(x)
-    with torch.autocast(x.device.type, enabled=False):
+    with torch.autocast(kind, enabled=False):
         return function(x)

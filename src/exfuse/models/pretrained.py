@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from exfuse.contained import contained
 from exfuse.durable import reason, staged_folder, write_file
 from exfuse.errors import CheckpointError, ConfigError, brief
 from exfuse.manifest import write_manifest
@@ -76,7 +77,8 @@ def load_pretrained(source: str | Path) -> tuple[ExFuse, ModelInfo]:
     verify_model(folder)
     info = read_info(folder)
     try:
-        with torch.device("meta"):  # takes no memory, whatever the description asks for
+        # It takes no memory, whatever the description asks for; what is drawn at first brings torch's compiler.
+        with contained(), torch.device("meta"):
             model = info.build()
     except WRONG_CONTENT as error:
         raise unreadable(folder, error) from error

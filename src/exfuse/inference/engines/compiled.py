@@ -2,14 +2,17 @@
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo import config as dynamo
-from torch._inductor import config as inductor
 
+from exfuse.contained import contained
 from exfuse.data.samples import UInt8Array
 from exfuse.errors import ConfigError
 from exfuse.inference.augmentation import PLAIN
-from exfuse.inference.engines.base import Float32Array, Precision
+from exfuse.inference.engines.base import Float32Array, Precision, finite
 from exfuse.inference.graph import LabelGraph
+
+with contained():
+    from torch._dynamo import config as dynamo
+    from torch._inductor import config as inductor
 
 SIZES = 256  # of images that are compiled for
 UNLIMITED = 10**9
@@ -37,9 +40,10 @@ class CompiledEngine:
         mode = "reduce-overhead" if self._device.type == "cuda" else None  # which is by CUDA graphs
         self._sizes: set[tuple[int, ...]] = set()
         # One for each output, so that labels are chosen as scores are interpolated, and those never written out.
-        self._compiled = [
-            torch.compile(_Output(fast, place), dynamic=False, fullgraph=True, mode=mode) for place in (0, 1)
-        ]
+        with contained():
+            self._compiled = [
+                torch.compile(_Output(fast, place), dynamic=False, fullgraph=True, mode=mode) for place in (0, 1)
+            ]
 
     def labels(self, images: UInt8Array) -> UInt8Array:
         """See `Engine`."""
@@ -47,7 +51,7 @@ class CompiledEngine:
 
     def scores(self, images: UInt8Array) -> Float32Array:
         """See `Engine`."""
-        return self._run(1, images).cpu().numpy()
+        return finite(self._run(1, images).cpu().numpy())
 
     @torch.inference_mode()
     def _run(self, place: int, images: UInt8Array) -> Tensor:
@@ -59,7 +63,9 @@ class CompiledEngine:
         self._sizes.add(images.shape)
         autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=self.precision == "bf16")
         limits = dynamo.patch(recompile_limit=UNLIMITED, accumulated_recompile_limit=UNLIMITED)  # shared by all engines
-        with autocast, inductor.patch(freezing=True), limits:
+        # Headers would be compiled in `/tmp` in any case.
+        frozen = inductor.patch(freezing=True, cpp_cache_precompile_headers=False)
+        with contained(), autocast, frozen, limits:
             return self._compiled[place](torch.from_numpy(images).to(self._device))  # type: ignore[no-any-return]
 
 

@@ -4,13 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-import onnxruntime as ort
-
+from exfuse.contained import contained
 from exfuse.data.samples import UInt8Array
 from exfuse.errors import CheckpointError, brief
 from exfuse.inference.augmentation import PLAIN
-from exfuse.inference.engines.base import IMAGES, LABELS, LOGITS, Float32Array
+from exfuse.inference.engines.base import IMAGES, LABELS, LOGITS, Float32Array, finite
 from exfuse.models.info import ModelInfo
+
+with contained():
+    import onnxruntime as ort
 
 INFO_KEY = "exfuse"  # of the description, among the metadata of a model
 _FATAL_ONLY = 4
@@ -49,8 +51,7 @@ class OnnxRuntimeEngine:
 
     def scores(self, images: UInt8Array) -> Float32Array:
         """See `Engine`."""
-        scores: Float32Array = self._run(LOGITS, images)
-        return scores
+        return finite(self._run(LOGITS, images))
 
     def _run(self, output: str, images: UInt8Array) -> Any:
         try:

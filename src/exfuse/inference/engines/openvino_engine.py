@@ -1,22 +1,26 @@
 """OpenVINO on the CPU. Knows no torch."""
 
+import errno
 import json
 import threading
 from pathlib import Path
 from typing import Any
 
-import openvino as ov
-
+from exfuse.contained import contained
 from exfuse.data.samples import UInt8Array
 from exfuse.errors import CheckpointError, brief
 from exfuse.inference.augmentation import PLAIN
-from exfuse.inference.engines.base import LABELS, LOGITS, Float32Array, Precision
+from exfuse.inference.engines.base import LABELS, LOGITS, Float32Array, Precision, finite
 from exfuse.inference.engines.signal_stack import kept_signal_stack
 from exfuse.models.info import ModelInfo
+
+with contained():
+    import openvino as ov
 
 INFO_PATH = ["exfuse", "info"]  # of the description, in the runtime information of a model
 INT8_PATH = ["exfuse", "int8"]  # there in a quantised model
 HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
+KEPT_OPERATIONS = 500  # compiled for sizes of images; of OpenVINO's own 5,000, memory grows for thousands of images
 
 
 def read_openvino(path: Path) -> tuple[ov.Model, ModelInfo]:
@@ -29,7 +33,9 @@ def read_openvino(path: Path) -> tuple[ov.Model, ModelInfo]:
         CheckpointError: If it cannot be read or was not exported by us.
     """
     try:
-        model = ov.Core().read_model(path)
+        core = ov.Core()
+        core.set_property({"ENABLE_MMAP": False})  # a mapped file that is written over would take the process with it
+        model = core.read_model(path)
         return model, ModelInfo.from_json(json.loads(model.get_rt_info(INFO_PATH).astype(str)))
     except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: not a readable OpenVINO model of exfuse's ({brief(error)})") from error
@@ -42,9 +48,15 @@ def save_openvino(model: ov.Model, info: ModelInfo, path: Path) -> None:
         model: With the input and the outputs of a `LabelGraph`.
         info: What its labels mean.
         path: The `.xml` file.
+
+    Raises:
+        OSError: If it cannot be written.
     """
     model.set_rt_info(json.dumps(info.to_json()), INFO_PATH)
-    ov.save_model(model, path, compress_to_fp16=False)
+    try:
+        ov.save_model(model, path, compress_to_fp16=False)
+    except RuntimeError as error:  # which is all that it says of a full disk
+        raise OSError(errno.EIO, f"OpenVINO could not write {path.name} ({brief(error)})") from error
 
 
 def best_precision() -> Precision:
@@ -60,7 +72,6 @@ class OpenVINOEngine:
     Args:
         model: As `read_openvino` gives it.
         precision: Of what is not in int8; by default the fastest that the processor has units for.
-        cache: Folder for what OpenVINO compiles, so that the next process starts faster; None is without.
         source: Where the model was read from, for errors.
 
     Raises:
@@ -71,16 +82,16 @@ class OpenVINOEngine:
     device = "cpu"
     augmentation = PLAIN
 
-    def __init__(
-        self, model: ov.Model, precision: Precision | None = None, cache: Path | None = None, source: Path | None = None
-    ) -> None:
+    def __init__(self, model: ov.Model, precision: Precision | None = None, source: Path | None = None) -> None:
         computed = precision or best_precision()
         self.precision: str = "int8" if model.has_rt_info(INT8_PATH) else computed
         self._model = model
         self._source = source
-        self._options = {"INFERENCE_PRECISION_HINT": HINTS[computed], "PERFORMANCE_HINT": "LATENCY"}
-        if cache is not None:
-            self._options["CACHE_DIR"] = str(cache)
+        self._options = {
+            "INFERENCE_PRECISION_HINT": HINTS[computed],
+            "PERFORMANCE_HINT": "LATENCY",
+            "CPU_RUNTIME_CACHE_CAPACITY": KEPT_OPERATIONS,
+        }
         self._compiled: dict[str, ov.CompiledModel] = {}
         self._lock = threading.Lock()
 
@@ -91,8 +102,7 @@ class OpenVINOEngine:
 
     def scores(self, images: UInt8Array) -> Float32Array:
         """See `Engine`."""
-        scores: Float32Array = self._run(LOGITS, images)
-        return scores
+        return finite(self._run(LOGITS, images))
 
     def _run(self, output: str, images: UInt8Array) -> Any:
         # A compiled model runs one image at a time, on all cores.

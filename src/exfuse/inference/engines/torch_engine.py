@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from exfuse.data.samples import UInt8Array
 from exfuse.inference.augmentation import PLAIN, TestTimeAugmentation
-from exfuse.inference.engines.base import Float32Array, Precision
+from exfuse.inference.engines.base import Float32Array, Precision, check_finite
 from exfuse.inference.preprocessing import normalize
 from exfuse.inference.scoring import class_scores, most_likely
 from exfuse.models.info import ModelInfo
@@ -53,7 +53,9 @@ class TorchEngine:
     def _scores(self, images: UInt8Array) -> Tensor:
         # Pixels of interleaved colours are what torch calls channels_last, so nothing is copied here.
         pixels = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2)
-        return class_scores(self._logits, normalize(pixels, self._mean, self._std), self.augmentation)
+        scores = class_scores(self._logits, normalize(pixels, self._mean, self._std), self.augmentation)
+        check_finite(bool(scores.isfinite().all()))
+        return scores
 
     def _logits(self, images: Tensor) -> Tensor:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.precision == "bf16"):

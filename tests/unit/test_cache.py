@@ -1,0 +1,81 @@
+"""The cache: what lies there is whole and the user's own, or not used."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from exfuse import cache
+from exfuse.cache import kept, private_folder
+from exfuse.errors import CheckpointError
+from exfuse.inference.predictor import Predictor
+from exfuse.manifest import MANIFEST
+from exfuse.models.info import ModelInfo
+from exfuse.models.pretrained import save_pretrained
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EXFUSE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def write(folder: Path) -> None:
+    (folder / "content").write_text("what was made")
+
+
+def test_its_folders_are_the_users_alone_whatever_the_umask(root: Path) -> None:
+    before = os.umask(0)
+    try:
+        folder = kept("kind", "name", write)
+    finally:
+        os.umask(before)
+    assert folder == root / "kind" / "name"
+    assert [path.stat().st_mode & 0o777 for path in (root, root / "kind")] == [0o700, 0o700]
+    assert sorted(path.name for path in folder.iterdir()) == ["content", MANIFEST]
+    assert list((root / "kind").iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("shared", ["", "xml"])
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o777, 0o1777])
+def test_one_that_others_can_write_to_is_refused(root: Path, shared: str, mode: int, tmp_path: Path) -> None:
+    private_folder("xml")
+    (root / shared).chmod(mode)
+    with pytest.raises(PermissionError, match=f"others than you can write to {root / shared}:"):
+        kept("xml", "name", write)
+    info = ModelInfo("gcn_tiny", {"decoder": "stride4"}, ("a", "b"), ((0,) * 3, (9,) * 3), 255, (0.5,) * 3, (0.25,) * 3)
+    save_pretrained(tmp_path / "model", info.build(), info.to_json(), "")
+    with pytest.raises(CheckpointError, match=f"others than you can write to {root / shared}"):
+        Predictor.from_pretrained(tmp_path / "model", "openvino")
+    assert list((root / "xml").iterdir()) == []
+
+
+def test_one_of_another_user_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    private_folder("kind")
+    monkeypatch.setattr(cache.os, "geteuid", lambda: os.getuid() + 1)
+    if os.getuid() == 0:  # whose folders everybody trusts
+        os.chown(root, 12345, -1)
+    with pytest.raises(PermissionError, match=f"others than you can write to {root}:"):
+        private_folder("kind")
+
+
+def test_many_at_once_make_it_once_more_at_most(root: Path) -> None:
+    private_folder("kind")
+    (root / "kind" / "name").mkdir()
+    (root / "kind" / "name" / "content").write_text("damaged")
+    with ThreadPoolExecutor(8) as pool:
+        folders = set(pool.map(lambda _: kept("kind", "name", write), range(8)))
+    assert folders == {root / "kind" / "name"}
+    assert (root / "kind" / "name" / "content").read_text() == "what was made"
+    assert len(list((root / "kind").iterdir())) == 1
+
+
+def test_a_write_that_fails_leaves_nothing(root: Path) -> None:
+    def fail(folder: Path) -> None:
+        write(folder)
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        kept("kind", "name", fail)
+    assert list((root / "kind").iterdir()) == []
