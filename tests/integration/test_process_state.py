@@ -13,7 +13,7 @@ import pytest
 from test_pretraining import TINY as TINY_PRETRAINING
 from tiny_run import tiny_config, train_quietly
 
-from exfuse.errors import ConfigError, DataError
+from exfuse.errors import DataError, OutputError
 from exfuse.training import loop
 from exfuse.training.log import RunLog
 from exfuse.training.signals import Interrupted
@@ -67,7 +67,7 @@ def train_in_all_ways(pack: Path, folder: Path) -> None:
         failing(broken(go("error2", "data.workers=2")), ZeroDivisionError),
         failing(interrupted(go("signal", "data.workers=2")), Interrupted),
         failing(go("data", "data.val_split=none"), DataError),
-        failing(go("return"), ConfigError),
+        failing(go("return"), OutputError),
     )
     for name, action in zip(WAYS, actions, strict=True):
         with unchanged_process():
