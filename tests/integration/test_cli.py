@@ -213,7 +213,7 @@ def test_a_predicted_mask_is_a_palette_image_of_the_images_size(trained: Trained
     expected = Predictor.from_pretrained(trained.run / "model")(photo)  # by the same engine
     assert np.array_equal(labels, expected.labels)
     with Image.open(tmp_path / "out" / "overlays" / "photo.jpg") as overlay:
-        assert overlay.width == 83
+        assert overlay.width >= 83  # as wide as the legend needs
         assert overlay.height > 45  # a legend below
 
 
@@ -391,7 +391,7 @@ def test_control_c_before_the_first_step_exits_130_without_a_traceback(monkeypat
         (("train", "demo", "epochs"), "'epochs': expected key=value"),
         (("train", "demo", "epochs=none"), "epochs: "),
         (("train", "demo", "data.crop_size=160"), "data.crop_size: expected a list, such as [1, 2], got 160"),
-        (("train", "demo", "data.crop_size=[64"), "data.crop_size=[64: not readable as YAML"),
+        (("train", "demo", "data.crop_size=[64"), "data.crop_size: not readable as YAML"),
         (("train", "[bold]mine[/bold].yaml"), "[bold]mine[/bold].yaml: not a readable recipe"),
         (("train", "[/]mine.yaml"), "[/]mine.yaml: not a readable recipe"),
         (("train", "[/red]mine.yaml"), "[/red]mine.yaml: not a readable recipe"),
@@ -403,7 +403,7 @@ def test_control_c_before_the_first_step_exits_130_without_a_traceback(monkeypat
         (("evaluate", "MODEL", "PACK", "--scales", "1,two"), "--scales 1,two: 'two' is not a number"),
         (("evaluate", "MODEL", "PACK", "--scales", "0"), "--scales 0: 0 is not between 0.1 and 10"),
         (("evaluate", "MODEL", "PACK", "--scales", "nan"), "--scales nan: nan is not between 0.1 and 10"),
-        (("evaluate", "PACK", "PACK"), "config.json: not a readable model description"),
+        (("evaluate", "PACK", "PACK"), "config.json: cannot be read"),
         (("predict", "MODEL", "nothing/*.jpg", "-o", "OUT"), "nothing/*.jpg: no image found"),
         (("predict", "MODEL", "PACK", "-o", "OUT", "--scales", ""), "--scales : '' is not a number"),
     ],
@@ -436,6 +436,8 @@ def test_a_model_whose_weights_are_of_another_network_is_one_line(trained: Train
     content = json.loads((model / "config.json").read_text())
     content["architecture"]["decoder_width"] = 12
     (model / "config.json").write_text(json.dumps(content))
+    assert_one_line_error(call_exfuse("evaluate", model, pack), "config.json: ")
+    (model / "manifest.json").unlink()
     assert_one_line_error(call_exfuse("evaluate", model, pack), "the weights cannot be loaded")
 
 

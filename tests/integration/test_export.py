@@ -135,12 +135,14 @@ def test_an_export_that_fails_its_check_leaves_nothing_and_the_older_one_stays(
     output = tmp_path / "export"
     output.mkdir()
     (output / "export.json").write_text("an older export")
+    write_manifest(output, {"export.json": digest_of(output / "export.json")})
+    older = {path: path.read_bytes() for path in output.iterdir()}
     monkeypatch.setitem(verify.LIMITS, "fp32", verify.Limits(0.0, 2.0, 0.0))
     outcome = call_exfuse("export", model, "--format", "onnx", "-o", output, "--data", pack)
     assert outcome.code == 1
     assert f"error: {output}: the onnx export was not kept: in fp32 scores differ by" in outcome.errors
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
-    assert [path.read_text() for path in output.iterdir()] == ["an older export"]
+    assert {path: path.read_bytes() for path in output.iterdir()} == older
 
 
 @pytest.mark.skipif(not HAS_BF16, reason="the processor has no units for bf16, so that fp32 is what everybody gets")
@@ -178,6 +180,7 @@ def quantize_for(limit: float, path: Path, images: list[np.ndarray]) -> tuple[in
     verify.LIMITS["int8"] = verify.LIMITS["int8"]._replace(mean_iou=limit)
     quantize.MOST_GROUPS = 2
     quantize._quantize(path, pairs, labelled=False)
+    write_manifest(path.parent, {file.name: digest_of(file) for file in path.parent.iterdir() if file.name != MANIFEST})
     after = Predictor.from_pretrained(path)
     equal = [(after(image[0]).labels == labels).mean() for image, labels in pairs]
     return path.read_text().count('type="FakeQuantize"'), float(np.mean(equal))
@@ -218,7 +221,7 @@ def test_an_export_takes_the_place_of_an_older_one_only(model: Path, pack: Path,
         before = sorted(tmp_path.rglob("*"))
         outcome = call_exfuse(*command, output)
         assert outcome.code == 1
-        assert f"error: {output}: not an export" in outcome.errors
+        assert f"error: {output} is no export" in outcome.errors
         assert sorted(tmp_path.rglob("*")) == before
     (tmp_path / "export").mkdir()
     for _ in range(2):
@@ -300,14 +303,18 @@ def test_a_changed_export_is_refused_by_its_file_and_its_folder(
         Predictor.from_pretrained(folder).engine.name == Predictor.from_pretrained(folder / FORMATS[name]).engine.name
     )
     for path in (folder / files[-1], folder / MANIFEST):
+        content = path.read_bytes()
         path.unlink()
         with pytest.raises(CheckpointError, match=str(path)):
             Predictor.from_pretrained(folder / FORMATS[name] if path.name == MANIFEST else folder)
+        path.write_bytes(content)
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_full_disk_is_an_error_and_leaves_nothing(model: Path, name: str, tmp_path: Path) -> None:
-    size = (model / "model.safetensors").stat().st_size
+def test_a_full_disk_is_an_error_and_leaves_nothing(
+    exported: dict[str, Path], model: Path, name: str, tmp_path: Path
+) -> None:
+    size = max(path.stat().st_size for path in exported[name].iterdir())
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     for limit in (50_000, size // 2, size - 10_000):  # bytes that a file may have
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))

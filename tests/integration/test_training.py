@@ -55,7 +55,7 @@ from exfuse.training.run import check_shares
 from exfuse.training.segmentation import train
 from exfuse.training.signals import Interrupted
 
-MODEL_FILES = {"model.safetensors", "config.json", "README.md"}
+MODEL_FILES = {"model.safetensors", "config.json", "README.md", "manifest.json"}
 
 
 @pytest.fixture(scope="module")

@@ -256,5 +256,5 @@ def test_r8_a_worker_that_dies_or_hangs_is_an_error_that_names_the_samples(
 
 def test_every_public_error_is_one_of_ours() -> None:
     assert {error.__name__ for error in ExFuseError.__subclasses__()} == {
-        "ConfigError", "DataError", "CheckpointError", "ExportError", "TrainingError", "RequestError",
+        "ConfigError", "DataError", "CheckpointError", "ExportError", "OutputError", "TrainingError", "RequestError",
     }  # fmt: skip

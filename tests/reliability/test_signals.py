@@ -145,9 +145,10 @@ def test_r6_a_second_signal_leaves_at_once(
         "def hang(*arguments, **options):\n"
         f"    open({str(tmp_path / 'hanging')!r}, 'w').close()\n"
         "    time.sleep(60)\n"
-        f"put({hanging!r}, hang)\n"
-        f"if {signalled!r}:\n"
-        f"    put({signalled!r}, lambda counts: signal.raise_signal({int(first)}))\n"
+        "def hang_at_the_next(*arguments):\n"
+        f"    put({hanging!r}, hang)\n"
+        f"    signal.raise_signal({int(first)})\n"
+        f"put({signalled or hanging!r}, {'hang_at_the_next' if signalled else 'hang'})\n"
         "main()\n"
     )
     options = [*OPTIONS, "checkpoint_every=1000" if signalled else "checkpoint_every=2", f"data.root={pack}"]

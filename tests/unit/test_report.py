@@ -17,7 +17,7 @@ from nasty import NASTY_NAMES
 from rich.console import Console
 from rich.table import Table
 
-from exfuse.data.classes import Classes, voc_palette
+from exfuse.data.classes import voc_palette
 from exfuse.evaluation import report as page
 from exfuse.evaluation.bootstrap import Interval
 from exfuse.evaluation.evaluate import EvaluationReport
@@ -62,7 +62,7 @@ def printed(table: Table) -> str:
 def write_page(folder: Path, report: EvaluationReport, record: dict[str, Any]) -> str:
     info = info_of(report)
     save_pretrained(folder / "model", info.build(), info.to_json(), page.model_card(info, report, chosen=True))
-    classes = Classes(info.class_names, info.palette)
+    classes = SimpleNamespace(names=info.class_names, palette=info.palette)
     samples = [SimpleNamespace(image=np.zeros((32, 40, 3), np.uint8), mask=np.full((32, 40), 255, np.uint8))] * 2
 
     class Split(list):

@@ -12,7 +12,7 @@ WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
 # What the manifest lists: all that is read. The card is for people, who may edit it.
-LISTED = (WEIGHTS_FILE, CONFIG_FILE)
+LISTED = (CONFIG_FILE, WEIGHTS_FILE)
 HUB = "hf://"  # what the name of a model of the Hugging Face hub begins with
 
 

@@ -81,10 +81,9 @@ def write_result(path: Path, command: str, content: dict[str, Any]) -> Path:
         OutputError: If it cannot be written.
     """
     target = path if not os.path.lexists(path) or _is_sealed(path, command) else free_name(path)
-    sealed = content | {SEAL: {"command": command, "sha256": _digest(content)}}
     try:
         with atomic_file(target) as file:
-            file.write((json.dumps(sealed, indent=2, allow_nan=False) + "\n").encode())
+            file.write(_sealed(content, command))
     except OSError as error:
         raise unwritable(target, error) from error
     return target
@@ -94,12 +93,17 @@ def _is_sealed(path: Path, command: str) -> bool:
     if path.is_symlink():
         return False
     try:
-        content = json.loads(read_file(path))
-        seal = content.pop(SEAL)
-        return bool(seal == {"command": command, "sha256": _digest(content)})
+        found = read_file(path)
+        content = json.loads(found)
+        del content[SEAL]
+        return found == _sealed(content, command)
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return False
 
 
-def _digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def _sealed(content: dict[str, Any], command: str) -> bytes:
+    """Returns the one way to write a result: any other bytes are somebody else's."""
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return (
+        json.dumps(content | {SEAL: {"command": command, "sha256": digest}}, indent=2, allow_nan=False) + "\n"
+    ).encode()

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from exfuse.durable import Digest, read_file, reason, replace_file, staged_folder, write_file
+from exfuse.durable import Digest, read_file, reason, remove_partials, replace_file, staged_folder, write_file
 from exfuse.errors import CheckpointError, brief
 from exfuse.manifest import verify_folder, write_manifest
 from exfuse.training.muon import Muon
@@ -159,6 +159,7 @@ def verify_latest(folder: Path) -> tuple[Path, dict[str, Digest]]:
 
 def _remove_all_but(target: Path) -> None:
     """Removes the other checkpoints of a folder, and what saves that were cut off have left."""
+    remove_partials(target.parent)
     for old in target.parent.iterdir():
         if old != target and _LEFT.fullmatch(old.name) and old.is_dir():
             try:
