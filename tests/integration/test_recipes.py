@@ -9,6 +9,7 @@ from tiny_run import call_exfuse, read_metrics
 
 from exfuse.ablation import rows
 from exfuse.data.synthetic import SCENE_CLASSES
+from exfuse.inference.engines.openvino_engine import best_precision
 from exfuse.training.recipes import read_recipe_text, recipe_names
 
 COMMANDS = {"segmentation": "train", "classification": "pretrain", "ablation": "ablate"}
@@ -33,6 +34,8 @@ def test_a_recipe_takes_two_steps(
     monkeypatch.setattr(rows, "PAPER", rows.PAPER[1:2])
     task, run = TASKS[name], tmp_path / "run"
     options = [*SMALL, f"output={run}"]
+    if best_precision() == "fp32":
+        options += ["precision=fp32"]  # without units for bf16 the large networks take minutes
     if task == "classification":
         options += [f"data.root={photos}", "batch_size=15", "data.resize=64"]
     else:
