@@ -468,15 +468,13 @@ from exfuse.data.scan import scan_dataset
 def peak():  # ru_maxrss would begin with the parent's
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
 
-before = peak()
 dataset = open_dataset(Path(sys.argv[1]), "train")
 assert examine(dataset).errors == 0
 assert scan_dataset(dataset).pixels[1] == 2 * 7071 * 7071
-print(before, peak())
+print(peak())
 """
     result = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
-    before, peak = map(int, result.stdout.split())
-    assert peak - before < 0.8e9, f"{before:,} bytes before, {peak:,} at the most"
+    assert int(result.stdout) < 1e9
 
 
 def tiff_with(tags: dict[int, tuple[int, ...]], piece: bytes) -> bytes:
