@@ -1,5 +1,6 @@
 """Cityscapes and ADE20K as they are downloaded, and every layout in trees of links."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -80,6 +81,19 @@ def test_ade20k_is_read_as_it_is(ade20k: Path) -> None:
     mask = val[0].mask
     assert (mask[stored == 0] == 255).all()
     np.testing.assert_array_equal(mask[stored > 0], stored[stored > 0] - 1)
+
+
+@pytest.mark.parametrize("layout", ["cityscapes", "ade20k"])
+def test_a_described_folder_stores_the_ids_of_its_description_in_any_layout(
+    layout: str, request: pytest.FixtureRequest
+) -> None:
+    root, split = request.getfixturevalue(layout), {"cityscapes": "val", "ade20k": "validation"}[layout]
+    rows = [{"id": index, "name": f"kind {index}", "color": [index, 0, 0]} for index in range(151)]
+    (root / "classes.json").write_text(json.dumps({"classes": rows}))
+    dataset = open_dataset(root, split)
+    assert dataset.classes.names[3] == "kind 3"
+    stored = np.resize(np.arange({"cityscapes": 34, "ade20k": 151}[layout]), SIZE)
+    np.testing.assert_array_equal(dataset[0].mask, stored)
 
 
 @pytest.mark.parametrize("content", [None, "Idx\tRatio\n1\t2\n", "Idx\n" + "1\t2\t3\t4\tname\n" * 149])

@@ -122,7 +122,7 @@ def open_dataset(source: Path, split: str, missing: OnMissing = stop) -> Segment
     layout = recognise_layout(source, split)
     split_place = f"{split}.txt" if layout == "lists" else split
     entries = find_entries(source, layout, split, split_place, missing)
-    return SegmentationDataset(source, split, find_classes(source, layout), entries, own_label_map(layout))
+    return SegmentationDataset(source, split, find_classes(source, layout), entries, own_label_map(source, layout))
 
 
 def _open_described(path: Path, split: str, missing: OnMissing) -> SegmentationDataset:

@@ -33,6 +33,7 @@ FOLDERS_OF_SPLITS = {
 }
 CITYSCAPES_IMAGE = "_leftImg8bit.png"
 MASK_SUFFIX = ".png"
+CLASSES_FILE = "classes.json"
 MAX_HINTS = 1000  # lists among which one is looked for whose name is like a missing one's
 MISSING_LABELS = 64  # that masks may lack of those up to their largest, where nobody says how many classes there are
 _UPPER_SUFFIXES = tuple(suffix.upper() for suffix in IMAGE_SUFFIXES)
@@ -195,7 +196,7 @@ def find_classes(root: Path, layout: Layout) -> Classes:
         DataError: If a description cannot be read, or masks without one hold 0 and 255 only, or lack more than
             `MISSING_LABELS` of the labels up to the largest.
     """
-    described = root / "classes.json"
+    described = root / CLASSES_FILE
     if described.is_file():
         return read_classes(described)
     if layout == "voc":
@@ -230,11 +231,14 @@ def find_classes(root: Path, layout: Layout) -> Classes:
     return numbered_classes(max(count, 2))
 
 
-def own_label_map(layout: Layout) -> UInt8Array | None:
-    """Returns what the values stored in a layout's masks mean, 256 entries; None where they are the classes.
+def own_label_map(root: Path, layout: Layout) -> UInt8Array | None:
+    """Returns what the values stored in a folder's masks mean, 256 entries; None where they are the classes.
 
-    Cityscapes' masks hold 34 ids, of which 19 are classes; ADE20K's hold 0 for none and then the classes from 1.
+    Cityscapes' masks hold 34 ids, of which 19 are classes; ADE20K's hold 0 for none and then the classes from 1. Where
+    `classes.json` names the classes, its ids are the values stored, in any layout.
     """
+    if (root / CLASSES_FILE).is_file():
+        return None
     label_map = np.full(256, 255, dtype=np.uint8)
     if layout == "cityscapes":
         label_map[list(CITYSCAPES_IDS)] = np.arange(len(CITYSCAPES_IDS))
