@@ -257,6 +257,16 @@ def test_no_segmentation_kills_or_hangs() -> None:
     assert time.process_time() - started < 20
 
 
+def test_long_boundaries_are_refused_before_they_take_minutes() -> None:
+    lines = [annotation("cat", 0, [[0, 0, 20_000, 1, 5, 20_000]] * 20, 63)] * 40
+    started = time.process_time()
+    with pytest.raises(DataError, match="boundaries are longer than"):
+        draw_semantic_mask([annotation("cat", 0, [[0, 0, 30_000, 1, 5, 30_000]] * 500, 63)], {id_of("cat"): 8}, 40, 30)
+    with pytest.raises(DataError, match="boundaries are longer than"):
+        draw_semantic_mask(lines, {id_of("cat"): 8}, 40, 30)
+    assert time.process_time() - started < 30
+
+
 def test_many_regions_in_a_large_image_are_refused() -> None:
     with pytest.raises(DataError, match="5,000 regions in 5000 x 5000 pixels"):
         draw_semantic_mask([annotation("cat", 0, [rectangle(0, 0, 9, 9)] * 5000, 63)], {id_of("cat"): 8}, 5000, 5000)
@@ -289,6 +299,18 @@ def test_rows_of_coco_are_checked_one_by_one(
     assert f"{annotations}: {key}[{number}]" in str(raised.value)
     assert repr(name) in str(raised.value)
     assert len(str(raised.value)) < 200 + len(str(annotations))
+
+
+@pytest.mark.parametrize("name", ["x\nval_0", "x\rval_0", "x "])
+def test_a_name_that_would_be_another_one_in_a_list_is_refused(name: str, coco: Path, prepared: Path) -> None:
+    annotations = coco / "annotations" / "instances_train2017.json"
+    content = json.loads(annotations.read_text())
+    old, new = coco / "train2017" / content["images"][0]["file_name"], coco / "train2017" / f"{name}.jpg"
+    old.rename(new)
+    content["images"][0]["file_name"] = new.name
+    annotations.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="cannot be the name of an image"):
+        prepare_coco(coco, prepared, ("train2017",), True)
 
 
 @pytest.mark.parametrize(

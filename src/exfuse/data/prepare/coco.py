@@ -10,7 +10,7 @@ import numpy as np
 from exfuse.data.classes import voc_classes
 from exfuse.data.files import inside, read_text
 from exfuse.data.image_files import MAX_PIXELS, MAX_SIDE
-from exfuse.data.prepare.regions import draw_region
+from exfuse.data.prepare.regions import boundary_of, draw_region
 from exfuse.data.prepare.tree import PreparedTree, check_counts, into_folder
 from exfuse.data.prepare.voc import Progress
 from exfuse.data.samples import UInt8Array, image_size
@@ -42,6 +42,7 @@ ROWS: dict[str, dict[str, tuple[tuple[type, ...], float, float]]] = {
 MAX_INSTANCES = 2**30  # bytes of an annotation file; train2017's has less than half as many
 # An image is taken if the areas of its annotations of VOC's classes add up to more than this many pixels.
 MIN_AREA = 1000
+MAX_BOUNDARIES = 5_000_000  # pixels that the sides of an image's polygons pass through: ten seconds of drawing
 MAX_DRAWN = 20_000_000_000  # pixels of an image times its regions: a minute or two of drawing
 
 
@@ -135,13 +136,16 @@ def draw_semantic_mask(
     regions = sum(len(annotation["segmentation"]) for annotation in annotations)
     if regions * height * width > MAX_DRAWN:
         raise DataError(f"{regions:,} regions in {width} x {height} pixels")
-    drawn = np.zeros((height, width), dtype=np.uint8)
+    drawn, boundary = np.zeros((height, width), dtype=np.uint8), 0.0
     for number, annotation in enumerate(annotations):
         try:
             region = draw_region(annotation["segmentation"], height, width)
         except (ValueError, OverflowError) as error:
             name = annotation.get("id", f"number {number}")
             raise DataError(f"its segmentations cannot be drawn (annotation {name}: {error})") from error
+        boundary += boundary_of(annotation["segmentation"])
+        if boundary > MAX_BOUNDARIES:
+            raise DataError(f"its regions' boundaries are longer than {MAX_BOUNDARIES:,} pixels")
         label = labels[annotation["category_id"]]
         drawn[region] = np.where((drawn[region] == 0) | (drawn[region] == label), label, 255)
     return drawn

@@ -14,7 +14,7 @@ from exfuse.data.image_files import MAX_SIDE
 BoolArray = npt.NDArray[np.bool_]
 
 CORNERS = 3  # that a polygon has at least
-MAX_BOUNDARY = 1_000_000  # pixels that a polygon's sides pass through
+MAX_BOUNDARY = 1_000_000  # pixels that the sides of a region's polygons pass through
 SCALE = 5  # points of a side within a pixel
 BITS, MORE, SIGN = 5, 32, 16  # of a character of packed run lengths: digits, and two flags
 MAX_DIGITS = 6  # of a number
@@ -38,13 +38,25 @@ def draw_region(shape: Any, height: int, width: int) -> BoolArray:
         return _fill(_unpack(counts) if isinstance(counts, str) else counts, height, width)
     if not isinstance(shape, list) or not shape or any(not isinstance(polygon, list) for polygon in shape):
         raise ValueError("not a list of polygons")
+    if any(len(polygon) % 2 or not set(map(type, polygon)) <= {int, float} for polygon in shape):
+        raise ValueError("a polygon is not an even number of coordinates")
+    if not all(np.abs(np.array(polygon, dtype=np.float64)).max(initial=0) <= 2 * MAX_SIDE for polygon in shape):
+        raise ValueError(f"a polygon has coordinates beyond {2 * MAX_SIDE:,}")
+    if boundary_of(shape) > MAX_BOUNDARY:
+        raise ValueError(f"its polygons' boundaries are longer than {MAX_BOUNDARY:,} pixels")
     region = np.zeros((height, width), dtype=bool)
     for polygon in shape:
-        if len(polygon) % 2 or not set(map(type, polygon)) <= {int, float}:
-            raise ValueError("a polygon is not an even number of coordinates")
         if len(polygon) >= 2 * CORNERS:  # others have no area
             region |= _fill(_runs_of_polygon(polygon, height, width), height, width)
     return region
+
+
+def boundary_of(shape: Any) -> float:
+    """Returns how many pixels the sides of a region's polygons pass through, and so what it takes to draw them."""
+    if isinstance(shape, dict):
+        return 0.0
+    corners = [np.array(polygon, dtype=np.float64).reshape(-1, 2) for polygon in shape]
+    return float(sum(np.abs(np.roll(one, -1, axis=0) - one).max(axis=1).sum() for one in corners if len(one)))
 
 
 def _fill(counts: Any, height: int, width: int) -> BoolArray:
@@ -82,8 +94,6 @@ def _unpack(text: str) -> list[int]:
 def _runs_of_polygon(polygon: list[float], height: int, width: int) -> list[int]:
     """Returns the run lengths of the pixels whose middle is within a polygon."""
     corners = np.array(polygon, dtype=np.float64).reshape(-1, 2)
-    if not (np.abs(corners) <= 2 * MAX_SIDE).all():
-        raise ValueError(f"a polygon has coordinates beyond {2 * MAX_SIDE:,}")
     x, y = _points_of_sides(np.trunc(SCALE * corners + 0.5).astype(np.int64))
     # Where the boundary passes from one column of points to the next, and that is the middle of one of pixels.
     passes = np.flatnonzero(x[1:] != x[:-1])
@@ -101,8 +111,6 @@ def _points_of_sides(corners: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int
     ends = np.roll(corners, -1, axis=0)
     lengths = np.abs(ends - corners)
     steps = lengths.max(axis=1)
-    if steps.sum() > SCALE * MAX_BOUNDARY:
-        raise ValueError(f"a polygon's boundary is longer than {MAX_BOUNDARY:,} pixels")
     is_wide = lengths[:, 0] >= lengths[:, 1]
     # Each side is followed upwards along its longer direction, so that it is the same in both neighbours' polygons.
     turned = np.where(is_wide, corners[:, 0] > ends[:, 0], corners[:, 1] > ends[:, 1])

@@ -59,9 +59,9 @@ class PreparedTree:
             classes: For the mask's palette.
 
         Raises:
-            DataError: If the name leads to another folder.
+            DataError: If the name leads to another folder, or would be another one in a list.
         """
-        if name != Path(name).name:
+        if name != Path(name).name or name != name.strip() or {"\n", "\r"} & set(name):
             raise DataError(f"{self.root}: {name!r} cannot be the name of an image")
         self.output.link(f"images/{name}{image.suffix.lower()}", image)
         palette = np.zeros((256, 3), dtype=np.uint8)
