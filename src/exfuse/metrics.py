@@ -36,12 +36,12 @@ class ConfusionMatrix:
             target: True classes, of the same shape; 0 to K - 1 or `ignore_index`.
 
         Raises:
-            ValueError: If the shapes differ or a value is no class.
+            ValueError: If the shapes differ, or a value is no class or not of an integer type.
         """
         predicted, true = _as_tensor(labels), _as_tensor(target)
         if predicted.shape != true.shape:
             raise ValueError(f"labels have shape {tuple(predicted.shape)}, the target {tuple(true.shape)}")
-        counted = true != self.ignore_index
+        counted = true.long() != self.ignore_index  # 8 bits would wrap an index that they cannot hold
         predicted, true = predicted[counted].long(), true[counted].long()
         for name, values in (("label", predicted), ("target", true)):
             if values.numel() and (values.min() < 0 or values.max() >= self.num_classes):
@@ -93,7 +93,10 @@ class ConfusionMatrix:
 
 def _as_tensor(values: Tensor | npt.NDArray[np.integer]) -> Tensor:
     # A copy, since torch takes neither read-only nor mirrored arrays as they are.
-    return values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
+    tensor = values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
+    if tensor.is_floating_point() or tensor.is_complex():
+        raise ValueError(f"labels are whole numbers, not {tensor.dtype}")
+    return tensor
 
 
 def ratio(numerator: Float64Array, denominator: Float64Array, known: npt.NDArray[np.bool_]) -> Float64Array:

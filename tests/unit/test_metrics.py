@@ -187,6 +187,8 @@ def test_what_is_predicted_for_ignored_pixels_may_be_anything():
         ([0, 1, 2], [0, 1, 3], "target 3 is not one of the 3 classes"),
         ([0, 1, 2], [0, 1, 254], "target 254 is not one of the 3 classes"),
         ([0, 1, 2], [0, 1, -1], "target -1 is not one of the 3 classes"),
+        ([0.0, 1.9, 2.0], [0, 1, 2], r"labels are whole numbers, not torch\.float64"),
+        ([0, 1, 2], [0.0, 1.0, 2.0], r"labels are whole numbers, not torch\.float64"),
     ],
 )
 def test_what_is_no_class_is_refused_and_not_counted(labels: list, target: list, message: str):
@@ -196,3 +198,13 @@ def test_what_is_no_class_is_refused_and_not_counted(labels: list, target: list,
         matrix.update(np.array(labels), np.array(target))
     assert matrix.counts.sum() == 1
     assert matrix.counts[2, 1] == 1
+
+
+@pytest.mark.parametrize("ignored", [-1, 256, 257])
+def test_an_ignore_index_that_8_bits_cannot_hold_is_none_of_their_values(ignored: int):
+    matrix = ConfusionMatrix(3, ignore_index=ignored)
+    labels = np.array([0, 1, 1], dtype=np.uint8)
+    matrix.update(labels, np.array([0, 1, 2], dtype=np.uint8))
+    assert matrix.counts.tolist() == [[1, 0, 0], [0, 1, 0], [0, 1, 0]]
+    with pytest.raises(ValueError, match="target 255 is not one of the 3 classes"):
+        matrix.update(labels, np.array([0, 1, 255], dtype=np.uint8))
