@@ -46,7 +46,7 @@ def open_case(case: str, folder: Path) -> Engine:
         with tempfile.TemporaryDirectory() as temporary:
             path = Path(temporary) / "model.xml"
             write_openvino(export_graph(graph), load_pretrained(folder)[1], path)
-            return OpenVINOEngine(read_openvino(path)[0], precision)  # type: ignore[arg-type]
+            return OpenVINOEngine(*read_openvino(path), precision)  # type: ignore[arg-type]
     return Predictor.from_pretrained(folder, name, precision).engine  # type: ignore[arg-type]
 
 

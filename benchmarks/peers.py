@@ -124,7 +124,7 @@ def convert(name: str, path: Path, size: int, batch: int = 1) -> tuple[int, int]
 
 def make_step(path: Path, precision: Precision, size: int, batch: int = 1) -> Callable[[], object]:
     """Returns a function that labels a batch of images."""
-    engine = OpenVINOEngine(read_openvino(path)[0], precision)
+    engine = OpenVINOEngine(*read_openvino(path), precision)
     images = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
     return lambda: engine.labels(images)
 
@@ -132,7 +132,7 @@ def make_step(path: Path, precision: Precision, size: int, batch: int = 1) -> Ca
 def make_whole_way(path: Path, precision: Precision, size: int) -> Callable[[], object]:
     """Returns a function that turns the bytes of a JPEG file into those of a PNG mask."""
     model, info = read_openvino(path)
-    predictor = Predictor(OpenVINOEngine(model, precision), info)
+    predictor = Predictor(OpenVINOEngine(model, info, precision), info)
     smooth = np.random.default_rng(0).integers(0, 256, (size // 16, size // 16, 3), dtype=np.uint8)
     jpeg = io.BytesIO()
     Image.fromarray(smooth).resize((size, size), Image.Resampling.BICUBIC).save(jpeg, "JPEG", quality=90)

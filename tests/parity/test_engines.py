@@ -225,6 +225,21 @@ def test_what_a_library_cannot_compute_is_said_with_the_file(suffix: str, librar
         engine.labels(np.zeros((1, 40, 40, 4), np.uint8))
 
 
+@pytest.mark.parametrize("suffix", [".xml", ".onnx"])
+def test_what_an_exported_file_gives_is_checked(suffix: str, networks: dict[str, Written]):
+    path, images = networks["stride4"].write(suffix), pictures((1, 40, 50))
+    predictor = Predictor.from_pretrained(path)
+    labels, scores, classes = predictor.engine.labels(images), predictor.engine.scores(images), 5  # of `info_of`
+    for wrong in (labels + np.uint8(classes), labels[:, 1:], labels.astype(np.int64), scores):
+        predictor.engine._run = lambda *_, wrong=wrong: wrong
+        with pytest.raises(CheckpointError, match=rf"model{suffix}: does not give one of {classes} classes"):
+            predictor(images[0])
+    for wrong in (scores[:, 1:], scores[..., 1:], scores.astype(np.float16), labels):
+        predictor.engine._run = lambda *_, wrong=wrong: wrong
+        with pytest.raises(CheckpointError, match=rf"model{suffix}: does not give a score of each of {classes}"):
+            predictor.scores(images[0])
+
+
 # torch says so of itself, while it imports its compiler.
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")
 def test_the_compiled_engine_agrees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

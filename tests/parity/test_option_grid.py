@@ -255,9 +255,7 @@ def test_a_sample_is_written_for_other_engines(case: Combination, suffix: str, t
     model = unsettle(case.info.build()).eval()
     path = tmp_path / f"model{suffix}"
     WRITE[suffix](export_program(model, case.info), case.info, path)
-    engine = (
-        OnnxRuntimeEngine(path) if suffix == ".onnx" else OpenVINOEngine(read_openvino(path)[0], "fp32", None, path)
-    )
+    engine = OnnxRuntimeEngine(path) if suffix == ".onnx" else OpenVINOEngine(*read_openvino(path), "fp32", path)
     pixels = torch.randint(0, 256, (1, *case.size, 3), dtype=torch.uint8).numpy()
     expected = torch.from_numpy(TorchEngine(model, case.info).scores(pixels))
     found = torch.from_numpy(engine.scores(pixels))

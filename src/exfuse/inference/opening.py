@@ -131,7 +131,7 @@ def open_exported(path: Path, precision: Precision | None) -> tuple[Engine, Mode
         from exfuse.inference.engines.openvino_engine import OpenVINOEngine, read_openvino
 
         model, info = read_openvino(path)
-        return OpenVINOEngine(model, precision, path), info
+        return OpenVINOEngine(model, info, precision, path), info
     from exfuse.inference.engines.onnxruntime_engine import OnnxRuntimeEngine
 
     _check_onnx_precision(precision)

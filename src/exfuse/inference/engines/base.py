@@ -45,6 +45,29 @@ class Engine(Protocol):
         """
 
 
+def checked_labels(labels: UInt8Array, images: UInt8Array, num_classes: int, source: object) -> UInt8Array:
+    """Returns the labels that an exported file gave, which may be any file's, as they are.
+
+    Raises:
+        CheckpointError: If they are not one class for each pixel of the images.
+    """
+    if labels.dtype != np.uint8 or labels.shape != images.shape[:3] or labels.max() >= num_classes:
+        raise CheckpointError(f"{source}: does not give one of {num_classes} classes for each pixel")
+    return labels
+
+
+def checked_scores(scores: Float32Array, images: UInt8Array, num_classes: int, source: object) -> Float32Array:
+    """Returns the scores that an exported file gave as they are.
+
+    Raises:
+        CheckpointError: If they are not one for each class and pixel, or one is not finite.
+    """
+    count, *size = images.shape[:3]
+    if scores.dtype != np.float32 or scores.shape != (count, num_classes, *size):
+        raise CheckpointError(f"{source}: does not give a score of each of {num_classes} classes for each pixel")
+    return finite(scores)
+
+
 def finite(scores: Float32Array) -> Float32Array:
     """Returns scores as they are.
 

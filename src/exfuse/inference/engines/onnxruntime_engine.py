@@ -8,7 +8,7 @@ from exfuse.contained import contained
 from exfuse.data.samples import UInt8Array
 from exfuse.errors import CheckpointError, brief
 from exfuse.inference.augmentation import PLAIN
-from exfuse.inference.engines.base import IMAGES, LABELS, LOGITS, Float32Array, finite
+from exfuse.inference.engines.base import IMAGES, LABELS, LOGITS, Float32Array, checked_labels, checked_scores
 from exfuse.models.info import ModelInfo
 
 with contained():
@@ -46,12 +46,11 @@ class OnnxRuntimeEngine:
 
     def labels(self, images: UInt8Array) -> UInt8Array:
         """See `Engine`."""
-        labels: UInt8Array = self._run(LABELS, images)
-        return labels
+        return checked_labels(self._run(LABELS, images), images, len(self.info.class_names), self._path)
 
     def scores(self, images: UInt8Array) -> Float32Array:
         """See `Engine`."""
-        return finite(self._run(LOGITS, images))
+        return checked_scores(self._run(LOGITS, images), images, len(self.info.class_names), self._path)
 
     def _run(self, output: str, images: UInt8Array) -> Any:
         try:

@@ -10,7 +10,14 @@ from exfuse.contained import contained
 from exfuse.data.samples import UInt8Array
 from exfuse.errors import CheckpointError, brief
 from exfuse.inference.augmentation import PLAIN
-from exfuse.inference.engines.base import LABELS, LOGITS, Float32Array, Precision, finite
+from exfuse.inference.engines.base import (
+    LABELS,
+    LOGITS,
+    Float32Array,
+    Precision,
+    checked_labels,
+    checked_scores,
+)
 from exfuse.inference.engines.signal_stack import kept_signal_stack
 from exfuse.models.info import ModelInfo
 
@@ -71,6 +78,7 @@ class OpenVINOEngine:
 
     Args:
         model: As `read_openvino` gives it.
+        info: The same.
         precision: Of what is not in int8; by default the fastest that the processor has units for.
         source: Where the model was read from, for errors.
 
@@ -82,11 +90,14 @@ class OpenVINOEngine:
     device = "cpu"
     augmentation = PLAIN
 
-    def __init__(self, model: ov.Model, precision: Precision | None = None, source: Path | None = None) -> None:
+    def __init__(
+        self, model: ov.Model, info: ModelInfo, precision: Precision | None = None, source: Path | None = None
+    ) -> None:
         computed = precision or best_precision()
         self.precision: str = "int8" if model.has_rt_info(INT8_PATH) else computed
         self._model = model
-        self._source = source
+        self._classes = len(info.class_names)
+        self._source = source or "the model"
         self._options = {
             "INFERENCE_PRECISION_HINT": HINTS[computed],
             "PERFORMANCE_HINT": "LATENCY",
@@ -97,12 +108,11 @@ class OpenVINOEngine:
 
     def labels(self, images: UInt8Array) -> UInt8Array:
         """See `Engine`."""
-        labels: UInt8Array = self._run(LABELS, images)
-        return labels
+        return checked_labels(self._run(LABELS, images), images, self._classes, self._source)
 
     def scores(self, images: UInt8Array) -> Float32Array:
         """See `Engine`."""
-        return finite(self._run(LOGITS, images))
+        return checked_scores(self._run(LOGITS, images), images, self._classes, self._source)
 
     def _run(self, output: str, images: UInt8Array) -> Any:
         # A compiled model runs one image at a time, on all cores.
@@ -112,8 +122,7 @@ class OpenVINOEngine:
                     self._compiled[output] = self._compile(output)
                 return self._compiled[output](images)[0]
             except RuntimeError as error:
-                source = self._source or "the model"
-                raise CheckpointError(f"{source}: OpenVINO cannot compute it ({brief(error)})") from error
+                raise CheckpointError(f"{self._source}: OpenVINO cannot compute it ({brief(error)})") from error
 
     def _compile(self, output: str) -> ov.CompiledModel:
         # Only what leads to this output is kept, so that labels never wait for scores to be copied out.
