@@ -75,3 +75,9 @@ def test_a_drawn_name_is_one_short_line(name: str) -> None:
 )
 def test_one_line_keeps_letters_and_nothing_that_controls(text: str, line: str) -> None:
     assert one_line(text) == line
+
+
+def test_a_legend_tells_letters_beyond_ascii_apart() -> None:
+    one, color = Image.new("RGB", (40, 1)), (200, 30, 40)
+    drawn = {np.array(with_legend(one, [(name, color)])).tobytes() for name in ("é", "ß", "Ж", "λ")}
+    assert len(drawn) == 4

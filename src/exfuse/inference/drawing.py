@@ -3,6 +3,8 @@
 import math
 import unicodedata
 from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -64,7 +66,7 @@ def with_legend(picture: Image.Image, entries: Sequence[tuple[str, Color]]) -> I
     The canvas is as wide as the picture or, if that is more, as the widest entry. The patch of black is empty, since
     `blend` does not lay black over the picture.
     """
-    font = ImageFont.load_default(size=13)
+    font = _font(13)
     names = [drawn_name(name) for name, _ in entries]
     widths = [LEGEND_ROW + math.ceil(font.getlength(name)) + LEGEND_GAP for name in names]
     start = LEGEND_GAP // 2
@@ -83,3 +85,13 @@ def with_legend(picture: Image.Image, entries: Sequence[tuple[str, Color]]) -> I
         draw.rectangle((x, top, x + 13, top + 13), fill=color if any(color) else "white", outline="black")
         draw.text((x + 18, top - 2), name, fill="black", font=font)
     return canvas
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Returns Matplotlib's font where it is installed: the one that comes with Pillow has little beyond ASCII."""
+    package = find_spec("matplotlib")
+    if package is not None and package.origin is not None:
+        path = Path(package.origin).with_name("mpl-data") / "fonts" / "ttf" / "DejaVuSans.ttf"
+        if path.is_file():
+            return ImageFont.truetype(path, size)
+    return ImageFont.load_default(size)
