@@ -5,7 +5,9 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from functools import cache
+from tempfile import TemporaryDirectory
 
 from exfuse.cache import private_folder
 
@@ -36,15 +38,23 @@ def contained() -> Iterator[None]:
 
 
 def set_variables() -> None:
-    """Has libraries report nothing, and keep their files in our cache unless the user says where or it cannot be used.
+    """Has libraries report nothing, and keep their files in our cache unless the user says where.
 
-    For good where the process is our own, else within `contained`.
+    For good where the process is our own, else within `contained`. Where the cache cannot be used, a folder that ends
+    with the process takes its place: the libraries' own would be one in /tmp that anybody could have made before.
     """
     os.environ.update(_SILENT)
     for name, folder in _FOLDERS.items():
         if name not in os.environ:
-            with suppress(OSError):
+            try:
                 os.environ[name] = str(private_folder(folder))
+            except OSError:
+                os.environ[name] = _temporary_folder(folder).name
+
+
+@cache
+def _temporary_folder(name: str) -> TemporaryDirectory[str]:
+    return TemporaryDirectory(prefix=f"exfuse-{name}-", ignore_cleanup_errors=True)
 
 
 @contextmanager

@@ -1,13 +1,18 @@
 """The cache: what lies there is whole and the user's own, or not used."""
 
 import os
+import stat
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import gettempdir
 
 import pytest
 
 from exfuse import cache
 from exfuse.cache import kept, private_folder
+from exfuse.contained import contained
 from exfuse.errors import CheckpointError
 from exfuse.inference.predictor import Predictor
 from exfuse.manifest import MANIFEST
@@ -79,3 +84,20 @@ def test_a_write_that_fails_leaves_nothing(root: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
         kept("kind", "name", fail)
     assert list((root / "kind").iterdir()) == []
+
+
+def test_where_the_cache_cannot_be_used_compiled_code_is_kept_in_a_folder_of_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o777)
+    monkeypatch.setenv("EXFUSE_CACHE", str(tmp_path))
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "MPLCONFIGDIR"):
+        monkeypatch.delenv(name, raising=False)
+    with contained():
+        places = [Path(os.environ[name]) for name in ("TORCHINDUCTOR_CACHE_DIR", "MPLCONFIGDIR")]
+        assert all(stat.S_IMODE(place.stat().st_mode) == 0o700 for place in places)
+        assert not any(place.is_relative_to(tmp_path) for place in places)
+    code = "import os\nfrom exfuse.contained import set_variables\nset_variables()\nprint(os.environ['MPLCONFIGDIR'])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.startswith(gettempdir())
+    assert not Path(result.stdout.strip()).exists()
