@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from exfuse.inference.engines.torch_engine import TorchEngine
 from exfuse.training import checkpoint, segmentation
 from exfuse.training.checkpoint import latest_checkpoint
 from exfuse.training.log import read_records
+from exfuse.training.signals import Interrupted, stop_signals
 
 OPTIONS = (
     "epochs=2", "batch_size=4", "evaluate_every=1", "checkpoint_every=2", "log_every=1", "data.crop_size=[64, 64]",
@@ -66,6 +68,18 @@ def test_r6_a_signal_in_any_phase_keeps_the_newest_finished_step(
 ) -> None:
     place, name, at_call, step = PHASES[phase]
     assert stopped_and_resumed(place, name, at_call, pack, tmp_path, monkeypatch, capsys) == step
+
+
+@pytest.mark.parametrize("under_nohup", [False, True])
+def test_r6_a_terminal_that_is_closed_is_a_signal_unless_it_is_ignored(under_nohup: bool) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if under_nohup else signal.SIG_DFL)
+    try:
+        with pytest.raises(Interrupted) if not under_nohup else nullcontext(), stop_signals() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert stop.received is None
+        assert signal.getsignal(signal.SIGHUP) == (signal.SIG_IGN if under_nohup else signal.SIG_DFL)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 # Phase -> where the signal comes, the calls before the first, and the newest finished step of the n-th of ten.

@@ -15,7 +15,7 @@ from exfuse.console import printable, terminal
 from exfuse.contained import set_variables
 from exfuse.data.quiet import silence_pillow
 from exfuse.errors import ExFuseError
-from exfuse.training.signals import SIGNALS, Interrupted
+from exfuse.training.signals import Interrupted, handle_signals
 
 # In the order of `exfuse --help`; each is a file here.
 COMMANDS = (
@@ -62,7 +62,8 @@ def _about(
 def main() -> None:
     """Runs the command line; errors about the user's input are one line, without a traceback.
 
-    The exit code is 0, 1 after such an error, 2 for a wrong call, 130 after Ctrl-C and 143 after SIGTERM.
+    The exit code is 0, 1 after such an error, 2 for a wrong call, 130 after Ctrl-C, 143 after SIGTERM and 129
+    after SIGHUP.
     """
     silence_pillow()
     set_variables()
@@ -102,8 +103,8 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def _signals_end() -> Iterator[None]:
-    """Lets Ctrl-C and SIGTERM end a command alike: what is open is closed, what is done is written down."""
-    before = {number: signal.signal(number, _leave) for number in SIGNALS}
+    """Lets Ctrl-C, SIGTERM and SIGHUP end a command alike: what is open is closed, what is done is written down."""
+    before = handle_signals(_leave)
     try:
         yield
     finally:

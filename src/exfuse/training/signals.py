@@ -1,14 +1,15 @@
-"""Ctrl-C and SIGTERM: the newest finished step is saved and the run ends; a second signal leaves at once."""
+"""Ctrl-C, SIGTERM and SIGHUP: the newest finished step is saved and the run ends; a second signal leaves at once."""
 
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = tuple(signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 # Under torchrun a Ctrl-C arrives twice, from the terminal and from the launcher.
 SAME_SIGNAL_SECONDS = 1.0
 
@@ -84,13 +85,22 @@ class StopSignals:
             raise StopRequested
 
 
+def handle_signals(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
+    """Gives a handler to `SIGNALS` and returns those they had, by number; under nohup SIGHUP stays ignored."""
+    before: dict[int, Any] = {number: signal.getsignal(number) or signal.SIG_DFL for number in SIGNALS}
+    for number in SIGNALS:
+        if number in (signal.SIGINT, signal.SIGTERM) or before[number] != signal.SIG_IGN:
+            signal.signal(number, handler)
+    return before
+
+
 def _do_nothing(number: int, frame: FrameType | None) -> None:
     """Handles a signal."""
 
 
 @contextmanager
 def stop_signals() -> Iterator[StopSignals]:
-    """Handles SIGINT and SIGTERM within the block as `StopSignals` says; what the block makes of SIGCHLD ends with it.
+    """Handles `SIGNALS` within the block as `StopSignals` says; what the block makes of SIGCHLD ends with it.
 
     Python hands signals to the main thread; in another one the block runs without. A signal that comes before there is
     anything to save ends the block with `Interrupted`.
@@ -99,9 +109,7 @@ def stop_signals() -> Iterator[StopSignals]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    previous = {number: signal.getsignal(number) or signal.SIG_DFL for number in (*SIGNALS, signal.SIGCHLD)}
-    for number in SIGNALS:
-        signal.signal(number, stop.note)
+    previous = {signal.SIGCHLD: signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL} | handle_signals(stop.note)
     try:
         yield stop
         if stop.received is not None:  # it came when all was saved, and only pages were being written
