@@ -1,13 +1,14 @@
 """Files and folders that are there whole or not at all, also after a crash or a full disk; one writer at a time."""
 
 import errno
+import glob
 import hashlib
 import os
 import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -140,23 +141,43 @@ def remove_partials(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def free_name(path: Path) -> Path:
+    """Returns the path, or the first of NAME_2.SUFFIX, NAME_3.SUFFIX and so on where nothing is."""
+    number, free = 2, path
+    while os.path.lexists(free):
+        number, free = number + 1, path.with_name(f"{path.stem}_{number}{path.suffix}")
+    return free
+
+
 @contextmanager
-def staged_folder(folder: Path) -> Iterator[Path]:
+def staged_folder(folder: Path, is_own: Callable[[Path], bool] = lambda older: True) -> Iterator[Path]:
     """Yields an empty folder that takes the place of `folder` once the block has ended without an error.
 
-    An older `folder` is moved aside, and removed when the new one is in its place.
+    An older `folder` is moved aside, and removed when the new one is in its place; one that is not ours gets a free
+    name instead. What was left where this was cut off by a kill is cleared first, but not what another process is still
+    writing.
+
+    Args:
+        folder: Where to.
+        is_own: Called with the older folder, where it was moved to.
 
     Raises:
         OSError: If something cannot be written; an older `folder` is untouched.
     """
-    staged, previous = (folder.with_name(f".{folder.name}.{state}") for state in ("partial", "previous"))
-    shutil.rmtree(staged, ignore_errors=True)
+    put_back(folder)
+    for left in _left_by_kills(folder, "previous"):
+        _clear(left, folder, is_own)
+    for left in _left_by_kills(folder, "partial"):
+        with _held(left) as is_free:
+            if is_free:
+                shutil.rmtree(left)
+    staged, previous = (_beside(folder, state, secrets.token_hex(8)) for state in ("partial", "previous"))
     staged.mkdir(parents=True)
     try:
-        yield staged
+        with _held(staged):
+            yield staged
         sync_folder(staged)
         if folder.exists():
-            shutil.rmtree(previous, ignore_errors=True)
             folder.rename(previous)
         try:
             staged.rename(folder)
@@ -168,15 +189,52 @@ def staged_folder(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(staged, ignore_errors=True)
         raise
-    shutil.rmtree(previous, ignore_errors=True)
+    if previous.exists():
+        _clear(previous, folder, is_own)
 
 
 def put_back(folder: Path) -> None:
     """Gives a folder its name again if `staged_folder` was cut off between taking it and giving it to the new one."""
-    previous = folder.with_name(f".{folder.name}.previous")
-    if previous.is_dir() and not folder.exists():
+    previous = _left_by_kills(folder, "previous")
+    if previous and not folder.exists():
         with suppress(OSError):  # what cannot be renamed cannot be written to either, which says so
-            previous.rename(folder)
+            previous[0].rename(folder)
+
+
+def _clear(previous: Path, folder: Path, is_own: Callable[[Path], bool]) -> None:
+    if is_own(previous):  # renamed first, as what a kill leaves of it is not to be asked about again
+        shutil.rmtree(previous.rename(_beside(folder, "partial", secrets.token_hex(8))))
+    else:
+        previous.rename(free_name(folder))
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[bool]:
+    """Holds a folder for this process and yields whether no other one does, as far as the file system knows."""
+    if sys.platform == "win32":
+        yield True
+        return
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_free = True
+        except OSError as error:
+            is_free = error.errno not in (errno.EAGAIN, errno.EACCES)
+        yield is_free
+    finally:
+        os.close(descriptor)
+
+
+def _beside(folder: Path, state: str, number: str) -> Path:
+    return folder.with_name(f".{folder.name}.{state}-{number}")
+
+
+def _left_by_kills(folder: Path, state: str) -> list[Path]:
+    pattern = _beside(Path(glob.escape(folder.name)), state, "[0-9a-f]" * 16).name
+    return [path for path in folder.parent.glob(pattern) if path.is_dir() and not path.is_symlink()]
 
 
 @contextmanager

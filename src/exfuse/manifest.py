@@ -10,14 +10,17 @@ from exfuse.durable import Digest, digest_of, read_file, write_file
 from exfuse.errors import CheckpointError
 
 MANIFEST = "manifest.json"
+EDITABLE = "editable"
 
 
-def write_manifest(folder: Path, files: Mapping[str, Digest]) -> str:
+def write_manifest(folder: Path, files: Mapping[str, Digest], editable: Mapping[str, Digest] | None = None) -> str:
     """Writes the manifest of a folder's files, the last of them to be written.
 
     Args:
         folder: The folder.
         files: Name -> what was written.
+        editable: The same of files that people may edit or leave out: they are checked where a folder is replaced, but
+            not where it is read.
 
     Returns:
         The manifest's own hash.
@@ -25,18 +28,21 @@ def write_manifest(folder: Path, files: Mapping[str, Digest]) -> str:
     Raises:
         OSError: If it cannot be written.
     """
-    return write_file(folder / MANIFEST, _encode({name: digest._asdict() for name, digest in files.items()})).sha256
+    rows = {name: digest._asdict() for name, digest in files.items()}
+    rows |= {name: digest._asdict() | {EDITABLE: True} for name, digest in (editable or {}).items()}
+    return write_file(folder / MANIFEST, _encode(rows)).sha256
 
 
-def verify_folder(folder: Path, expected: str | None = None) -> dict[str, Digest]:
+def verify_folder(folder: Path, expected: str | None = None, editable: bool = False) -> dict[str, Digest]:
     """Checks that every file of a folder is as it was written, to the bit.
 
     Args:
         folder: A checkpoint, a model, an export or a folder of the cache.
         expected: The manifest's own hash, where it is known.
+        editable: Check the files that people may edit as well.
 
     Returns:
-        Its files.
+        The files that were checked.
 
     Raises:
         CheckpointError: With the name of the first file that is missing or changed.
@@ -48,7 +54,7 @@ def verify_folder(folder: Path, expected: str | None = None) -> dict[str, Digest
         raise CheckpointError(f"{path}: no readable manifest ({error.strerror})") from error
     if expected is not None and hashlib.sha256(content).hexdigest() != expected:
         raise CheckpointError(f"{path}: not the one that `latest` names by its hash; one of the two is damaged")
-    files = _decode(content, path)
+    files = _decode(content, path, editable)
     for name, digest in files.items():
         try:
             found = digest_of(folder / name)
@@ -69,10 +75,14 @@ def _encode(files: Mapping[str, Any]) -> bytes:
     return f"{hashlib.sha256(body.encode()).hexdigest()}\n{body}\n".encode()
 
 
-def _decode(content: bytes, path: Path) -> dict[str, Digest]:
+def _decode(content: bytes, path: Path, editable: bool) -> dict[str, Digest]:
     try:
         files = json.loads(content.split(b"\n")[1])
-        digests = {str(name): Digest(int(row["size"]), str(row["sha256"])) for name, row in files.items()}
+        digests = {
+            str(name): Digest(int(row["size"]), str(row["sha256"]))
+            for name, row in files.items()
+            if editable or not row.get(EDITABLE)
+        }
         whole = _encode(files) == content
     except (ArithmeticError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         whole = False

@@ -272,7 +272,7 @@ def test_what_a_signal_handler_raises_between_two_renames_loses_no_folder(
     rename = Path.rename
 
     def interrupted(path: Path, target: Path) -> Path:
-        if path.name == ".model.partial":
+        if path.name.startswith(".model.partial-"):
             raise RuntimeError("DataLoader worker is killed")
         return rename(path, target)
 
@@ -281,6 +281,36 @@ def test_what_a_signal_handler_raises_between_two_renames_loses_no_folder(
         pass
     assert [path.name for path in folder.iterdir()] == ["model"]
     assert (folder / "model" / "old").is_file()
+
+
+def test_a_staged_folder_touches_only_what_staging_left(tmp_path: Path) -> None:
+    left = ".model[1].previous-0123456789abcdef", ".model[1].partial-0123456789abcdef"
+    for name in (".model[1].partial", ".model[1].previous", ".model1.partial-0123456789abcdef", *left):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine").touch()
+    with staged_folder(tmp_path / "model[1]") as staged:
+        (staged / "new").touch()
+        assert not (tmp_path / left[1]).exists()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == sorted(
+        [
+            ".model[1].partial",
+            ".model[1].previous",
+            ".model1.partial-0123456789abcdef",
+            "model[1]",
+            "new",
+            *["mine"] * 3,
+        ]
+    )
+
+
+def test_two_at_a_time_stage_a_folder_each(tmp_path: Path) -> None:
+    with staged_folder(tmp_path / "model") as one:
+        (one / "one").touch()
+        with staged_folder(tmp_path / "model") as other:
+            (other / "other").touch()
+        assert [path.name for path in (tmp_path / "model").iterdir()] == ["other"]
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["one"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def fail_to_write(path: Path, content: bytes) -> Digest:
@@ -430,7 +460,7 @@ def test_without_latest_the_newest_whole_checkpoint_is_taken_and_nothing_is_lost
 def test_what_the_user_put_beside_checkpoints_stays(trained: Training, folder: Path) -> None:
     shutil.copytree(trained.save(folder, 1), folder / "step_00000001_keep_for_paper")
     (folder / "step_notes.txt").write_text("look at step 1")
-    (folder / ".step_00000001.partial").mkdir()
+    (folder / ".step_00000001.partial-0123456789abcdef").mkdir()
     trained.save(folder, 2)
     assert sorted(path.name for path in folder.iterdir()) == [
         LATEST, "step_00000001_keep_for_paper", "step_00000002", "step_notes.txt",

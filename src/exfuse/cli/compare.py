@@ -14,13 +14,13 @@ from exfuse.console import terminal
 from exfuse.data.datasets import SegmentationDataset, open_dataset
 from exfuse.data.scan import scan_dataset
 from exfuse.distributed import only_process
+from exfuse.durable import free_name
 from exfuse.evaluation.compare import Comparison, compare
 from exfuse.evaluation.evaluate import check_classes, describe_protocol, score_split
 from exfuse.inference.augmentation import TestTimeAugmentation
 from exfuse.inference.drawing import colorize
 from exfuse.inference.predictor import Predictor
 from exfuse.outputs.folder import claim_folder
-from exfuse.outputs.place import free_name
 
 
 def compare_command(

@@ -18,6 +18,7 @@ from exfuse.console import terminal
 from exfuse.data.datasets import open_dataset
 from exfuse.data.scan import scan_dataset
 from exfuse.distributed import process_group
+from exfuse.durable import free_name
 from exfuse.errors import ConfigError, did_you_mean
 from exfuse.evaluation.bootstrap import mean_iou_interval
 from exfuse.evaluation.evaluate import EvaluationReport, check_classes, describe_protocol, score_split
@@ -26,7 +27,6 @@ from exfuse.evaluation.report import measures_table, scores_table
 from exfuse.inference.augmentation import TestTimeAugmentation
 from exfuse.inference.predictor import Predictor
 from exfuse.outputs.file import check_file, write_result
-from exfuse.outputs.place import free_name
 
 COMMAND = "exfuse evaluate"
 

@@ -19,6 +19,7 @@ from exfuse.inference.engines.base import IMAGES, Engine
 from exfuse.inference.engines.torch_engine import TorchEngine
 from exfuse.inference.opening import EXPORTED, WRITTEN_WITH, open_exported, require
 from exfuse.manifest import write_manifest
+from exfuse.models.info import PAD_MULTIPLE
 from exfuse.models.pretrained import load_pretrained
 from exfuse.outputs.folder import is_replaceable
 from exfuse.outputs.place import check_writable
@@ -61,10 +62,12 @@ def export_model(
     """
     check_request(output, export_format, precision)
     suffix = SUFFIXES[export_format]
+    if export_format == "torch-export":  # which takes no smaller ones
+        samples = [sample for sample in samples if min(sample.mask.shape) > PAD_MULTIPLE]
     model, info = load_pretrained(source)
     network = TorchEngine(model, info, device=torch.device("cpu"))  # a card's convolutions may round more
     try:
-        with staged_folder(output.resolve()) as staged:
+        with staged_folder(output.resolve(), lambda older: is_replaceable(older, REPORT_FILE)) as staged:
             path = staged / f"{MAIN_FILE}{suffix}"
             WRITE[suffix](export_program(model, info), info, path)
             if precision == "int8":
@@ -101,6 +104,8 @@ def check_request(output: Path, export_format: ExportFormat, precision: ExportPr
         raise ConfigError(f"int8 is made for openvino only, not for {export_format}")
     if precision == "int8":
         require(("nncf",))
+    if output.is_mount() or output.resolve() == Path.cwd():
+        raise OutputError(f"{output} cannot be replaced where it is; choose a folder in it")
     if not is_replaceable(output, REPORT_FILE):
         raise OutputError(
             f"{output} is no export, or was changed since; choose a folder that is empty or does not exist"

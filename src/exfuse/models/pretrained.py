@@ -30,7 +30,6 @@ from exfuse.models.folder import (
 from exfuse.models.info import ModelInfo
 from exfuse.models.semantic_supervision import is_own
 from exfuse.outputs.folder import is_replaceable
-from exfuse.outputs.place import free_name
 
 
 def save_pretrained(folder: Path, model: nn.Module, config: dict[str, Any], card: str) -> None:
@@ -50,15 +49,14 @@ def save_pretrained(folder: Path, model: nn.Module, config: dict[str, Any], card
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     check_finite(weights, folder)
     try:
-        if not is_replaceable(folder, WEIGHTS_FILE, unlisted=(CARD_FILE,)):
-            folder.rename(free_name(folder))
-        with staged_folder(folder) as staged:
-            write_file(staged / CARD_FILE, card.encode())
+        with staged_folder(folder, lambda older: is_replaceable(older, WEIGHTS_FILE)) as staged:
+            editable = {CARD_FILE: write_file(staged / CARD_FILE, card.encode())}
             contents = {
                 WEIGHTS_FILE: save(weights, metadata={"format": "pt"}),
                 CONFIG_FILE: (json.dumps(config, indent=2) + "\n").encode(),
             }
-            write_manifest(staged, {name: write_file(staged / name, content) for name, content in contents.items()})
+            files = {name: write_file(staged / name, content) for name, content in contents.items()}
+            write_manifest(staged, files, editable)
     except OSError as error:
         raise CheckpointError(f"{folder}: the model could not be written ({reason(error, folder.parent)})") from error
 

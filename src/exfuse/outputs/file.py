@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from exfuse.durable import PARTIAL, atomic_file, read_file
+from exfuse.durable import PARTIAL, atomic_file, free_name, read_file
 from exfuse.errors import OutputError
-from exfuse.outputs.place import check_writable, free_name, unwritable
+from exfuse.outputs.place import check_writable, unwritable
 
 SEAL = "written_by"
 

@@ -1,19 +1,10 @@
 """Paths of results."""
 
-import os
 from pathlib import Path
 from tempfile import TemporaryFile
 
 from exfuse.durable import reason
 from exfuse.errors import OutputError
-
-
-def free_name(path: Path) -> Path:
-    """Returns the path, or the first of NAME_2.SUFFIX, NAME_3.SUFFIX and so on where nothing is."""
-    number, free = 2, path
-    while os.path.lexists(free):
-        number, free = number + 1, path.with_name(f"{path.stem}_{number}{path.suffix}")
-    return free
 
 
 def lies_in(path: Path, folder: Path) -> bool:

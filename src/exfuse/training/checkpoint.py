@@ -27,7 +27,8 @@ STATE_FILE = "state.json"
 MAX_STATE = 4096  # bytes of either
 _NAME = r"step_(\d{8,})(_scored)?"
 _POINTER = re.compile(rf"({_NAME}) ([0-9a-f]{{64}})\n")
-_LEFT = re.compile(rf"{_NAME}|\.{_NAME}\.(partial|previous)")  # what saves leave, and what those that were cut off do
+# What saves leave, and what those that were cut off do.
+_LEFT = re.compile(rf"{_NAME}|\.{_NAME}\.(partial|previous)-[0-9a-f]{{16}}")
 # Of each parameter that was stepped; "step" is a single number, the others are of the parameter's shape.
 _STATE: dict[type[Optimizer], frozenset[str]] = {
     AdamW: frozenset({"step", "exp_avg", "exp_avg_sq"}),
