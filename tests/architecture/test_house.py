@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "contained": {"cache"},
     "distributed": {"errors"},
     "layers": set(),
-    "models": {"layers", "contained", "durable", "errors", "manifest", "outputs"},
+    "models": {"layers", "data", "contained", "durable", "errors", "manifest", "outputs"},
     "data": {"cache", "durable", "errors", "manifest", "outputs", "validation"},
     "metrics": set(),
     "losses": {"data"},

@@ -245,6 +245,11 @@ def test_saving_never_overwrites(tmp_path: Path) -> None:
         {"class_names": ("a", "b")},
         {"palette": ((0, 0, 0), (0, 0, 999), (1, 1, 1))},
         {"palette": ()},
+        {"palette": ((0.5, 0.2, 0.0), (0, 0, 0), (1, 1, 1))},
+        {"class_names": ("a", "a", "b")},
+        {"class_names": ("a", " ", "b")},
+        {"image_mean": (123.675, 116.28, 103.53)},
+        {"image_std": (58.395, 57.12, 57.375)},
         {"image_std": (0.2, 0.2, 0.0)},
         {"image_mean": (0.5, 0.5)},
         {"ignore_index": 300},
@@ -271,7 +276,7 @@ def test_only_what_can_be_built_again_is_saved(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_was_changed_or_added_to_is_kept_beside_the_new_one(tmp_path: Path) -> None:
-    for theirs in ("notes.txt", CONFIG_FILE):
+    for theirs in ("notes.txt", CONFIG_FILE, CARD_FILE):
         folder = tmp_path / theirs / "model"
         save_pretrained(folder, torch.nn.Linear(2, 2), {"old": 1}, "card")
         (folder / theirs).write_text("mine")

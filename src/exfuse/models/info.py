@@ -1,8 +1,11 @@
 """What a network's weights alone do not say. Knows no torch: an exported model is described without it."""
 
-import math
 from dataclasses import dataclass, field
+from operator import index as index_of
 from typing import TYPE_CHECKING, Any, cast
+
+from exfuse.data.classes import Classes
+from exfuse.errors import DataError
 
 if TYPE_CHECKING:
     from exfuse.models.builders import Parts
@@ -61,23 +64,26 @@ class ModelInfo:
         architecture = dict(content["architecture"])
         name, num_classes = str(architecture.pop("name")), int(architecture.pop("num_classes"))
         labels = content["id2label"]
-        palette = tuple((int(r), int(g), int(b)) for r, g, b in content["palette"])
-        if len(labels) != num_classes or len(palette) != num_classes:
-            raise ValueError(f"{num_classes} classes, {len(labels)} names and {len(palette)} colours")
-        if not all(0 <= value <= 255 for color in palette for value in color):
-            raise ValueError("a colour is not three numbers from 0 to 255")
-        ignore_index = int(content["ignore_index"])
-        if not 0 <= ignore_index <= 255:
-            raise ValueError(f"ignore_index {ignore_index} is not between 0 and 255")
+        if len(labels) != num_classes:
+            raise ValueError(f"{num_classes} classes and {len(labels)} names")
+        names = tuple(str(labels[str(index)]) for index in range(num_classes))
+        palette = tuple((index_of(r), index_of(g), index_of(b)) for r, g, b in content["palette"])
+        try:
+            classes = Classes(names, palette, index_of(content["ignore_index"]))
+        except DataError as error:
+            raise ValueError(str(error)) from error
         mean, std = _three_floats(content["image_mean"]), _three_floats(content["image_std"])
-        if not all(math.isfinite(value) for value in mean + std) or min(std) <= 0:
-            raise ValueError("image_mean and image_std must be finite, image_std positive")
+        if not (all(0 <= value <= 1 for value in mean) and all(0 < value <= 1 for value in std)):
+            raise ValueError(
+                f"image_mean {mean} and image_std {std} are not of images from 0 to 1; divide those of images from 0 "
+                "to 255 by 255"
+            )
         return cls(
             name=name,
             parts=cast("Parts", architecture),
-            class_names=tuple(str(labels[str(index)]) for index in range(num_classes)),
-            palette=palette,
-            ignore_index=ignore_index,
+            class_names=classes.names,
+            palette=classes.palette,
+            ignore_index=classes.ignore_index,
             image_mean=mean,
             image_std=std,
             metrics=dict(content.get("metrics", {})),
