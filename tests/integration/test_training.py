@@ -236,7 +236,7 @@ def test_the_best_model_is_kept_apart_from_the_last(
 def test_evaluations_follow_every_nth_epoch_and_the_last_one(pack: Path, tmp_path: Path) -> None:
     train_quietly(tiny_config(pack, tmp_path / "run", "epochs=3", "evaluate_every=2", "log_every=4"))
     kinds = [(record["kind"], record["step"]) for record in read_metrics(tmp_path / "run")]
-    assert kinds == [("train", 4), ("val", 6), ("train", 8), ("val", 9)]
+    assert kinds == [("train", 4), ("val", 6), ("train", 8), ("train", 9), ("val", 9)]
 
 
 def test_two_runs_with_one_seed_are_bit_identical(finished: Path, pack: Path, tmp_path: Path) -> None:
@@ -514,13 +514,13 @@ def test_the_scoring_that_was_cut_off_is_in_the_checkpoint_once_done(
 def test_a_signal_while_the_report_is_written_is_not_lost(
     finished: Path, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = segmentation.write_run_report
+    render = segmentation.run_report
 
-    def write_and_stop(*arguments: Any) -> None:
+    def render_and_stop(*arguments: Any) -> str:
         press_control_c()
-        write(*arguments)
+        return render(*arguments)
 
-    monkeypatch.setattr(segmentation, "write_run_report", write_and_stop)
+    monkeypatch.setattr(segmentation, "run_report", render_and_stop)
     with pytest.raises(Interrupted, match=f"stopped after step {STEPS}"):
         train_quietly(tiny_config(pack, tmp_path / "run"))
     assert (tmp_path / "run" / "report.html").is_file()
@@ -600,8 +600,8 @@ def test_resuming_may_move_the_data_and_write_down_more_often(
 
 def test_a_run_without_a_checkpoint_may_begin_with_other_settings(pack: Path, tmp_path: Path) -> None:
     config = tiny_config(pack, tmp_path / "run", "epochs=1")
-    with claim_folder(config.output, "exfuse train"):  # a run that was killed at its first files
-        (config.output / "config.yaml").write_text(dump_config(tiny_config(pack, tmp_path / "run"))[:50])
+    with claim_folder(config.output, "exfuse train") as folder:  # a run that was killed at its first files
+        folder.write("config.yaml", dump_config(tiny_config(pack, tmp_path / "run")).encode())
     train_quietly(config, resume=True)
     assert (config.output / "config.yaml").read_text() == dump_config(config)
 
@@ -719,10 +719,38 @@ def test_a_full_disk_does_not_hide_what_was_not_finite(
 def test_a_model_that_was_moved_aside_by_a_save_that_was_cut_off_is_put_back(pack: Path, tmp_path: Path) -> None:
     config = tiny_config(pack, tmp_path / "run")
     train_quietly(config)
-    (config.output / "model").rename(config.output / ".model.previous")
+    aside = (config.output / "model").rename(config.output / ".model.previous-0123456789abcdef")
     train_quietly(config, resume=True)
     assert (config.output / "model" / "model.safetensors").is_file()
-    assert not (config.output / ".model.previous").exists()
+    assert not aside.exists()
+
+
+def test_a_recipe_that_was_edited_in_the_run_folder_is_not_written_over(pack: Path, tmp_path: Path) -> None:
+    config = tiny_config(pack, tmp_path / "run", "epochs=1")
+    with claim_folder(config.output, "exfuse train") as folder:  # and killed before its first checkpoint
+        folder.write("config.yaml", dump_config(config).encode())
+    edited = dump_config(config) + "# mine\n"
+    (config.output / "config.yaml").write_text(edited)
+    with pytest.raises(OutputError, match=r"config\.yaml was not written by exfuse train, or was changed since"):
+        train_quietly(config)
+    assert (config.output / "config.yaml").read_text() == edited
+
+
+@pytest.mark.parametrize("kind", ["edited", "link"])
+def test_a_report_that_was_changed_is_not_written_over(kind: str, pack: Path, tmp_path: Path) -> None:
+    config, precious = tiny_config(pack, tmp_path / "run", "epochs=1"), tmp_path / "precious"
+    train_quietly(config)
+    report = config.output / "report.html"
+    precious.write_text("mine")
+    if kind == "link":
+        report.unlink()
+        report.symlink_to(precious)
+    else:
+        report.write_text("mine")
+    console = Console(file=io.StringIO(), width=500)
+    train(config, resume=True, console=console)
+    assert report.read_text() == precious.read_text() == "mine"
+    assert f"no report: {report} was not written by exfuse train, or was changed since" in console.file.getvalue()
 
 
 def test_steps_that_are_not_finite_are_left_out_if_asked_for(

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from exfuse.durable import digest_of, free_name
 from exfuse.errors import OutputError
 from exfuse.outputs.file import SEAL, check_file, new_file, write_result
 from exfuse.outputs.folder import JOURNAL, OutputFolder, check_folder, claim_folder
-from exfuse.outputs.place import free_name, lies_in
+from exfuse.outputs.place import lies_in
 
 COMMAND = "exfuse predict"
 
@@ -210,6 +211,25 @@ def test_older_files_are_removed_only_if_they_are_as_they_were_written(tmp_path:
         output.write("kept.jpg", b"new")
         output.remove_older()
     assert contents(tmp_path / "out") == {"changed.jpg": b"theirs", "00_beach.jpg": b"theirs", "kept.jpg": b"new"}
+
+
+@pytest.mark.parametrize("way", ["../theirs", "absolute", "link/theirs"])
+def test_a_journal_that_names_what_is_elsewhere_removes_nothing(way: str, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.write_text("mine")
+    with claim_folder(tmp_path / "out", "exfuse compare") as folder:
+        folder.write("a.txt", b"a")
+    (tmp_path / "out" / "link").symlink_to(tmp_path)
+    name = str(theirs) if way == "absolute" else way
+    with (tmp_path / "out" / JOURNAL).open("a") as journal:
+        journal.write(json.dumps({"file": name, "sha256": digest_of(theirs).sha256}) + "\n" + "[" * 100_000 + "\n")
+    with claim_folder(tmp_path / "out", "exfuse compare") as folder:
+        folder.remove_older()
+        assert not (tmp_path / "out" / "a.txt").exists()
+        if way != "link/theirs":
+            with pytest.raises(OutputError):
+                folder.remove(name)
+    assert theirs.read_text() == "mine"
 
 
 def test_linked_files_take_no_space_are_never_written_through_and_can_be_linked_again(tmp_path: Path) -> None:

@@ -200,7 +200,7 @@ def _describe(cell: TrainingConfig, info: ModelInfo, of_images: Int64Array) -> d
         "of_images": of_images.tolist(),
         "parameters": count_parameters(model),
         "multiply_adds": count_multiply_adds(model, *cell.data.crop_size),
-        "seconds": float(np.median(seconds)) if seconds else float("nan"),
+        "seconds": float(np.median(seconds)),
         "training_seconds": float(np.dot(steps, seconds)),
     }
 

@@ -119,8 +119,8 @@ def model_card(info: ModelInfo, report: EvaluationReport, chosen: bool) -> str:
     )
 
 
-def write_run_report(folder: Path, dataset: SegmentationDataset, records: Sequence[dict[str, Any]]) -> None:
-    """Writes `report.html` into a finished run's folder: scores, curves, confusion, examples and protocol in one file.
+def run_report(folder: Path, dataset: SegmentationDataset, records: Sequence[dict[str, Any]]) -> str:
+    """Returns a finished run as one page of HTML: scores, curves, confusion, examples and protocol.
 
     Args:
         folder: The run folder, with the best model in `model`.
@@ -160,11 +160,10 @@ def write_run_report(folder: Path, dataset: SegmentationDataset, records: Sequen
         "td,th{padding:.2rem .8rem;border-bottom:1px solid #ddd;text-align:left;overflow-wrap:anywhere}"
         "img{max-width:100%;display:block;margin:.6rem 0}"
     )
-    page = (
+    return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{_escape(folder.name)}</title>'
         f"<style>{style}</style></head><body>{''.join(parts)}</body></html>"
     )
-    (folder / "report.html").write_text(page, encoding="utf-8")
 
 
 def _curves(records: Sequence[dict[str, Any]]) -> Figure:

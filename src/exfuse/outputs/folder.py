@@ -2,7 +2,7 @@
 
 Its first line names the command; each further line holds the name and the SHA-256 of a file, and is written before the
 file gets its name, so that it speaks for every file even after a kill. A file that the journal doesn't list, or whose
-content is another, is somebody else's.
+content is another, is somebody else's. Other lines say what a file was made from.
 """
 
 import hashlib
@@ -33,11 +33,15 @@ class OutputFolder:
         folder: The folder.
         command: Who writes, for example "exfuse predict".
         journal: Open for reading and appending.
+
+    Attributes:
+        sources: Name of a file -> what it was made from, where `note_source` was told.
     """
 
     def __init__(self, folder: Path, command: str, journal: BinaryIO) -> None:
         self.folder = folder
         self.command = command
+        self.sources: dict[str, str] = {}
         self._journal = journal
         self._known: dict[str, set[str]] = {}
         self._written: set[str] = set()
@@ -53,9 +57,8 @@ class OutputFolder:
             OutputError: If something is there that this command didn't write, or a link is on the way to it.
         """
         target = self.folder / name
-        for parent in list(PurePosixPath(name).parents)[-2::-1]:
-            if os.path.lexists(self.folder / parent) and not stat.S_ISDIR((self.folder / parent).lstat().st_mode):
-                raise OutputError(f"{self.folder / parent} is not a folder; choose another output")
+        if strange := self._no_folder_above(name):
+            raise OutputError(f"{strange} is not a folder; choose another output")
         if os.path.lexists(target) and not self._is_own(name):
             raise OutputError(
                 f"{target} was not written by {self.command}, or was changed since; move it away, or choose another "
@@ -71,13 +74,23 @@ class OutputFolder:
         for name in sorted(self._known):
             self.check(name)
 
-    def write(self, name: str, content: bytes) -> None:
+    def note_source(self, name: str, source: str) -> None:
+        """Notes what a file is about to be made from."""
+        self.sources[name] = source
+        self._append({"file": name, "source": source})
+
+    def write(self, name: str, content: bytes, sync: bool = False) -> None:
         """Writes a file, whole or not at all; see `check`.
+
+        Args:
+            name: Relative to the folder, with slashes.
+            content: Of the file.
+            sync: Wait until it is on the disk.
 
         Raises:
             OutputError: If `check` does, or it cannot be written.
         """
-        with self.open(name) as file:
+        with self.open(name, sync) as file:
             file.write(content)
 
     def save(self, name: str, picture: Image.Image, **options: Any) -> None:
@@ -87,13 +100,13 @@ class OutputFolder:
         self.write(name, buffer.getvalue())
 
     @contextmanager
-    def open(self, name: str) -> Iterator["HashedFile"]:
+    def open(self, name: str, sync: bool = False) -> Iterator["HashedFile"]:
         """Yields a file to write in pieces, which is there once the block has ended without an error; see `write`."""
         self.check(name)
         target = self.folder / name
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_file(target, sync=False) as file:
+            with atomic_file(target, sync) as file:
                 hashed = HashedFile(file)
                 yield hashed
                 self._note(name, hashed.sha256())
@@ -135,9 +148,17 @@ class OutputFolder:
             if self._is_own(name):
                 (self.folder / name).unlink()
 
+    def _no_folder_above(self, name: str) -> Path | None:
+        """Returns what is in the place of a folder above a file, a link for example."""
+        for parent in list(PurePosixPath(name).parents)[-2::-1]:
+            path = self.folder / parent
+            if os.path.lexists(path) and not stat.S_ISDIR(path.lstat().st_mode):
+                return path
+        return None
+
     def _is_own(self, name: str) -> bool:
         target = self.folder / name
-        if not os.path.lexists(target) or not stat.S_ISREG(target.lstat().st_mode):
+        if self._no_folder_above(name) or not os.path.lexists(target) or not stat.S_ISREG(target.lstat().st_mode):
             return False
         found = digest_of(target).sha256
         if found not in self._known.get(name, ()):
@@ -147,7 +168,10 @@ class OutputFolder:
     def _note(self, name: str, sha256: str) -> None:
         self._known.setdefault(name, set()).add(sha256)
         self._written.add(name)
-        self._journal.write(json.dumps({"file": name, "sha256": sha256}).encode() + b"\n")
+        self._append({"file": name, "sha256": sha256})
+
+    def _append(self, row: dict[str, str]) -> None:
+        self._journal.write(json.dumps(row).encode() + b"\n")
         self._journal.flush()
 
     def _read_journal(self) -> None:
@@ -155,8 +179,14 @@ class OutputFolder:
         for line in self._journal.read().split(b"\n"):
             try:
                 row = json.loads(line)
-                self._known.setdefault(row["file"], set()).add(row["sha256"])
-            except (ValueError, TypeError, LookupError):
+                name = PurePosixPath(row["file"])
+                if name.is_absolute() or ".." in name.parts:  # which none of ours is
+                    continue
+                if "source" in row:
+                    self.sources[str(name)] = str(row["source"])
+                else:
+                    self._known.setdefault(str(name), set()).add(str(row["sha256"]))
+            except (ValueError, TypeError, LookupError, RecursionError):
                 continue  # the header, or a line that a kill cut off
 
 
@@ -240,7 +270,7 @@ def check_folder(folder: Path, command: str) -> bool:
             return False
         header = json.loads(read_file(folder / JOURNAL).partition(b"\n")[0] or b"{}")
         maker = header.get("command", command)
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise OutputError(f"{folder / JOURNAL}: not readable; choose another output") from error
     except OSError as error:
         raise unwritable(folder, error) from error
@@ -249,13 +279,12 @@ def check_folder(folder: Path, command: str) -> bool:
     return True
 
 
-def is_replaceable(folder: Path, marker: str, unlisted: tuple[str, ...] = ()) -> bool:
+def is_replaceable(folder: Path, marker: str) -> bool:
     """Returns whether a folder may be replaced whole: it is empty, or holds just what its manifest lists, unchanged.
 
     Args:
         folder: A folder, or nothing.
         marker: A file that is in such a folder, by which it is told from others that have a manifest.
-        unlisted: Files of ours that the manifest leaves out.
     """
     if not os.path.lexists(folder):
         return True
@@ -263,6 +292,6 @@ def is_replaceable(folder: Path, marker: str, unlisted: tuple[str, ...] = ()) ->
         return False
     found = {path.name for path in folder.iterdir()}
     try:
-        return not found or (marker in found and found == {*verify_folder(folder), MANIFEST, *unlisted})
+        return not found or (marker in found and found == {*verify_folder(folder, editable=True), MANIFEST})
     except CheckpointError:
         return False

@@ -28,7 +28,7 @@ from exfuse.distributed import any_rank, copy_from_first, sum_over_ranks, wait_f
 from exfuse.durable import put_back, reason, replace_file
 from exfuse.errors import CheckpointError, DataError, OutputError, TrainingError
 from exfuse.inference.preprocessing import normalize
-from exfuse.outputs.folder import claim_folder
+from exfuse.outputs.folder import OutputFolder, claim_folder
 from exfuse.training.checkpoint import has_checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
 from exfuse.training.log import RunLog, StepClock
 from exfuse.training.optim import learning_rate_factor, set_learning_rate
@@ -101,9 +101,9 @@ def run_training(run: Run, task: Task, resume: bool, stop: StopSignals, console:
         Interrupted: After a signal, once the newest finished step is saved.
     """
     with ExitStack() as held:
-        _take_folder(run, held)
+        folder = _take_folder(run, held)
         check_run(run.config, resume)  # again: what was there before may have been another process's beginning
-        _begin(run, task, resume, console)
+        _begin(run, folder, task, resume, console)
         millions = sum(parameter.numel() for parameter in run.model.parameters()) / 1e6
         summary = (
             f"{run.samples} images, {run.total_steps} steps, a network of {millions:.1f} M parameters, "
@@ -117,19 +117,20 @@ def run_training(run: Run, task: Task, resume: bool, stop: StopSignals, console:
         _to_the_end(run, task, stop, console)
 
 
-def _take_folder(run: Run, held: ExitStack) -> None:
+def _take_folder(run: Run, held: ExitStack) -> OutputFolder | None:
     """Keeps other runs out of the run folder; the first process does it for all, and all say if it cannot."""
-    refused = None
+    refused = folder = None
     if run.ranks.is_first:
         try:
-            held.enter_context(claim_folder(run.config.output, run.config.command))
+            folder = held.enter_context(claim_folder(run.config.output, run.config.command))
         except OutputError as error:
             refused = error
     if any_rank(refused is not None, run.ranks):
         raise refused or OutputError(f"{run.config.output}: the first process cannot write there")
+    return folder
 
 
-def _begin(run: Run, task: Task, resume: bool, console: Console) -> None:
+def _begin(run: Run, folder: OutputFolder | None, task: Task, resume: bool, console: Console) -> None:
     """Loads the latest checkpoint to go on from, or writes the recipe of a new run."""
     config = run.config
     if run.ranks.is_first:
@@ -139,13 +140,10 @@ def _begin(run: Run, task: Task, resume: bool, console: Console) -> None:
         run.state = load_checkpoint(run.checkpoints, run.model, run.averaged, run.optimizers)
         if run.state.data_sha256 != task.fingerprint:
             raise DataError(f"the data is not what {config.output} was trained on so far; begin a new run")
-    elif run.ranks.is_first:
+    elif folder is not None:
         if resume:
             console.print(f"no checkpoint in {config.output} yet: this begins at step 0", markup=False, soft_wrap=True)
-        try:
-            replace_file(config.output / CONFIG_FILE, dump_config(config))
-        except OSError as error:
-            raise CheckpointError(f"{config.output}: cannot be written to ({reason(error, config.output)})") from error
+        folder.write(CONFIG_FILE, dump_config(config).encode(), sync=True)
     run.state.data_sha256 = task.fingerprint
 
 
@@ -192,7 +190,7 @@ def _loop(run: Run, task: Task, log: RunLog, stop: StopSignals) -> None:
             loss = take_step(run, task, batch)
             state.step += 1
             log.advance(f"loss {loss:.3f}  {clock.tick():.2f} s/step")
-            if state.step % config.log_every == 0:
+            if state.step % config.log_every == 0 or state.step == last_step:
                 rate, time = run.optimizers[0].param_groups[-1]["lr"], clock.mean()
                 of_time = {"seconds_per_step": time.seconds, "waiting": time.waiting}
                 log.record("train", state.step, epoch=_epoch(run), loss=loss, lr=rate, **of_time)

@@ -16,10 +16,10 @@ from exfuse.data.samples import Sample
 from exfuse.data.scan import DatasetScan, scan_dataset
 from exfuse.data.stream import AugmentedDataset
 from exfuse.distributed import Ranks, wait_for_all
-from exfuse.errors import ConfigError, DataError
+from exfuse.errors import ConfigError, DataError, OutputError
 from exfuse.evaluation.bootstrap import mean_iou_interval
 from exfuse.evaluation.evaluate import EvaluationReport, describe_protocol, score_split
-from exfuse.evaluation.report import model_card, write_run_report
+from exfuse.evaluation.report import model_card, run_report
 from exfuse.inference.engines.torch_engine import TorchEngine
 from exfuse.inference.predictor import Predictor
 from exfuse.losses import (
@@ -33,11 +33,13 @@ from exfuse.models.exfuse import ExFuse, ExFuseOutput
 from exfuse.models.info import ModelInfo
 from exfuse.models.pretrained import check_restorable, load_pretrained, save_pretrained
 from exfuse.models.semantic_supervision import is_own
+from exfuse.outputs.folder import claim_folder
 from exfuse.training.config import DataConfig, LossConfig, TrainingConfig
 from exfuse.training.log import read_records
 from exfuse.training.loop import Evaluation, run_training
 from exfuse.training.run import begun, check_data, start_run
 
+REPORT_FILE = "report.html"
 CLASS_WEIGHTS = {
     "enet": enet_weights,
     "median_frequency": median_frequency_weights,
@@ -70,7 +72,12 @@ def train(config: TrainingConfig, resume: bool, console: Console) -> EvaluationR
         run = start_run(config, model, len(task.train.dataset), ranks)
         run_training(run, task, resume, stop, output)
         if ranks.is_first:
-            write_run_report(config.output, task.val.dataset, read_records(config.output))
+            page = run_report(config.output, task.val.dataset, read_records(config.output))
+            try:
+                with claim_folder(config.output, config.command) as folder:
+                    folder.write(REPORT_FILE, page.encode())
+            except OutputError as error:  # the run itself is whole
+                output.print(f"no report: {error}", style="yellow", markup=False, soft_wrap=True)
         wait_for_all(ranks)
         _, info = load_pretrained(config.output / task.best_folder)
         return EvaluationReport.from_json(info.metrics)
