@@ -195,7 +195,7 @@ def test_predict_takes_a_data_set_and_writes_masks_overlays_and_shares(
     for row in rows:
         assert list(row["fractions"]) == list(SCENE_CLASSES.names)
         assert sum(row["fractions"].values()) == pytest.approx(1)
-        with Image.open(row["mask"]) as mask:
+        with Image.open(tmp_path / "out" / row["mask"]) as mask:
             ground = float((np.array(mask) == 0).mean())
         assert row["fractions"]["ground"] == pytest.approx(ground)
 
@@ -275,7 +275,36 @@ def test_predicting_more_into_a_folder_keeps_the_shares_of_what_is_there(
     assert (tmp_path / "fractions.json").read_text() == "[1]"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_predicting_from_another_folder_keeps_what_is_there_too(
+    trained: Trained, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, images = tmp_path / "out", pack / "images"
+    for name, folder, target in (("val_0000", "a", "../out"), ("val_0003", "b", output), ("val_0000", "a", output)):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        shutil.copy(images / f"{name}.jpg", tmp_path / folder / "x.jpg")
+        monkeypatch.chdir(tmp_path / folder)
+        outcome = call_exfuse("predict", trained.run / "model", "x.jpg", "-o", target, "--engine", "torch")
+        assert outcome.code == 0, outcome.errors
+    moved = output.rename(tmp_path / "moved")
+    rows = json.loads((moved / "fractions.json").read_text())
+    assert [row["mask"] for row in rows] == ["masks/x.png", "masks/x_2.png"]
+    assert [row["image"] for row in rows] == [str(tmp_path / folder / "x.jpg") for folder in "ab"]
+    assert (moved / "masks" / "x.png").read_bytes() != (moved / "masks" / "x_2.png").read_bytes()
+
+
+def test_a_mask_that_a_kill_left_without_a_row_is_not_taken_for_another_image(
+    trained: Trained, pack: Path, tmp_path: Path
+) -> None:
+    for name, folder in (("val_0000", "a"), ("val_0003", "b"), ("val_0000", "a")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        image = shutil.copy(pack / "images" / f"{name}.jpg", tmp_path / folder / "x.jpg")
+        outcome = call_exfuse("predict", trained.run / "model", image, "-o", tmp_path / "out", "--engine", "torch")
+        assert outcome.code == 0, outcome.errors
+        (tmp_path / "out" / "fractions.json").unlink()  # which is written last
+    assert sorted(path.name for path in (tmp_path / "out" / "masks").iterdir()) == ["x.png", "x_2.png"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_predict_with_a_record_of_every_mask(
     trained: Trained, pack: Path, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -60,7 +60,7 @@ def test_what_lies_in_the_output_folder_is_left_out_and_counted(tmp_path: Path):
 
 def test_a_name_that_has_the_result_of_another_image_gets_a_number(tmp_path: Path):
     touch(tmp_path, "one/a.jpg", "two/a.jpg")
-    taken = {"a": str(tmp_path / "one/a.jpg")}
+    taken = {"a": tmp_path / "one/a.jpg"}
     assert list(find_images([str(tmp_path / "one")], None, taken)) == ["a"]
     assert list(find_images([str(tmp_path / "two")], None, taken)) == ["a_2"]
 

@@ -16,7 +16,7 @@ MASK_FOLDERS = ("masks", "annotations")
 def find_images(
     paths: list[str],
     output: Path | None = None,
-    taken: Mapping[str, str] | None = None,
+    taken: Mapping[str, Path] | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Path]:
     """Returns the images that the arguments mean, by the name their results get.
@@ -28,7 +28,7 @@ def find_images(
     Args:
         paths: Files, folders and globs.
         output: The folder that will be written to, if any.
-        taken: Names that results have already, with the path of each one's image.
+        taken: Names that results have already, with the absolute path of each one's image.
         say: Called with what is left out.
 
     Raises:
@@ -47,7 +47,7 @@ def find_images(
             say(f"{text}: {len(found) - len(kept)} images in {output} are left out")
         for name, path in kept:
             unique, number = name, 2
-            while unique in images or taken.get(unique, str(path)) != str(path):
+            while unique in images or taken.get(unique, path.absolute()) != path.absolute():
                 unique, number = f"{name}_{number}", number + 1
             images[unique] = path
     return images

@@ -46,7 +46,8 @@ def predict_command(
     tiling, augmentation = choose_tiling(tile, overlap), TestTimeAugmentation(parse_scales(scales), flip)
     with claim_folder(output, "exfuse predict") as folder:
         rows = read_rows(folder)
-        taken = {name: row["image"] for name, row in rows.items()}
+        # Not from the rows, which a kill keeps from being written.
+        taken = {name_of(mask): Path(path) for mask, path in folder.sources.items() if (output / mask).is_file()}
         images = find_images(paths, output, taken, lambda text: console.print(text, soft_wrap=True))
         for name in images:
             folder.check(mask_name(name))
@@ -63,9 +64,9 @@ def predict_command(
                         errors.print(f"skipped: {error}", style="red", soft_wrap=True)
                         broken += 1
                         continue
+                    folder.note_source(mask_name(name), str(path.absolute()))
                     fractions = segment(predictor, pixels, tiling, folder, name)
-                    mask = str(output / mask_name(name))
-                    rows[name] = {"image": str(path), "mask": mask, "fractions": fractions}
+                    rows[name] = {"image": str(path.absolute()), "mask": mask_name(name), "fractions": fractions}
                     segmented += 1
         finally:  # after Ctrl-C, too, the fractions of the masks that are there
             content = json.dumps([rows[name] for name in sorted(rows)], indent=2, allow_nan=False) + "\n"
@@ -96,6 +97,11 @@ def mask_name(name: str) -> str:
     return f"masks/{name}.png"
 
 
+def name_of(mask: str) -> str:
+    """Returns the name of an image from where its mask lies in the output folder."""
+    return mask.removeprefix("masks/").removesuffix(".png")
+
+
 def overlay_name(name: str) -> str:
     """Returns where the overlay of an image lies in the output folder."""
     return f"overlays/{name}.jpg"
@@ -122,13 +128,12 @@ def read_rows(folder: OutputFolder) -> dict[str, dict[str, Any]]:
     Raises:
         OutputError: If the file is there and something else.
     """
-    path, masks = folder.folder / FRACTIONS_FILE, (folder.folder / "masks").absolute()
+    path = folder.folder / FRACTIONS_FILE
     folder.check(FRACTIONS_FILE)
     if not path.exists():
         return {}
     try:
-        rows = {Path(row["mask"]).absolute(): row for row in json.loads(read_file(path))}
-        inside = {mask: row for mask, row in rows.items() if mask.is_relative_to(masks) and mask.is_file()}
-        return {mask.relative_to(masks).as_posix().removesuffix(".png"): row for mask, row in inside.items()}
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        rows = [row for row in json.loads(read_file(path)) if (folder.folder / row["mask"]).is_file()]
+        return {name_of(row["mask"]): row for row in rows}
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise OutputError(f"{path}: not what exfuse predict writes ({brief(error)}); choose another output") from error
