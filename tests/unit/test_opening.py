@@ -1,5 +1,6 @@
 """Where converted models are kept, and what happens when they cannot be."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from exfuse.cache import cache_folder
 from exfuse.errors import CheckpointError
+from exfuse.inference import conversion
 from exfuse.inference.opening import EngineName, find_exported
 from exfuse.inference.predictor import Predictor
 from exfuse.models.info import ModelInfo
@@ -45,25 +47,38 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
         assert Predictor.from_pretrained(tmp_path / "model").engine.name == "torch, folded", "auto goes on without"
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "zeroed"])
-@pytest.mark.parametrize(("engine", "suffix"), [("openvino", ".xml"), ("openvino", ".bin"), ("onnxruntime", ".onnx")])
+@pytest.mark.parametrize(("engine", "suffixes"), [("openvino", (".xml", ".bin")), ("onnxruntime", (".onnx",))])
 def test_a_damaged_converted_model_is_converted_anew(
-    engine: EngineName, suffix: str, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: EngineName, suffixes: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EXFUSE_CACHE", str(tmp_path / "cache"))
     save_pretrained(tmp_path / "model", INFO.build(), INFO.to_json(), "")
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     expected = Predictor.from_pretrained(tmp_path / "model", engine, "fp32").scores(image)
-    (path,) = (tmp_path / "cache").rglob(f"model{suffix}")
-    content = bytearray(path.read_bytes())
-    if damage == "cut":
-        del content[1000:]
-    elif damage == "flipped":
-        content[len(content) // 2] ^= 4
-    else:
-        content[-100_000:] = bytes(100_000)
-    path.write_bytes(content)
-    np.testing.assert_array_equal(Predictor.from_pretrained(tmp_path / "model", engine, "fp32").scores(image), expected)
+    paths = [next((tmp_path / "cache").rglob(f"model{suffix}")) for suffix in suffixes]
+    contents = {path.suffix: path.read_bytes() for path in paths}
+    made = []
+
+    def convert_again(program: object, info: object, target: Path) -> None:  # to the same bytes, at once
+        made.append(target)
+        for suffix, content in contents.items():
+            target.with_suffix(suffix).write_bytes(content)
+
+    monkeypatch.setattr(conversion, "export_program", lambda *_: None)
+    monkeypatch.setitem(conversion.WRITE, suffixes[0], convert_again)
+    for path, damage in itertools.product(paths, ("none", "cut", "flipped", "zeroed")):
+        content = bytearray(contents[path.suffix])
+        if damage == "cut":
+            del content[1000:]
+        elif damage == "flipped":
+            content[len(content) // 2] ^= 4
+        elif damage == "zeroed":
+            content[-100_000:] = bytes(100_000)
+        path.write_bytes(content)
+        made.clear()
+        scores = Predictor.from_pretrained(tmp_path / "model", engine, "fp32").scores(image)
+        np.testing.assert_array_equal(scores, expected)
+        assert len(made) == (damage != "none"), (path, damage)
 
 
 def test_an_export_is_found_by_its_file_or_its_folder(tmp_path: Path) -> None:
