@@ -5,4 +5,5 @@ NASTY_NAMES = (
     "中文", "\u202edlrow", "\x1b[31mred\x07\x9b", "<script>alert(1)</script>", '"&amp;<img src=x onerror=y>', "a|b|c",
     "`code` *bold* _it_ ~~gone~~", "[link](javascript:x) ![i](j)", "[/x]", "[bold]b[/bold]", "[link=http://x]y",
     "# head", "- item", "--- |", "<!-- c", "\ud800 half", "\u2028line", "", "   ", "e\u0301", "#1 @someone",
+    "https://e.example/p www.e.example",
 )  # fmt: skip

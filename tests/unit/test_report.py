@@ -122,6 +122,8 @@ def test_the_model_card_shows_names_as_they_are() -> None:
         headings = [tokens[place + 1].content for place, token in enumerate(tokens) if token.type == "heading_open"]
         assert len(headings) == 3
         assert "$" not in body.replace("\\$", "")
+        assert "https://e" not in body, "GitHub makes a link of it"
+        assert "www.e" not in body
 
 
 def test_a_run_s_page_shows_names_as_they_are(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def evaluate_command(
 ) -> None:
     """Score a model on a whole split: table, and JSON with the protocol."""
     wanted = parse_measures(measures)
-    target = output or free_name(Path(f"evaluation_{split}.json"))
+    target = output or free_name(Path(f"evaluation_{Path(split).name}.json"))
     check_file(target, COMMAND)
     with process_group() as ranks:
         console = terminal(quiet=not ranks.is_first)

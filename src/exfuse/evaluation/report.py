@@ -243,7 +243,7 @@ def _literal(text: str, style: str = "") -> Text:
 
 def escape_markdown(text: str) -> str:
     """Returns a text from outside as one line of Markdown, literally: no HTML, link, cell or formula in it counts."""
-    return re.sub(r"([\\`*_\[\]|~$#@])", r"\\\1", html.escape(one_line(text), quote=False))
+    return re.sub(r"([\\`*_\[\]|~$#@]|:(?=//)|(?<=www)\.)", r"\\\1", html.escape(one_line(text), quote=False))
 
 
 def _escape(text: str) -> str:

@@ -129,7 +129,10 @@ def _put_first(folder: Path) -> None:
 
     TensorBoard reads them in the order of their names, which begin with the time, and a later one hides the steps that
     its beginning has in common with earlier ones. After the clock was set back, the older file would be the later one.
+    A link leads to a folder where other runs' files may be, which keep their names.
     """
+    if folder.is_symlink():
+        return
     for number, path in enumerate(sorted(folder.glob(f"{EVENTS}*"))):
         _, _, rest = path.name.removeprefix(EVENTS).partition(".")
         target = path.with_name(f"{EVENTS}{number:010d}.{rest}")
