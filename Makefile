@@ -7,22 +7,26 @@ INSTALLED := .venv/installed
 
 setup: $(INSTALLED)
 
-# Each file is held against its hash. The second step adds this package and what other builds of torch want besides.
+# Each file is held against its hash. First torch's build without CUDA, where an index or PIP_FIND_LINKS has it: it would
+# not be chosen among others, as pip prefers files whose hash the index says. The last step adds this package and what
+# other builds of torch want besides.
+CPU_TORCH := 6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
 $(INSTALLED): pyproject.toml constraints.txt requirements.lock
 	$(PYTHON) -m venv .venv
+	@sed -n 's/^torch==.*/&+cpu --hash=sha256:$(CPU_TORCH)/p' constraints.txt | $(BIN)/python -m pip install --quiet \
+		--disable-pip-version-check --no-deps --require-hashes --requirement /dev/stdin 2>/dev/null || \
+		echo "no torch without CUDA found; taking PyPI's"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable '.[dev]'
 	touch $@
 
-# The hashes of all files that PyPI has of the versions in constraints.txt, and of torch's wheel without CUDA, which PyPI
-# does not have: `pip hash FILE` says it.
-CPU_TORCH := 6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
+# The hashes of all files that PyPI has of the versions in constraints.txt; that of torch's wheel without CUDA, which PyPI
+# does not have, stands above: `pip hash FILE` says it.
 lock:
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
 	build/lock/bin/uv pip compile --quiet --no-deps --generate-hashes --no-header --no-annotate --python-version 3.11 --upgrade \
 		--output-file requirements.lock constraints.txt
-	sed -i 's/^torch==.*/&\n    --hash=sha256:$(CPU_TORCH) \\/' requirements.lock
 
 RECIPE ?= demo
 demo: $(INSTALLED)
