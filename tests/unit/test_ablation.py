@@ -67,26 +67,27 @@ def test_each_row_changes_the_reference_in_what_it_is_named_for() -> None:
         "+ sub-pixel, no auxiliary loss": {"channel_resolution_embedding"},
         "+ SEB": {"semantic_embedding"},
         "+ SEB, reduced": {"semantic_embedding", "semantic_embedding_width"},
-        "+ DAP": {"dap_window"},
-        "+ 5x5 in DAP's place": {"dap_window", "plain_prediction"},
+        "+ DAP": {"dap_window", "decoder_width"},
+        "+ 5x5 in DAP's place": {"dap_window", "decoder_width", "plain_prediction"},
         "+ ECRE, SEB, DAP": {
-            "channel_resolution_embedding", "auxiliary_prediction", "semantic_embedding", "dap_window",
+            "channel_resolution_embedding", "auxiliary_prediction", "semantic_embedding", "dap_window", "decoder_width",
         },
         "all but SS": {
-            "channel_resolution_embedding", "auxiliary_prediction", "semantic_embedding", "dap_window",
+            "channel_resolution_embedding", "auxiliary_prediction", "semantic_embedding", "dap_window", "decoder_width",
             "name", "backbone_weights",
         },
         "all but LR": {
-            "channel_resolution_embedding", "auxiliary_prediction", "semantic_embedding", "dap_window",
+            "channel_resolution_embedding", "auxiliary_prediction", "semantic_embedding", "dap_window", "decoder_width",
             "backbone_weights", "supervised_features",
         },
         "all": {
-            "channel_resolution_embedding", "auxiliary_prediction", "semantic_embedding", "dap_window",
+            "channel_resolution_embedding", "auxiliary_prediction", "semantic_embedding", "dap_window", "decoder_width",
             "name", "backbone_weights", "supervised_features",
         },
     }  # fmt: skip
-    assert cell_config(config, rows["baseline"], 0, 11).model.decoder_width == 11
-    assert reference.model.decoder_width == 99
+    assert cell_config(config, rows["baseline"], 0, 11).model.decoder_width == "narrow"
+    assert reference.model.decoder_width == 99  # as wide as "wide" is with densely adjacent prediction
+    assert cell_config(config, rows["+ DAP"], 0, 11).model.decoder_width == "wide"
 
 
 def test_every_cell_has_a_folder_of_its_own_and_rows_share_their_seeds() -> None:

@@ -100,6 +100,20 @@ def test_each_switch_changes_the_set_of_parameters(switch: dict[str, object]) ->
     assert shapes(**switch) != shapes()
 
 
+@pytest.mark.parametrize("decoder", ["full", "stride4"])
+@pytest.mark.parametrize("window", [1, 3])
+def test_the_option_decides_the_layers_and_never_the_number(decoder: str, window: int) -> None:
+    def layers(width: int | str) -> list[tuple[str, str]]:
+        with torch.device("meta"):
+            model = create_model(
+                "exfuse_tiny", num_classes=11, decoder=decoder, decoder_width=width, dap_window=window, gcn_kernel=3
+            )
+        return [(name, type(module).__name__) for name, module in model.named_modules()]
+
+    assert layers(10) == layers(11) == layers(12) == layers(98) == layers(99) == layers(100)
+    assert len({str(layers(width)) for width in ("narrow", "wide", 40)}) == 2, "one of the names is as a number"
+
+
 def test_with_all_parts_off_it_is_the_baseline() -> None:
     off = create_model("exfuse_tiny", num_classes=5, **PARTS_OFF)
     baseline = create_model("gcn_tiny", num_classes=5)
@@ -149,7 +163,11 @@ def test_scores_stay_float32_under_bfloat16_autocast() -> None:
 
 @pytest.mark.parametrize(
     ("head", "width"),
-    [(FullSizeHead(3, 3, 1, False), 3), (QuarterSizeHead(8, 3, 3, False), 8), (QuarterSizeHead(8, 3, 1, False), 8)],
+    [
+        (FullSizeHead(3, 3, 1, False, True), 3),
+        (QuarterSizeHead(8, 3, 3, False, False), 8),
+        (QuarterSizeHead(8, 3, 1, False, False), 8),
+    ],
     ids=["the baseline's", "stride 4", "stride 4, narrow"],
 )
 def test_scores_are_computed_in_float32_under_autocast_not_just_stored_in_it(head: nn.Module, width: int) -> None:

@@ -109,7 +109,10 @@ def cell_config(config: AblationConfig, row: Row, seed: int, num_classes: int) -
     """
     model = config.model.model_dump() | ALL_OFF | row.parts
     model["name"] = _model_name(config, row)
-    model["decoder_width"] = num_classes * (1 if row.narrow else DAP_WINDOW**2)
+    if row.narrow:
+        model["decoder_width"] = "narrow"
+    else:  # by name where that is what densely adjacent prediction needs
+        model["decoder_width"] = "wide" if model["dap_window"] == DAP_WINDOW else num_classes * DAP_WINDOW**2
     model["backbone_weights"] = getattr(config.pretrained, row.begins_with)
     content = config.model_dump(exclude={"seeds", "pretrained"}) | {
         "task": "segmentation",

@@ -57,7 +57,7 @@ class ExFuse(nn.Module):
         decoder: "full" goes on to the image's size with two more transposed convolutions, as the paper does;
             "stride4" stops at a quarter of it and interpolates the scores bilinearly.
         decoder_width: Channels D of the decoder: "wide" is K * k * k everywhere, "narrow" is K up to the last step,
-            which alone widens to K * k * k; a number gives D itself.
+            which alone widens to K * k * k; a number gives D itself, and the same layers whatever the number.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -114,8 +114,13 @@ class ExFuse(nn.Module):
         self.fuse3 = Fusion(c3, width, gcn_kernel)
         self.upsample3 = BilinearDeconvolution(width, width)
         self.fuse2 = Fusion(c2, width, gcn_kernel)
-        head = FullSizeHead if decoder == "full" else QuarterSizeHead
-        self.head = head(width, num_classes, dap_window, plain_prediction)
+        self.head: nn.Module
+        if decoder == "full":
+            is_narrow = decoder_width == "narrow" or (decoder_width == "wide" and dap_window == 1)
+            self.head = FullSizeHead(width, num_classes, dap_window, plain_prediction, is_narrow)
+        else:
+            is_wide = decoder_width == "wide" or (decoder_width == "narrow" and dap_window == 1)
+            self.head = QuarterSizeHead(width, num_classes, dap_window, plain_prediction, is_wide)
 
     def forward(self, images: Tensor) -> ExFuseOutput:
         """Segments images.
@@ -171,15 +176,16 @@ class Fusion(nn.Module):
 class FullSizeHead(nn.Module):
     """From stride 4 to scores of full size by two transposed convolutions, densely adjacent prediction last.
 
-    A boundary refinement follows each of them where the map is K channels wide and neither averaged nor convolved
-    afterwards, as in the baseline. One of K * k * k channels at full size would cost several times the backbone (21
-    classes, window 3: 169 G multiply-adds at 512 x 512), and the paper's figure is not known to have it.
+    A boundary refinement follows the first in a decoder that is narrow, K channels wide by its option, and the second
+    where its map is neither averaged nor convolved afterwards, as in the baseline. One of K * k * k channels at full
+    size would cost several times the backbone (21 classes, window 3: 169 G multiply-adds at 512 x 512), and the paper's
+    figure is not known to have it.
     """
 
-    def __init__(self, width: int, num_classes: int, dap_window: int, plain_prediction: bool) -> None:
+    def __init__(self, width: int, num_classes: int, dap_window: int, plain_prediction: bool, is_narrow: bool) -> None:
         super().__init__()
         self.upsample2: nn.Module = BilinearDeconvolution(width, width)
-        self.refine2 = BoundaryRefinement(width) if width == num_classes else nn.Identity()
+        self.refine2 = BoundaryRefinement(width) if is_narrow else nn.Identity()
         self.upsample1: nn.Module = BilinearDeconvolution(width, num_classes * dap_window**2)
         is_last = dap_window == 1 and not plain_prediction
         self.refine1 = BoundaryRefinement(num_classes) if is_last else nn.Identity()
@@ -196,15 +202,17 @@ class FullSizeHead(nn.Module):
 
 
 class QuarterSizeHead(nn.Module):
-    """Predicts at stride 4 and interpolates the scores; several times cheaper than `FullSizeHead`."""
+    """Predicts at stride 4 and interpolates the scores; several times cheaper than `FullSizeHead`.
 
-    def __init__(self, width: int, num_classes: int, dap_window: int, plain_prediction: bool) -> None:
+    A decoder that is wide by its option has the K * k * k channels already; any other is followed by a convolution.
+    """
+
+    def __init__(self, width: int, num_classes: int, dap_window: int, plain_prediction: bool, is_wide: bool) -> None:
         super().__init__()
-        predictions = num_classes * dap_window**2
         self.in_channels = width
         self.classify: nn.Module = nn.Identity()
-        if width != predictions:
-            self.classify = nn.Conv2d(width, predictions, kernel_size=1)
+        if not is_wide:
+            self.classify = nn.Conv2d(width, num_classes * dap_window**2, kernel_size=1)
         self.dap = _prediction(num_classes, dap_window, plain_prediction)
 
     def forward(self, y: Tensor) -> Tensor:
