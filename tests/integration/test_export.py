@@ -16,8 +16,9 @@ from tiny_run import call_exfuse, tiny_config, train_quietly
 
 from exfuse.data.datasets import open_dataset
 from exfuse.durable import digest_of
-from exfuse.errors import CheckpointError, ExportError
+from exfuse.errors import CheckpointError, ExportError, OutputError
 from exfuse.export import quantize, verify
+from exfuse.export.export import check_request
 from exfuse.inference.engines.openvino_engine import best_precision
 from exfuse.inference.predictor import Predictor
 from exfuse.manifest import MANIFEST, write_manifest
@@ -226,6 +227,16 @@ def test_an_export_takes_the_place_of_an_older_one_only(model: Path, pack: Path,
     (tmp_path / "export").mkdir()
     for _ in range(2):
         assert call_exfuse(*command, tmp_path / "export").code == 0
+
+
+def test_a_folder_that_cannot_be_replaced_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path)
+    for place in (Path(), tmp_path, tmp_path / "link", Path("/proc")):
+        with pytest.raises(OutputError, match="cannot be replaced where it is"):
+            check_request(place, "onnx", "fp32")
 
 
 def test_a_data_set_may_ignore_another_label_than_the_model(model: Path, own_pack: Path, tmp_path: Path) -> None:

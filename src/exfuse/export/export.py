@@ -1,6 +1,7 @@
 """Writing a model for another runtime, checked before it gets its name."""
 
 import json
+import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -104,7 +105,7 @@ def check_request(output: Path, export_format: ExportFormat, precision: ExportPr
         raise ConfigError(f"int8 is made for openvino only, not for {export_format}")
     if precision == "int8":
         require(("nncf",))
-    if output.is_mount() or output.resolve() == Path.cwd():
+    if os.path.ismount(output) or (output.exists() and output.samefile(Path())):
         raise OutputError(f"{output} cannot be replaced where it is; choose a folder in it")
     if not is_replaceable(output, REPORT_FILE):
         raise OutputError(
