@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from exfuse.data.synthetic import write_scenes
 
-TIMES = {"seconds_per_step", "waiting", "time"}
+TIMES = {"seconds_per_step", "waiting"}
 COMMON = ["epochs=1", "evaluate_every=1", "log_every=1", "precision=fp32", "data.workers=0"]
 
 

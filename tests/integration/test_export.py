@@ -15,10 +15,11 @@ from PIL import Image
 from tiny_run import call_exfuse, tiny_config, train_quietly
 
 from exfuse.data.datasets import open_dataset
+from exfuse.data.samples import Sample
 from exfuse.durable import digest_of
 from exfuse.errors import CheckpointError, ExportError, OutputError
 from exfuse.export import quantize, verify
-from exfuse.export.export import check_request
+from exfuse.export.export import check_request, export_model
 from exfuse.inference.engines.openvino_engine import best_precision
 from exfuse.inference.predictor import Predictor
 from exfuse.manifest import MANIFEST, write_manifest
@@ -227,6 +228,12 @@ def test_an_export_takes_the_place_of_an_older_one_only(model: Path, pack: Path,
     (tmp_path / "export").mkdir()
     for _ in range(2):
         assert call_exfuse(*command, tmp_path / "export").code == 0
+
+
+def test_images_that_a_program_does_not_take_are_left_out_of_its_check(model: Path, tmp_path: Path) -> None:
+    samples = [Sample(np.zeros((side, 70, 3), np.uint8), np.zeros((side, 70), np.uint8)) for side in (20, 32, 33, 64)]
+    found = export_model(model, tmp_path / "export", "torch-export", "fp32", samples)
+    assert found["fp32"].images == 2
 
 
 def test_a_folder_that_cannot_be_replaced_is_refused_before_the_work(

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -20,7 +20,7 @@ from exfuse.inference.engines.base import IMAGES, Engine
 from exfuse.inference.engines.torch_engine import TorchEngine
 from exfuse.inference.opening import EXPORTED, WRITTEN_WITH, open_exported, require
 from exfuse.manifest import write_manifest
-from exfuse.models.info import PAD_MULTIPLE
+from exfuse.models.info import PAD_MULTIPLE, ModelInfo
 from exfuse.models.pretrained import load_pretrained
 from exfuse.outputs.folder import is_replaceable
 from exfuse.outputs.place import check_writable
@@ -79,14 +79,7 @@ def export_model(
             for export in _opened(path, precision):
                 agreements[export.precision] = compare_engines(network, export, samples, info)
                 agreements[export.precision].check(export.precision)
-            description = {
-                "format": export_format,
-                "precision": precision,
-                "model": info.to_json(),
-                "input": {"name": IMAGES, "shape": ["N", "H", "W", 3], "type": "uint8", "channels": "RGB"},
-                "checked": {name: agreement.to_json() for name, agreement in agreements.items()},
-                "versions": {"exfuse": version("exfuse")},
-            }
+            description = _describe(info, export_format, precision, agreements)
             write_file(staged / REPORT_FILE, (json.dumps(description, indent=2) + "\n").encode())
             write_manifest(staged, {written.name: digest_of(written) for written in staged.iterdir()})
     except OSError as error:
@@ -96,6 +89,20 @@ def export_model(
     except Exception as error:  # of one of several converters, which share no base of errors
         raise ExportError(f"{source} could not be exported to {export_format} ({brief(error)})") from error
     return agreements
+
+
+def _describe(
+    info: ModelInfo, export_format: ExportFormat, precision: ExportPrecision, agreements: dict[str, Agreement]
+) -> dict[str, Any]:
+    """Returns the content of `export.json`."""
+    return {
+        "format": export_format,
+        "precision": precision,
+        "model": info.to_json(),
+        "input": {"name": IMAGES, "shape": ["N", "H", "W", 3], "type": "uint8", "channels": "RGB"},
+        "checked": {name: agreement.to_json() for name, agreement in agreements.items()},
+        "versions": {"exfuse": version("exfuse")},
+    }
 
 
 def check_request(output: Path, export_format: ExportFormat, precision: ExportPrecision) -> None:
