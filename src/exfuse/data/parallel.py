@@ -34,19 +34,23 @@ def map_images(
     """
     running: deque[tuple[Future[Result], int]] = deque()
     at_once = 0
-    # Large ones share a thread: what the C library keeps of one's memory, for each thread, serves the next one.
-    with ThreadPoolExecutor(THREADS) as pool, ThreadPoolExecutor(1) as alone:
+    with ThreadPoolExecutor(THREADS) as pool:
         for item in items:
             pixels = sum(_pixels(path) for path in paths(item))
             while running and (at_once + pixels > MAX_PIXELS or len(running) >= AHEAD):
                 yield running[0][0].result()
                 at_once -= running.popleft()[1]
-            threads = alone if pixels > MAX_PIXELS // 2 else pool
-            running.append((threads.submit(function, item), pixels))
-            at_once += pixels
+            if pixels > MAX_PIXELS // 2:
+                # Not in a thread: what the C library keeps of its memory would not serve the next one.
+                while running:
+                    yield running.popleft()[0].result()
+                yield function(item)
+                at_once = 0
+            else:
+                running.append((pool.submit(function, item), pixels))
+                at_once += pixels
         while running:
-            yield running[0][0].result()
-            running.popleft()
+            yield running.popleft()[0].result()
 
 
 def _pixels(path: Path) -> int:
