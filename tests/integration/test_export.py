@@ -188,6 +188,7 @@ def quantize_for(limit: float, path: Path, images: list[np.ndarray]) -> tuple[in
     return path.read_text().count('type="FakeQuantize"'), float(np.mean(equal))
 
 
+@pytest.mark.nightly
 def test_operations_that_int8_hurts_go_back(exported: dict[str, Path], pack: Path, tmp_path: Path) -> None:
     dataset = open_dataset(pack, "train")
     images = [dataset[index].image for index in range(3)]
@@ -328,7 +329,9 @@ def test_a_changed_export_is_refused_by_its_file_and_its_folder(
         path.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "torch-export" else pytest.mark.nightly) for name in FORMATS]
+)
 def test_a_full_disk_is_an_error_and_leaves_nothing(
     exported: dict[str, Path], model: Path, name: str, tmp_path: Path
 ) -> None:

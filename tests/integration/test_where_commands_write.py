@@ -131,7 +131,10 @@ def test_what_is_somebody_elses_is_refused_and_stays_to_the_byte(
     assert snapshot(work, inputs.root, inputs.pack, voc) == before
 
 
-@pytest.mark.parametrize("command", ["predict", "compare", "export", "data prepare voc", "evaluate", "doctor"])
+@pytest.mark.parametrize(
+    "command",
+    ["predict", "compare", pytest.param("export", marks=pytest.mark.nightly), "data prepare voc", "evaluate", "doctor"],
+)
 def test_own_results_may_be_made_anew_but_not_over_what_was_changed_or_added(
     command: str, inputs: Inputs, voc: Path, tmp_path: Path
 ) -> None:

@@ -66,6 +66,7 @@ class Written:
         self.folder, self.model, self.info = folder, model, info
         self.network = TorchEngine(model, info)
         self.program: ExportedProgram | None = None
+        self.opened: dict[str, Engine] = {}
         save_pretrained(folder, model, info.to_json(), "")
 
     def write(self, suffix: str) -> Path:
@@ -77,6 +78,15 @@ class Written:
             WRITE[suffix](self.program, self.info, path)
             write_manifest(path.parent, {file.name: digest_of(file) for file in path.parent.iterdir()})
         return path
+
+    def open(self, suffix: str) -> Engine:
+        """Returns the engine of a written network, opened once."""
+        if suffix not in self.opened:
+            path = self.write(suffix)
+            is_program = suffix == ".pt2"
+            engine = ProgramEngine(path) if is_program else Predictor.from_pretrained(path, precision="fp32").engine
+            self.opened[suffix] = engine
+        return self.opened[suffix]
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +101,7 @@ def written(request: pytest.FixtureRequest, networks: dict[str, Written]) -> Wri
 
 @pytest.fixture(params=[".xml", ".onnx", ".pt2"])
 def engine(request: pytest.FixtureRequest, written: Written) -> Engine:
-    path = written.write(request.param)
-    return ProgramEngine(path) if request.param == ".pt2" else Predictor.from_pretrained(path, precision="fp32").engine
+    return written.open(request.param)
 
 
 def pictures(shape: tuple[int, int, int]) -> np.ndarray:
@@ -149,9 +158,9 @@ def test_n3_bfloat16_changes_few_labels(written: Written):
     "info",
     [
         NETWORKS["stride4"],
-        info_of(decoder="stride4"),
-        info_of(decoder="stride4", decoder_width=8, dap_window=1),
-        NETWORKS["baseline"],
+        pytest.param(info_of(decoder="stride4"), marks=pytest.mark.nightly),
+        pytest.param(info_of(decoder="stride4", decoder_width=8, dap_window=1), marks=pytest.mark.nightly),
+        pytest.param(NETWORKS["baseline"], marks=pytest.mark.nightly),
     ],
     ids=["narrow", "wide", "single", "baseline"],
 )
@@ -241,6 +250,7 @@ def test_what_an_exported_file_gives_is_checked(suffix: str, networks: dict[str,
 
 
 # torch says so of itself, while it imports its compiler.
+@pytest.mark.nightly  # compiling takes long
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")
 def test_the_compiled_engine_agrees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     written = Written(NETWORKS["baseline"], tmp_path / "model")

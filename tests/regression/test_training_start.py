@@ -37,6 +37,7 @@ def test_with_batch_norm_the_loss_falls_without_jumps_after_the_warm_up() -> Non
     assert losses[-1] < 0.1 * losses[0]
 
 
+@pytest.mark.nightly
 def test_the_plain_product_is_wilder() -> None:
     plain, normalized = first_losses(normalize=False), first_losses(normalize=True)
     assert largest_jump(plain[10:]) > 2 * largest_jump(normalized[10:])

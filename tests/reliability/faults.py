@@ -10,6 +10,7 @@ import pathlib
 import random
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,12 +103,12 @@ def kill_myself() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def in_a_child(action: Callable[[], None], kill_after: float | None = None) -> int:
+def in_a_child(action: Callable[[], None], kill_when: Callable[[], bool] | None = None) -> int:
     """Runs something in a forked process and returns how it ended, as `os.waitstatus_to_exitcode` says it.
 
     Args:
         action: What to run.
-        kill_after: Seconds after which the process is killed.
+        kill_when: Asked again and again; the process is killed as soon as it says yes.
     """
     child = os.fork()
     if child == 0:
@@ -118,14 +119,14 @@ def in_a_child(action: Callable[[], None], kill_after: float | None = None) -> i
         finally:
             sys.stdout.flush()
             os._exit(code)
-    if kill_after is not None:
-        signal.signal(signal.SIGALRM, lambda number, frame: os.kill(child, signal.SIGKILL))
-        signal.setitimer(signal.ITIMER_REAL, kill_after)
-    try:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    finally:
-        if kill_after is not None:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+    if kill_when is not None:
+        while not kill_when():
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.002)
+        os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def mutate(content: bytes, rng: random.Random) -> bytes:

@@ -1,4 +1,6 @@
-"""A training run that is killed again and again: DATA OUTPUT KILLS SEED [OPTION ...]; prints what it did as JSON.
+"""A training run that is killed again and again; prints what it did as JSON.
+
+DATA OUTPUT STEPS KILLS SEED [OPTION ...]
 
 Each attempt is a forked process that trains, or goes on, and is killed, until one comes to the end: that after the last
 kill, or an earlier one that was fast enough.
@@ -7,6 +9,8 @@ kill, or an earlier one that was fast enough.
 import json
 import random
 import sys
+import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -21,12 +25,31 @@ OVERRIDES = (
     "batch_size=4", "evaluate_every=20", "checkpoint_every=7", "log_every=1", "data.crop_size=[64, 64]",
     "model.name=exfuse_tiny", "model.decoder_width=8", "model.gcn_kernel=3",
 )  # fmt: skip
-STEPS = 200
+STEPS_OF_EPOCH = 3  # twelve images in batches of four
 OPERATIONS = 30  # about as many as a save has
 
 
-def run(data: Path, output: Path, kills: int, seed: int, changed: list[str]) -> dict[str, object]:
-    epochs = STEPS * 4 // 12 + (STEPS * 4 % 12 > 0)  # of twelve images in batches of four
+def after_steps(output: Path, steps: int, seconds: float) -> Callable[[], bool]:
+    """Returns a question that says yes some time after so many steps beyond the last checkpoint, however fast they are."""
+    records = output / "metrics.jsonl"
+    latest = latest_checkpoint(output / "checkpoints")
+    target = steps + (int(latest.name.removeprefix("step_")) if latest else 0)
+    before = records.stat().st_mtime_ns if records.exists() else 0
+    reached: list[float] = []
+
+    def is_time() -> bool:
+        # Until it goes on, the file has the steps that the last kill took back.
+        if not reached and records.exists() and records.stat().st_mtime_ns != before:
+            recorded = [json.loads(line).get("step", 0) for line in records.read_text().splitlines() if line[-1] == "}"]
+            if max(recorded, default=0) >= target:
+                reached.append(time.monotonic())
+        return bool(reached) and time.monotonic() >= reached[0] + seconds
+
+    return is_time
+
+
+def run(data: Path, output: Path, steps: int, kills: int, seed: int, changed: list[str]) -> dict[str, object]:
+    epochs = steps // STEPS_OF_EPOCH
     options = [*OVERRIDES, f"epochs={epochs}", f"data.root={data}", f"output={output}", *changed]
     config = load_config("demo", options)
     rng = random.Random(seed)
@@ -45,8 +68,9 @@ def run(data: Path, output: Path, kills: int, seed: int, changed: list[str]) -> 
         # Every other kill comes at a file operation of a save, the rest at any moment; none after the last.
         last, at_a_save = len(reached) == kills, len(reached) % 2
         operation = rng.randint(1, 3 * OPERATIONS) if at_a_save and not last else 0
-        delay = rng.uniform(1.0, 8.0) if not at_a_save and not last else None
-        code = in_a_child(partial(attempt, operation), delay)
+        further, seconds = rng.randint(1, steps // 5), rng.uniform(0.0, 0.1)
+        moment = None if at_a_save or last else after_steps(output, further, seconds)
+        code = in_a_child(partial(attempt, operation), moment)
         if code == 0:
             return {"kills": len(reached), "inside": inside, "reached": reached}
         assert code == -9, f"ended with {code}"
@@ -56,5 +80,5 @@ def run(data: Path, output: Path, kills: int, seed: int, changed: list[str]) -> 
 
 
 if __name__ == "__main__":
-    data, output, kills, seed, *changed = sys.argv[1:]
-    print(json.dumps(run(Path(data), Path(output), int(kills), int(seed), changed)))
+    data, output, steps, kills, seed, *changed = sys.argv[1:]
+    print(json.dumps(run(Path(data), Path(output), int(steps), int(kills), int(seed), changed)))

@@ -241,9 +241,10 @@ for name in SUFFIXES:
 """
 
 
+@pytest.mark.nightly  # a minute each
 @pytest.mark.parametrize(
     "engines",
-    [("torch", "openvino", "onnxruntime"), pytest.param(("compile",), marks=pytest.mark.nightly)],
+    [("torch", "openvino", "onnxruntime"), ("compile",)],
     ids=["those that do not compile", "compile"],
 )
 def test_the_callers_process_is_left_as_it_was(engines: tuple[str, ...], watched: Watched, model: Path) -> None:

@@ -47,7 +47,10 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
         assert Predictor.from_pretrained(tmp_path / "model").engine.name == "torch, folded", "auto goes on without"
 
 
-@pytest.mark.parametrize(("engine", "suffixes"), [("openvino", (".xml", ".bin")), ("onnxruntime", (".onnx",))])
+@pytest.mark.parametrize(
+    ("engine", "suffixes"),
+    [("openvino", (".xml", ".bin")), pytest.param("onnxruntime", (".onnx",), marks=pytest.mark.nightly)],
+)
 def test_a_damaged_converted_model_is_converted_anew(
     engine: EngineName, suffixes: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
