@@ -2,6 +2,7 @@
 
 import itertools
 
+import pytest
 import torch
 
 from exfuse.data.synthetic import make_scene

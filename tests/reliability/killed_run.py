@@ -30,7 +30,7 @@ OPERATIONS = 30  # about as many as a save has
 
 
 def after_steps(output: Path, steps: int, seconds: float) -> Callable[[], bool]:
-    """Returns a question that says yes some time after so many steps beyond the last checkpoint, however fast they are."""
+    """Returns a question that says yes some time after so many steps beyond the last checkpoint."""
     records = output / "metrics.jsonl"
     latest = latest_checkpoint(output / "checkpoints")
     target = steps + (int(latest.name.removeprefix("step_")) if latest else 0)
