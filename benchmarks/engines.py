@@ -19,7 +19,7 @@ from exfuse.inference.engines.base import Engine
 from exfuse.inference.engines.compiled import CompiledEngine
 from exfuse.inference.engines.openvino_engine import OpenVINOEngine, read_openvino
 from exfuse.inference.engines.torch_engine import TorchEngine
-from exfuse.inference.graph import LabelGraph
+from exfuse.inference.graph import DeployableModel
 from exfuse.inference.predictor import Predictor
 from exfuse.models.folding import fold
 from exfuse.models.pretrained import load_pretrained, save_pretrained
@@ -39,9 +39,9 @@ def open_case(case: str, folder: Path) -> Engine:
         model, info = load_pretrained(folder)
         return TorchEngine(fold(model) if "folded" in name else model, info, precision=precision)  # type: ignore[arg-type]
     if name == "compile":
-        return CompiledEngine(LabelGraph(*load_pretrained(folder)), precision)  # type: ignore[arg-type]
+        return CompiledEngine(DeployableModel(*load_pretrained(folder)), precision)  # type: ignore[arg-type]
     if name == "openvino unfolded":
-        graph = LabelGraph(*load_pretrained(folder))
+        graph = DeployableModel(*load_pretrained(folder))
         graph.model = load_pretrained(folder)[0]
         with tempfile.TemporaryDirectory() as temporary:
             path = Path(temporary) / "model.xml"

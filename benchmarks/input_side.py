@@ -17,10 +17,10 @@ from torch.utils.data import default_collate
 
 from exfuse.data.augment import Augmentation, jitter_colors
 from exfuse.data.datasets import open_dataset
-from exfuse.data.decoded import decode
+from exfuse.data.image_cache import build_image_cache
+from exfuse.data.loader import AugmentedDataset, SampleKey
 from exfuse.data.samples import read_image, read_mask
-from exfuse.data.scan import scan_dataset
-from exfuse.data.stream import AugmentedDataset, SampleKey
+from exfuse.data.stats import compute_stats
 from harness import interleave, write
 
 WHOLE = "the whole way"
@@ -65,7 +65,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as cache:
         os.environ["EXFUSE_CACHE"] = cache
-        mapped = decode(dataset, scan_dataset(dataset).fingerprint)
+        mapped = build_image_cache(dataset, compute_stats(dataset).fingerprint)
         sample, rng = dataset[0], np.random.default_rng(0)
         crop = augmentation(sample, rng).image
         ready = AugmentedDataset(dataset, augmentation, 0)

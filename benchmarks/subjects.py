@@ -1,7 +1,7 @@
 """The networks of the benchmarks of engines and peers."""
 
 from exfuse.models.builders import Parts
-from exfuse.models.info import ModelInfo
+from exfuse.models.metadata import ModelMetadata
 
 CLASSES = 21
 
@@ -18,9 +18,9 @@ OURS: dict[str, Parts] = {
 }
 
 
-def info_of(parts: Parts) -> ModelInfo:
+def info_of(parts: Parts) -> ModelMetadata:
     """Returns the description of one of ours, with weights yet to be drawn."""
-    return ModelInfo(
+    return ModelMetadata(
         name="exfuse_resnet101",
         parts=parts,
         class_names=tuple(f"class {index}" for index in range(CLASSES)),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from exfuse.data.stream import SampleOrder, training_loader
+from exfuse.data.loader import ResumableBatchSampler, training_loader
 from exfuse.distributed import only_process
 from exfuse.training.checkpoint import load_checkpoint, save_checkpoint
 from exfuse.training.loop import take_step
@@ -35,9 +35,9 @@ INTERVAL = 50  # steps between checkpoints of which the share is reported
 def prepare(data: Path, output: Path, *overrides: str) -> tuple[SegmentationTask, Run]:
     """Opens the data and builds the recipe's network."""
     config = load_config(RECIPE, [f"data.root={data}", f"output={output}", *overrides])
-    ranks = only_process("this benchmark")
-    task, model = set_up(config, ranks, Console(quiet=True))
-    return task, start_run(config, model, len(task.train.dataset), ranks)
+    dist = only_process("this benchmark")
+    task, model = set_up(config, dist, Console(quiet=True))
+    return task, start_run(config, model, len(task.train.dataset), dist)
 
 
 class Step:
@@ -45,7 +45,7 @@ class Step:
 
     def __init__(self, task: SegmentationTask, run: Run) -> None:
         self.task, self.run = task, run
-        order = SampleOrder(run.samples, run.config.batch_size, 0, 1000, run.config.seed)
+        order = ResumableBatchSampler(run.samples, run.config.batch_size, 0, 1000, run.config.seed)
         self.batches = training_loader(task.samples(), order, 0)
         self.waited: list[float] = []
 
@@ -61,7 +61,7 @@ class Step:
 def first_batch_ms(task: SegmentationTask, run: Run, step: int) -> float:
     """Returns how long it takes until the samples of a step are there, in a run that goes on at it."""
     started = time.perf_counter()
-    order = SampleOrder(run.samples, run.config.batch_size, step, step + 1, run.config.seed)
+    order = ResumableBatchSampler(run.samples, run.config.batch_size, step, step + 1, run.config.seed)
     next(training_loader(task.samples(), order, 0))
     return 1000 * (time.perf_counter() - started)
 
@@ -98,10 +98,10 @@ def main() -> None:
 
         def save() -> None:
             run.state.step += 1
-            save_checkpoint(run.checkpoints, run.model, run.averaged, run.optimizers, run.state)
+            save_checkpoint(run.checkpoints, run.model, run.ema_model, run.optimizers, run.state)
 
         def load() -> None:
-            load_checkpoint(run.checkpoints, run.model, run.averaged, run.optimizers)
+            load_checkpoint(run.checkpoints, run.model, run.ema_model, run.optimizers)
 
         timings = interleave(steps, REFERENCE, arguments.rounds)
         saving, loading = (median_ms(action, arguments.rounds) for action in (save, load))

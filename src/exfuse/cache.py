@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from exfuse.durable import alone, digest_of, sync_folder
+from exfuse.atomic_io import digest_of, file_lock, sync_folder
 from exfuse.errors import CheckpointError
 from exfuse.manifest import verify_folder, write_manifest
 
@@ -62,7 +62,7 @@ def kept(kind: str, name: str, write: Callable[[Path], None]) -> Path:
         write(staged)
         write_manifest(staged, {path.name: digest_of(path) for path in staged.iterdir()})
         sync_folder(staged)
-        with _swapping, alone(cache_folder() / ".lock", wait=True):
+        with _swapping, file_lock(cache_folder() / ".lock", wait=True):
             if not _is_whole(target):  # else another process or thread was faster
                 if target.exists():
                     target.rename(damaged)

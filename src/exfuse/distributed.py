@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
+import torch.distributed
 from torch import nn
 
 from exfuse.errors import ConfigError
@@ -17,7 +17,7 @@ NAMED = 5  # differences between processes
 
 
 @dataclass(frozen=True)
-class Ranks:
+class DistContext:
     """This process's place among those of a run.
 
     Attributes:
@@ -31,17 +31,17 @@ class Ranks:
     device: torch.device
 
     @property
-    def is_first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes files and prints."""
         return self.rank == 0
 
 
-def is_first_process() -> bool:
+def is_main_process() -> bool:
     """Returns whether this process is the first, or the only one, of those that torchrun started."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def only_process(command: str) -> Ranks:
+def only_process(command: str) -> DistContext:
     """Returns this process's place for a command that does not share its work.
 
     Raises:
@@ -49,62 +49,64 @@ def only_process(command: str) -> Ranks:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError(f"{command} runs in one process; start it without torchrun")
-    return Ranks(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return DistContext(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 @contextmanager
-def process_group() -> Iterator[Ranks]:
+def process_group() -> Iterator[DistContext]:
     """Joins the group that torchrun set up (gloo on CPUs, nccl on GPUs), or is alone without one."""
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if "RANK" not in os.environ:
-        yield Ranks(0, 1, device)
+        yield DistContext(0, 1, device)
         return
-    store, rank, size = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
+    store, rank, size = next(torch.distributed.rendezvous("env://"))  # type: ignore[attr-defined]
     if os.environ.get("LOCAL_WORLD_SIZE") == str(size):
         # torchrun keeps its store when it starts the processes again, with the addresses of those that are gone. On
         # several machines the count below may differ; there it takes TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1.
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store = dist.PrefixStore(attempt, store)  # type: ignore[attr-defined]
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
+        store = torch.distributed.PrefixStore(attempt, store)  # type: ignore[attr-defined]
+    torch.distributed.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=size
+    )
     try:
-        yield Ranks(dist.get_rank(), dist.get_world_size(), device)
+        yield DistContext(torch.distributed.get_rank(), torch.distributed.get_world_size(), device)
     finally:
-        dist.destroy_process_group()
+        torch.distributed.destroy_process_group()
 
 
-def sum_over_ranks(values: torch.Tensor, ranks: Ranks) -> torch.Tensor:
+def all_reduce_sum(values: torch.Tensor, dist: DistContext) -> torch.Tensor:
     """Returns the element-wise sum of each process's tensor, on all of them."""
-    if ranks.size == 1:
+    if dist.size == 1:
         return values
-    total = values.to(ranks.device)
-    dist.all_reduce(total)
+    total = values.to(dist.device)
+    torch.distributed.all_reduce(total)
     return total.to(values.device)
 
 
 def is_lost_process(error: Exception) -> bool:
     """Returns whether an error is what a process of the group says when it cannot reach another one."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
 
 
-def copy_from_first(module: nn.Module, ranks: Ranks) -> None:
+def broadcast_module(module: nn.Module, dist: DistContext) -> None:
     """Overwrites a module's parameters and buffers with those of the first process."""
-    if ranks.size > 1:
+    if dist.size > 1:
         for tensor in itertools.chain(module.parameters(), module.buffers()):
-            dist.broadcast(tensor.data, src=0)
+            torch.distributed.broadcast(tensor.data, src=0)
 
 
-def differences(facts: Mapping[str, object], ranks: Ranks) -> str:
+def differences(facts: Mapping[str, object], dist: DistContext) -> str:
     """Returns in words which processes differ from the first one, and in what; nothing if they all agree.
 
     All processes get the same answer, and the same of them call this at the same place.
 
     Args:
         facts: Name -> a value, of which the text counts.
-        ranks: This process's place.
+        dist: This process's place.
     """
     first, *others = (
-        json.loads(text) for text in _texts_of_all(json.dumps({k: str(v) for k, v in facts.items()}), ranks)
+        json.loads(text) for text in _texts_of_all(json.dumps({k: str(v) for k, v in facts.items()}), dist)
     )
     found = [
         f"rank {rank} has {name} {other.get(name)} and rank 0 {first.get(name)}"
@@ -115,24 +117,24 @@ def differences(facts: Mapping[str, object], ranks: Ranks) -> str:
     return "; ".join(found[:NAMED]) + f"; and {len(found) - NAMED} more" * (len(found) > NAMED)
 
 
-def _texts_of_all(text: str, ranks: Ranks) -> list[str]:
+def _texts_of_all(text: str, dist: DistContext) -> list[str]:
     """Returns the text of each process, on all of them."""
     content = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
-    sizes = torch.zeros(ranks.size, dtype=torch.int64)
-    sizes[ranks.rank] = len(content)
-    sizes = sum_over_ranks(sizes, ranks)
-    contents = torch.zeros(ranks.size, int(sizes.max()), dtype=torch.uint8)
-    contents[ranks.rank, : len(content)] = content
-    rows = zip(sum_over_ranks(contents, ranks), sizes.tolist(), strict=True)
+    sizes = torch.zeros(dist.size, dtype=torch.int64)
+    sizes[dist.rank] = len(content)
+    sizes = all_reduce_sum(sizes, dist)
+    contents = torch.zeros(dist.size, int(sizes.max()), dtype=torch.uint8)
+    contents[dist.rank, : len(content)] = content
+    rows = zip(all_reduce_sum(contents, dist), sizes.tolist(), strict=True)
     return [row[:size].numpy().tobytes().decode() for row, size in rows]
 
 
-def any_rank(flag: bool, ranks: Ranks) -> bool:
+def any_across_ranks(flag: bool, dist: DistContext) -> bool:
     """Returns whether the flag is set on any process, the same answer on all of them."""
-    return bool(sum_over_ranks(torch.tensor(int(flag)), ranks))
+    return bool(all_reduce_sum(torch.tensor(int(flag)), dist))
 
 
-def wait_for_all(ranks: Ranks) -> None:
+def barrier(dist: DistContext) -> None:
     """Returns when every process has come here."""
-    if ranks.size > 1:
-        dist.barrier()
+    if dist.size > 1:
+        torch.distributed.barrier()

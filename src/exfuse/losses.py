@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from exfuse.data.scan import DatasetScan
+from exfuse.data.stats import DatasetStats
 
 
 def cross_entropy(logits: Tensor, target: Tensor, ignore_index: int, class_weights: Tensor | None = None) -> Tensor:
@@ -178,25 +178,25 @@ class SegmentationLoss:
         return labelled_weight(target, self.ignore_index, self.class_weights)
 
 
-def enet_weights(scan: DatasetScan) -> Tensor:
+def enet_weights(stats: DatasetStats) -> Tensor:
     """Class weights 1 / ln(1.02 + p), p the class's share of the labelled pixels (Paszke et al., ENet, section 5.2)."""
-    share = scan.pixels / max(scan.pixels.sum(), 1)
+    share = stats.pixel_counts / max(stats.pixel_counts.sum(), 1)
     return torch.tensor(1 / np.log(1.02 + share), dtype=torch.float32)
 
 
-def median_frequency_weights(scan: DatasetScan) -> Tensor:
+def median_frequency_weights(stats: DatasetStats) -> Tensor:
     """Class weights median(f) / f, f the class's share of the images it occurs in (Eigen & Fergus, ICCV 2015).
 
     Classes that do not occur get the weight 0.
     """
-    occurs = scan.pixels > 0
-    frequency = scan.pixels[occurs] / scan.pixels_of_images[occurs]
-    weights = np.zeros(len(scan.pixels))
+    occurs = stats.pixel_counts > 0
+    frequency = stats.pixel_counts[occurs] / stats.containing_image_pixels[occurs]
+    weights = np.zeros(len(stats.pixel_counts))
     if occurs.any():
         weights[occurs] = np.median(frequency) / frequency
     return torch.tensor(weights, dtype=torch.float32)
 
 
-def root_median_frequency_weights(scan: DatasetScan) -> Tensor:
+def root_median_frequency_weights(stats: DatasetStats) -> Tensor:
     """The square roots of `median_frequency_weights`: half way, in logarithms, between those and no weights."""
-    return median_frequency_weights(scan).sqrt()
+    return median_frequency_weights(stats).sqrt()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from exfuse.durable import Digest, digest_of, read_file, write_file
+from exfuse.atomic_io import Digest, digest_of, read_file, write_file
 from exfuse.errors import CheckpointError
 
 MANIFEST = "manifest.json"

@@ -9,7 +9,7 @@ import typer
 from PIL import Image
 
 from exfuse.cli.app import build_app
-from exfuse.models.info import ModelInfo
+from exfuse.models.metadata import ModelMetadata
 from exfuse.models.pretrained import save_pretrained
 from exfuse.training.recipes import load_ablation_config, load_config, load_pretraining_config
 
@@ -64,7 +64,7 @@ def test_a_documented_command_parses(document: str, command: str) -> None:
 
 
 def test_the_readme_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    info = ModelInfo(
+    info = ModelMetadata(
         name="exfuse_tiny",
         parts={},
         class_names=("road", "sky"),

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from exfuse.data.stream import Batch
-from exfuse.distributed import Ranks, process_group
+from exfuse.data.loader import Batch
+from exfuse.distributed import DistContext, process_group
 from exfuse.losses import SegmentationLoss
 from exfuse.training.loop import _backward
 
@@ -64,21 +64,21 @@ def whole_batch() -> Batch:
     return Batch(images, targets.masked_fill(ignored, 255), torch.zeros(IMAGES, 2, dtype=torch.int64))
 
 
-def gradient_of(weights: str, accumulation: int, ranks: Ranks) -> dict[str, Any]:
+def gradient_of(weights: str, accumulation: int, dist: DistContext) -> dict[str, Any]:
     """Returns the loss and the gradient that this process has after the backward pass."""
     model = Small()
     data = SimpleNamespace(image_mean=(0.5, 0.5, 0.5), image_std=(0.25, 0.25, 0.25))
     config = SimpleNamespace(accumulation=accumulation, data=data, channels_last=False, precision="fp32")
-    network = DistributedDataParallel(model) if ranks.size > 1 else model
-    run: Any = SimpleNamespace(config=config, ranks=ranks, network=network)
+    network = DistributedDataParallel(model) if dist.size > 1 else model
+    run: Any = SimpleNamespace(config=config, dist=dist, network=network)
     task: Any = SmallTask(SegmentationLoss(255, WEIGHTS[weights], ohem=False, dice=0, lovasz=0, auxiliary=0.4))
-    share = IMAGES // ranks.size
-    own = Batch(*(part[ranks.rank * share : (ranks.rank + 1) * share] for part in whole_batch()))
+    share = IMAGES // dist.size
+    own = Batch(*(part[dist.rank * share : (dist.rank + 1) * share] for part in whole_batch()))
     loss = _backward(run, task, own)
     return {"loss": loss, "gradient": torch.cat([p.grad.flatten() for p in model.parameters()]).tolist()}
 
 
 if __name__ == "__main__":
-    with process_group() as ranks:
-        found = [gradient_of(name, accumulation, ranks) for name, accumulation in CASES]
-        (Path(sys.argv[1]) / f"{ranks.rank}.json").write_text(json.dumps(found), encoding="utf-8")
+    with process_group() as dist:
+        found = [gradient_of(name, accumulation, dist) for name, accumulation in CASES]
+        (Path(sys.argv[1]) / f"{dist.rank}.json").write_text(json.dumps(found), encoding="utf-8")

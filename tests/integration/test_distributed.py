@@ -18,8 +18,8 @@ from tiny_run import STEPS, TINY, call_exfuse, losses_of, read_metrics, tensors_
 from watched_exfuse import note_samples
 
 from exfuse.data.datasets import open_dataset
-from exfuse.data.stream import Batch
-from exfuse.distributed import Ranks
+from exfuse.data.loader import Batch
+from exfuse.distributed import DistContext
 from exfuse.evaluation import evaluate
 from exfuse.evaluation.evaluate import SplitScores, score_split
 from exfuse.inference.predictor import Predictor
@@ -27,11 +27,11 @@ from exfuse.training import loop
 
 WATCHED = Path(__file__).with_name("watched_exfuse.py")
 PIECEWISE = Path(__file__).with_name("piecewise.py")
-ALONE_HERE = Ranks(0, 1, torch.device("cpu"))
+ALONE_HERE = DistContext(0, 1, torch.device("cpu"))
 
 # Cut like this, each forward pass holds one sample, so that batch norm sees the same in one process and in two.
-ALONE = (*TINY, "accumulation=4", "optimizer.name=sgd", "optimizer.learning_rate=0.02")
-SETTINGS = (*ALONE, "accumulation=2")
+ALONE = (*TINY, "gradient_accumulation=4", "optimizer.name=sgd", "optimizer.learning_rate=0.02")
+SETTINGS = (*ALONE, "gradient_accumulation=2")
 
 
 def run_two_processes(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -51,7 +51,7 @@ def run_two_processes(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 class TwoProcesses(NamedTuple):
     run: Path
-    ranks: list[dict[str, Any]]
+    dist: list[dict[str, Any]]
     output: str
 
 
@@ -62,8 +62,8 @@ def by_two(pack: Path, tmp_path_factory: pytest.TempPathFactory) -> TwoProcesses
     run = folder / "run"
     done = run_two_processes(WATCHED, folder, 0, "train", "demo", *SETTINGS, f"data.root={pack}", f"output={run}")
     assert done.returncode == 0, done.stderr
-    ranks = [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
-    return TwoProcesses(run, ranks, done.stdout)
+    dist = [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+    return TwoProcesses(run, dist, done.stdout)
 
 
 def test_two_processes_see_the_samples_of_one_and_take_its_steps(
@@ -77,7 +77,7 @@ def test_two_processes_see_the_samples_of_one_and_take_its_steps(
 
     monkeypatch.setattr(loop, "training_loader", load_and_note)
     train_quietly(tiny_config(pack, tmp_path / "run", *ALONE))
-    first, second = (rank["samples"] for rank in by_two.ranks)
+    first, second = (rank["samples"] for rank in by_two.dist)
     shared = [[tuple(sample) for sample in mine + others] for mine, others in zip(first, second, strict=True)]
     assert len(seen) == STEPS
     assert shared == seen
@@ -86,7 +86,7 @@ def test_two_processes_see_the_samples_of_one_and_take_its_steps(
 
 
 def test_two_processes_end_with_the_same_parameters(by_two: TwoProcesses) -> None:
-    first, second = by_two.ranks
+    first, second = by_two.dist
     assert first["parameters"] == second["parameters"]
 
 
@@ -102,7 +102,7 @@ def test_two_processes_leave_one_run_and_say_everything_once(by_two: TwoProcesse
 def test_the_scores_of_two_processes_are_those_of_the_model_they_leave(by_two: TwoProcesses, pack: Path) -> None:
     for folder in ("model", "model_last"):
         predictor = Predictor.from_pretrained(by_two.run / folder, engine="torch")
-        alone = Ranks(0, 1, torch.device("cpu"))
+        alone = DistContext(0, 1, torch.device("cpu"))
         matrix = score_split(predictor, open_dataset(pack, "val"), alone, Console(quiet=True)).matrix
         assert matrix.counts.tolist() == predictor.info.metrics["confusion"]
 
@@ -141,12 +141,12 @@ def test_an_evaluation_by_two_processes_is_that_of_one(by_two: TwoProcesses, pac
 def test_n5_each_image_counts_once_in_the_shares_of_several_processes(
     size: int, by_two: TwoProcesses, pack: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate, "sum_over_ranks", lambda counts, ranks: counts)
+    monkeypatch.setattr(evaluate, "all_reduce_sum", lambda counts, dist: counts)
     predictor = Predictor.from_pretrained(by_two.run / "model", engine="torch")
     dataset = open_dataset(pack, "train")
 
     def share(rank: int, size: int) -> SplitScores:
-        return score_split(predictor, dataset, Ranks(rank, size, torch.device("cpu")), Console(quiet=True))
+        return score_split(predictor, dataset, DistContext(rank, size, torch.device("cpu")), Console(quiet=True))
 
     whole, shares = share(0, 1), [share(rank, size) for rank in range(size)]
     assert sum(scores.matrix.counts for scores in shares).tolist() == whole.matrix.counts.tolist()
@@ -163,9 +163,9 @@ def assert_same_gradient(found: dict[str, Any], weights: str) -> None:
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
-@pytest.mark.parametrize("accumulation", [2, 4, IMAGES])
-def test_the_gradient_of_a_batch_in_pieces_is_that_of_the_whole(accumulation: int, weights: str) -> None:
-    assert_same_gradient(gradient_of(weights, accumulation, ALONE_HERE), weights)
+@pytest.mark.parametrize("gradient_accumulation", [2, 4, IMAGES])
+def test_the_gradient_of_a_batch_in_pieces_is_that_of_the_whole(gradient_accumulation: int, weights: str) -> None:
+    assert_same_gradient(gradient_of(weights, gradient_accumulation, ALONE_HERE), weights)
 
 
 def test_the_gradient_of_a_batch_on_two_processes_is_that_of_the_whole(tmp_path: Path) -> None:

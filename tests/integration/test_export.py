@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 from tiny_run import call_exfuse, tiny_config, train_quietly
 
+from exfuse.atomic_io import digest_of
 from exfuse.data.datasets import open_dataset
 from exfuse.data.samples import Sample
-from exfuse.durable import digest_of
 from exfuse.errors import CheckpointError, ExportError, OutputError
 from exfuse.export import quantize, verify
 from exfuse.export.export import check_request, export_model
@@ -139,7 +139,7 @@ def test_an_export_that_fails_its_check_leaves_nothing_and_the_older_one_stays(
     (output / "export.json").write_text("an older export")
     write_manifest(output, {"export.json": digest_of(output / "export.json")})
     older = {path: path.read_bytes() for path in output.iterdir()}
-    monkeypatch.setitem(verify.LIMITS, "fp32", verify.Limits(0.0, 2.0, 0.0))
+    monkeypatch.setitem(verify.TOLERANCES, "fp32", verify.Tolerances(0.0, 2.0, 0.0))
     outcome = call_exfuse("export", model, "--format", "onnx", "-o", output, "--data", pack)
     assert outcome.code == 1
     assert f"error: {output}: the onnx export was not kept: in fp32 scores differ by" in outcome.errors
@@ -151,7 +151,7 @@ def test_an_export_that_fails_its_check_leaves_nothing_and_the_older_one_stays(
 def test_an_export_is_checked_in_the_precision_it_is_opened_in(
     model: Path, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(verify.LIMITS, "bf16", verify.Limits(0.0, 0.0, 0.0))
+    monkeypatch.setitem(verify.TOLERANCES, "bf16", verify.Tolerances(0.0, 0.0, 0.0))
     outcome = call_exfuse("export", model, "--format", "openvino", "-o", tmp_path / "export", "--data", pack)
     assert outcome.code == 1
     assert "the openvino export was not kept: in bf16 scores differ by" in outcome.errors
@@ -179,7 +179,7 @@ def quantize_for(limit: float, path: Path, images: list[np.ndarray]) -> tuple[in
     """
     before = Predictor.from_pretrained(path, precision="fp32")
     pairs = [(image[None], before(image).labels) for image in images]
-    verify.LIMITS["int8"] = verify.LIMITS["int8"]._replace(mean_iou=limit)
+    verify.TOLERANCES["int8"] = verify.TOLERANCES["int8"]._replace(mean_iou=limit)
     quantize.MOST_GROUPS = 2
     quantize._quantize(path, pairs, labelled=False)
     write_manifest(path.parent, {file.name: digest_of(file) for file in path.parent.iterdir() if file.name != MANIFEST})

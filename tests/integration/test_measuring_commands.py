@@ -17,11 +17,11 @@ from tiny_run import TINY, call_exfuse, tensors_in, tiny_config, train_quietly
 
 from exfuse.ablation import rows
 from exfuse.data.datasets import open_dataset
-from exfuse.distributed import Ranks, only_process
+from exfuse.distributed import DistContext, only_process
 from exfuse.errors import ConfigError, OutputError
 from exfuse.evaluation.bootstrap import mean_iou
-from exfuse.evaluation.measures import MEASURES
-from exfuse.inference import augmentation as averaging
+from exfuse.evaluation.metrics import MEASURES
+from exfuse.inference import tta
 from exfuse.inference.predictor import Predictor
 from exfuse.models import backbones
 from exfuse.models.backbone_weights import CLASSIFIER_TYPE
@@ -45,17 +45,17 @@ def models(pack: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
 def test_evaluate_gives_an_interval_and_every_further_measure(
     models: tuple[Path, Path], pack: Path, tmp_path: Path
 ) -> None:
-    outcome = call_exfuse("evaluate", models[1], pack, "--measures", "all", "-o", tmp_path / "scores.json")
+    outcome = call_exfuse("evaluate", models[1], pack, "--metrics", "all", "-o", tmp_path / "scores.json")
     assert outcome.code == 0, outcome.errors
     content = json.loads((tmp_path / "scores.json").read_text())
     interval = content["mean_iou_interval"]
     assert interval["low"] <= content["mean_iou"] <= interval["high"]
-    assert set(content["measures"]) == set(MEASURES)
-    assert 0 < content["measures"]["boundary_iou"]["mean"] < content["mean_iou"]
-    assert 0 < content["measures"]["calibration"]["expected_calibration_error"] < 1
+    assert set(content["metrics"]) == set(MEASURES)
+    assert 0 < content["metrics"]["boundary_iou"]["mean"] < content["mean_iou"]
+    assert 0 < content["metrics"]["calibration"]["expected_calibration_error"] < 1
     for text in ("95 % interval of the mean", "boundary_iou mean", "object_size mean_iou_by_size small"):
         assert text in outcome.output
-    refused = call_exfuse("evaluate", models[1], pack, "--measures", "boundary")
+    refused = call_exfuse("evaluate", models[1], pack, "--metrics", "boundary")
     assert refused.code == 1
     assert "there is no measure 'boundary'; did you mean 'boundary_iou'?" in refused.errors
 
@@ -68,9 +68,9 @@ def test_calibration_is_that_of_the_averaged_probabilities_too(models: tuple[Pat
     np.testing.assert_allclose(prediction.confidence, probabilities.max(axis=0), rtol=1e-5)
     np.testing.assert_array_equal(prediction.labels, single(image).labels)
     for scales, flip in (((1.0,), True), ((0.75,), False)):
-        other = Predictor.from_pretrained(models[1], augmentation=averaging.TestTimeAugmentation(scales, flip))
-        averaged = other(image, confidence=True)
-        np.testing.assert_array_equal(averaged.confidence, other.scores(image).max(axis=0))
+        other = Predictor.from_pretrained(models[1], augmentation=tta.TestTimeAugmentation(scales, flip))
+        ema_model = other(image, confidence=True)
+        np.testing.assert_array_equal(ema_model.confidence, other.scores(image).max(axis=0))
 
 
 def test_compare_pairs_two_models_on_the_same_images(models: tuple[Path, Path], pack: Path, tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_model_against_itself_is_not_distinguishable(models: tuple[Path, Path]
 
 
 def test_commands_that_run_alone_say_so_under_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert only_process("exfuse compare") == Ranks(0, 1, torch.device("cpu"))
+    assert only_process("exfuse compare") == DistContext(0, 1, torch.device("cpu"))
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="exfuse compare runs in one process; start it without torchrun"):
         only_process("exfuse compare")
@@ -121,10 +121,10 @@ def test_an_ablation_runs_every_cell_once(pack: Path, tmp_path: Path, monkeypatc
     assert "wide baseline, seed 0" in first.output
     table = (tmp_path / "out" / "ablation.md").read_text()
     assert "exfuse ablate paper" in table
-    cells = sorted((tmp_path / "out" / "cells").glob("*_0"))
+    cells = sorted((tmp_path / "out" / "trials").glob("*_0"))
     assert [cell.name for cell in cells] == ["baseline_0", "wide_baseline_0"]
     left = tensors_in(tmp_path / "out")
-    record = json.loads((cells[0] / "cell.json").read_text())
+    record = json.loads((cells[0] / "trial.json").read_text())
     predictor = Predictor.from_pretrained(cells[0] / "model_last", "torch", "bf16")
     labels = predictor(open_dataset(pack, "val")[1].image).labels
     target = open_dataset(pack, "val")[1].mask
@@ -148,23 +148,23 @@ def test_an_ablation_runs_every_cell_once(pack: Path, tmp_path: Path, monkeypatc
         assert elsewhere.code == 1
         assert "run with other data" in elsewhere.errors
         (moved / f"{split}.txt").write_text(whole)
-    recorded = (cells[0] / "cell.json").read_text()
-    (cells[0] / "cell.json").write_text(json.dumps(record | {"backbone_sha256": "0" * 64}))
+    recorded = (cells[0] / "trial.json").read_text()
+    (cells[0] / "trial.json").write_text(json.dumps(record | {"backbone_sha256": "0" * 64}))
     retrained = call_exfuse(*command)
     assert retrained.code == 1
     assert "run with other backbone weights" in retrained.errors
-    (cells[0] / "cell.json").write_text(recorded)
+    (cells[0] / "trial.json").write_text(recorded)
 
-    (cells[1] / "cell.json").unlink()  # as if it had been cut off after its last checkpoint
-    start = tmp_path / "out" / "cells" / "wide_baseline_0.json"
-    begun = start.read_text()
-    start.write_text(json.dumps(json.loads(begun) | {"backbone_sha256": "0" * 64}))
+    (cells[1] / "trial.json").unlink()  # as if it had been cut off after its last checkpoint
+    start = tmp_path / "out" / "trials" / "wide_baseline_0.json"
+    training_session = start.read_text()
+    start.write_text(json.dumps(json.loads(training_session) | {"backbone_sha256": "0" * 64}))
     assert "wide_baseline_0.json: run with other backbone weights" in call_exfuse(*command).errors
-    start.write_text(begun)
+    start.write_text(training_session)
     resumed = call_exfuse(*command)
     assert resumed.code == 0, resumed.errors
     assert (tmp_path / "out" / "ablation.md").read_text() == table
-    (cells[1] / "cell.json").write_text("{")
+    (cells[1] / "trial.json").write_text("{")
     broken = call_exfuse(*command)
     assert broken.code == 1
     assert "not the record of a cell" in broken.errors
@@ -209,19 +209,21 @@ def test_every_row_of_the_ablation_is_run(pack: Path, tmp_path: Path, monkeypatc
     assert [line["row"] for line in table] == [row.name for row in rows.PAPER]
     assert len(table) == 16
     assert "left out" not in outcome.output
-    cells = tmp_path / "out" / "cells"
-    begun = {path.stem: json.loads(path.read_text())["backbone_sha256"] for path in cells.glob("*_0.json")}
-    assert begun["ss_0"] == begun["ss_second_convolution_0"] != begun["wide_baseline_0"]
-    assert len(set(begun.values())) == len(given)
+    cells = tmp_path / "out" / "trials"
+    training_session = {path.stem: json.loads(path.read_text())["backbone_sha256"] for path in cells.glob("*_0.json")}
+    assert (
+        training_session["ss_0"] == training_session["ss_second_convolution_0"] != training_session["wide_baseline_0"]
+    )
+    assert len(set(training_session.values())) == len(given)
 
 
 HOLD_UNTIL_THERE = """
 import sys, time
 from pathlib import Path
-from exfuse.durable import alone
+from exfuse.atomic_io import file_lock
 from exfuse.outputs.folder import claim_folder
 path = Path(sys.argv[1])
-with alone(path) if path.suffix == ".lock" else claim_folder(path, "exfuse train"):
+with file_lock(path) if path.suffix == ".lock" else claim_folder(path, "exfuse train"):
     print("held", flush=True)
     end = time.monotonic() + 120
     while not Path(sys.argv[2]).exists() and time.monotonic() < end:
@@ -231,10 +233,10 @@ with alone(path) if path.suffix == ".lock" else claim_folder(path, "exfuse train
 
 def test_processes_share_the_cells_of_an_ablation(pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "PAPER", rows.PAPER[:2])
-    cells = tmp_path / "out" / "cells"
+    cells = tmp_path / "out" / "trials"
     with claim_folder(tmp_path / "out", "exfuse ablate", shared=True):
         cells.mkdir()
-    command = [sys.executable, "-c", HOLD_UNTIL_THERE, cells / ".baseline_0.lock", cells / "wide_baseline_0/cell.json"]
+    command = [sys.executable, "-c", HOLD_UNTIL_THERE, cells / ".baseline_0.lock", cells / "wide_baseline_0/trial.json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
@@ -242,7 +244,7 @@ def test_processes_share_the_cells_of_an_ablation(pack: Path, tmp_path: Path, mo
     assert outcome.code == 0, outcome.errors
     told = [line for line in outcome.output.splitlines() if ", seed 0" in line]
     assert told == ["wide baseline, seed 0", "baseline, seed 0"]
-    assert (cells / "baseline_0" / "cell.json").is_file()
+    assert (cells / "baseline_0" / "trial.json").is_file()
     assert (tmp_path / "out" / "ablation.md").is_file()
 
 
@@ -327,9 +329,10 @@ def test_the_three_stages_run_from_the_archives_to_a_submission(
     assert "val images in mixed" in outcome.output
     previous: list[str] = []
     for stage in ("voc_mixed", "voc_trainaug", "voc_train"):
-        small = ("batch_size=1", "accumulation=1", "data.crop_size=[64, 64]", "model.name=exfuse_tiny", "epochs=1",
-                 "model.gcn_kernel=3", "model.decoder_width=narrow", "model.decoder=stride4", "data.workers=0",
-                 "optimizer.warmup_steps=1", "model.backbone_weights=null", "precision=fp32")  # fmt: skip
+        small = ("batch_size=1", "gradient_accumulation=1", "data.crop_size=[64, 64]", "model.name=exfuse_tiny",
+                 "epochs=1", "model.gcn_kernel=3", "model.decoder_width=narrow", "model.decoder=stride4",
+                 "data.workers=0", "optimizer.warmup_steps=1", "model.backbone_weights=null",
+                 "precision=fp32")  # fmt: skip
         run = tmp_path / stage
         outcome = call_exfuse("train", stage, *small, f"data.root={output}", f"output={run}", *previous)
         assert outcome.code == 0, outcome.errors
@@ -364,13 +367,13 @@ def test_checkpoint_verify_finds_a_changed_byte(pack: Path, tmp_path: Path) -> N
     assert "all as written" in whole.output
     (checkpoint,) = (run / "checkpoints").glob("step_*")
     assert call_exfuse("checkpoint", "verify", checkpoint).code == 0
-    path = checkpoint / "average.safetensors"
+    path = checkpoint / "ema.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
     damaged = call_exfuse("checkpoint", "verify", run)
     assert damaged.code == 1
-    assert "average.safetensors: changed since it was written" in damaged.errors
+    assert "ema.safetensors: changed since it was written" in damaged.errors
 
 
 def test_weights_import_says_what_it_took(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tiny_run import TINY as TINY_SEGMENTATION
 from tiny_run import call_exfuse, read_metrics, tensors_in
 
 from exfuse.data.image_folder import central_view, open_image_folder
-from exfuse.distributed import Ranks
+from exfuse.distributed import DistContext
 from exfuse.errors import ConfigError, DataError
 from exfuse.inference.preprocessing import normalize
 from exfuse.models import backbones
@@ -87,9 +87,9 @@ def test_every_rank_counts_its_own_share(pretrained: Path, photos: Path, monkeyp
     recipe = load_pretraining_config(str(pretrained / "config.yaml"))
     model = SemanticSupervisionClassifier(backbones.tiny(), 3)
     val, cpu = open_image_folder(photos, "val"), torch.device("cpu")
-    together = count_correct(model, val, recipe, Ranks(0, 1, cpu))
-    monkeypatch.setattr("exfuse.training.classification.sum_over_ranks", lambda values, ranks: values)
-    shares = [count_correct(model, val, recipe, Ranks(rank, 2, cpu)) for rank in (0, 1)]
+    together = count_correct(model, val, recipe, DistContext(0, 1, cpu))
+    monkeypatch.setattr("exfuse.training.classification.all_reduce_sum", lambda values, dist: values)
+    shares = [count_correct(model, val, recipe, DistContext(rank, 2, cpu)) for rank in (0, 1)]
     for head, first, second in zip(together, *shares, strict=True):
         assert head.top1 == pytest.approx(first.top1 + second.top1)
     assert model.training

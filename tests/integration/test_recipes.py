@@ -55,7 +55,7 @@ def test_a_recipe_takes_two_steps(
     outcome = call_exfuse(COMMANDS[task], name, *options, *(["seeds=1"] if task == "ablation" else []))
     assert outcome.code == 0, outcome.errors
     if task == "ablation":
-        (run,) = (path for path in (run / "cells").iterdir() if path.is_dir())
+        (run,) = (path for path in (run / "trials").iterdir() if path.is_dir())
     losses = [record["loss"] for record in read_metrics(run) if record["kind"] == "train"]
     assert len(losses) == 2
     assert all(math.isfinite(loss) for loss in losses)

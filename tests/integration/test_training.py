@@ -29,11 +29,11 @@ from tensorboard.summary.writer import event_file_writer
 from tiny_run import STEPS, TINY, call_exfuse, losses_of, read_metrics, tensors_in, tiny_config, train_quietly
 from torch import Tensor
 
+from exfuse.atomic_io import atomic_write_text
 from exfuse.data.datasets import SegmentationDataset, open_dataset
+from exfuse.data.loader import ResumableBatchSampler
 from exfuse.data.samples import Sample
-from exfuse.data.stream import SampleOrder
-from exfuse.distributed import Ranks
-from exfuse.durable import replace_file
+from exfuse.distributed import DistContext
 from exfuse.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
 from exfuse.evaluation.bootstrap import image_counts
 from exfuse.evaluation.evaluate import SplitScores, score_split
@@ -44,14 +44,14 @@ from exfuse.metrics import ConfusionMatrix
 from exfuse.models import backbones
 from exfuse.models.builders import create_model
 from exfuse.models.exfuse import ExFuse
-from exfuse.models.info import ModelInfo
+from exfuse.models.metadata import ModelMetadata
 from exfuse.outputs.folder import claim_folder
 from exfuse.training import loop, segmentation
 from exfuse.training.checkpoint import latest_checkpoint
 from exfuse.training.log import RunLog
 from exfuse.training.loop import Evaluation
 from exfuse.training.recipes import dump_config, load_config
-from exfuse.training.run import check_shares
+from exfuse.training.run import check_shards
 from exfuse.training.segmentation import train
 from exfuse.training.signals import Interrupted
 
@@ -72,11 +72,11 @@ def own_pack(pack: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(pack, tmp_path / "own_pack"))
 
 
-@pytest.mark.parametrize(("ranks", "accumulation"), [(3, 1), (2, 4)])
-def test_a_batch_that_cannot_be_shared_is_refused(pack: Path, tmp_path: Path, ranks: int, accumulation: int):
-    config = tiny_config(pack, tmp_path / "run", f"accumulation={accumulation}")
-    with pytest.raises(ConfigError, match=f"batch_size 4 is not a multiple of {ranks * accumulation} "):
-        check_shares(config, Ranks(0, ranks, torch.device("cpu")))
+@pytest.mark.parametrize(("size", "gradient_accumulation"), [(3, 1), (2, 4)])
+def test_a_batch_that_cannot_be_shared_is_refused(pack: Path, tmp_path: Path, size: int, gradient_accumulation: int):
+    config = tiny_config(pack, tmp_path / "run", f"gradient_accumulation={gradient_accumulation}")
+    with pytest.raises(ConfigError, match=f"batch_size 4 is not a multiple of {size * gradient_accumulation} "):
+        check_shards(config, DistContext(0, size, torch.device("cpu")))
 
 
 def do_after_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], None]) -> None:
@@ -93,13 +93,13 @@ def do_after_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[
 
 def keep_networks(monkeypatch: pytest.MonkeyPatch) -> list[ExFuse]:
     """Returns a list that fills with each network that is built, to be looked at while and after it is trained."""
-    build, networks = ModelInfo.build, []
+    build, networks = ModelMetadata.build, []
 
-    def build_and_keep(info: ModelInfo) -> ExFuse:
+    def build_and_keep(info: ModelMetadata) -> ExFuse:
         networks.append(build(info))
         return networks[-1]
 
-    monkeypatch.setattr(ModelInfo, "build", build_and_keep)
+    monkeypatch.setattr(ModelMetadata, "build", build_and_keep)
     return networks
 
 
@@ -177,7 +177,7 @@ def test_the_report_is_one_page_that_needs_no_other_file(finished: Path) -> None
 
 def test_the_model_folder_holds_the_scores_that_the_model_in_it_has(finished: Path, pack: Path) -> None:
     predictor = Predictor.from_pretrained(finished / "model", engine="torch")
-    alone = Ranks(0, 1, torch.device("cpu"))
+    alone = DistContext(0, 1, torch.device("cpu"))
     matrix = score_split(predictor, open_dataset(pack, "val"), alone, Console(quiet=True)).matrix
     assert matrix.counts.tolist() == predictor.info.metrics["confusion"]
     step = predictor.info.metrics["protocol"]["step"]
@@ -190,7 +190,7 @@ def test_the_last_model_is_the_moving_average_of_the_last_step(finished: Path) -
     average = tensors_in(finished / "checkpoints" / f"step_{STEPS:08d}")
     assert last
     for name, value in last.items():
-        assert torch.equal(value, average[name.replace("model.safetensors", "average.safetensors")])
+        assert torch.equal(value, average[name.replace("model.safetensors", "ema.safetensors")])
 
 
 def test_training_returns_the_report_of_the_best_model_and_says_how_it_goes(pack: Path, tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_the_best_model_is_kept_apart_from_the_last(
 ) -> None:
     accuracies = iter([30, 60, 40])
 
-    def make_scores_up(*arguments: object, between: object) -> SplitScores:
+    def make_scores_up(*arguments: object, check_stop: object) -> SplitScores:
         matrix = ConfusionMatrix(7)
         correct = next(accuracies)
         matrix.counts[0, 0], matrix.counts[0, 1] = correct, 100 - correct
@@ -530,11 +530,11 @@ def test_a_signal_while_the_report_is_written_is_not_lost(
 def test_a_signal_before_the_first_step_leaves_nothing_to_resume(
     pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(info: ModelInfo) -> ExFuse:
+    def stop(info: ModelMetadata) -> ExFuse:
         signal.raise_signal(signal.SIGTERM)
         raise AssertionError("not reached")
 
-    monkeypatch.setattr(ModelInfo, "build", stop)
+    monkeypatch.setattr(ModelMetadata, "build", stop)
     with pytest.raises(Interrupted, match="stopped before training went on") as stopped:
         train_quietly(tiny_config(pack, tmp_path / "run"))
     assert stopped.value.exit_code == 143
@@ -635,7 +635,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_weights_before_it(
         patch.setattr(SegmentationLoss, "__call__", spoil_the_fifth)
         with pytest.raises(TrainingError) as stopped:
             train_quietly(config)
-    keys = [list(key) for key in next(iter(SampleOrder(12, 4, 4, 5, seed=config.seed)))]
+    keys = [list(key) for key in next(iter(ResumableBatchSampler(12, 4, 4, 5, seed=config.seed)))]
     assert f"step 5: the loss is {value}" in str(stopped.value)
     written = config.output / "not_finite_0.json"
     assert str(written) in str(stopped.value)
@@ -690,7 +690,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_step(
     ],
     ids=["python", "torch", "c++", "cuda"],
 )
-@pytest.mark.parametrize("place", [(loop, "take_step"), (segmentation, "scan_dataset"), (ModelInfo, "build")])
+@pytest.mark.parametrize("place", [(loop, "take_step"), (segmentation, "compute_stats"), (ModelMetadata, "build")])
 def test_too_little_memory_is_one_of_our_errors_wherever_it_shows(
     place: tuple[object, str], error: Exception, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -708,10 +708,10 @@ def test_a_full_disk_does_not_hide_what_was_not_finite(
     def refuse(path: Path, text: str) -> None:
         if path.name == "not_finite_0.json":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        replace_file(path, text)
+        atomic_write_text(path, text)
 
     spoil_gradients(monkeypatch, {0})
-    monkeypatch.setattr(loop, "replace_file", refuse)
+    monkeypatch.setattr(loop, "atomic_write_text", refuse)
     with pytest.raises(CheckpointError, match=r"not_finite_0\.json: could not be .*No space left.* step 1 is"):
         train_quietly(tiny_config(pack, tmp_path / "run"))
 
@@ -800,7 +800,7 @@ def test_accumulation_cuts_a_step_into_forward_passes(
     pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = watch_losses(monkeypatch)
-    train_quietly(tiny_config(pack, tmp_path / "run", "epochs=1", "accumulation=2"))
+    train_quietly(tiny_config(pack, tmp_path / "run", "epochs=1", "gradient_accumulation=2"))
     assert [size for size, _, _ in seen] == [2] * 6
     means = [
         (first * labelled + second * other) / (labelled + other)
@@ -827,13 +827,13 @@ def test_a_step_with_accumulation_and_clipping_is_the_one_on_paper(
         tmp_path / "run",
         "epochs=1",
         "batch_size=12",
-        "accumulation=3",
+        "gradient_accumulation=3",
         "optimizer.name=sgd",
         "optimizer.momentum=0",
         "optimizer.weight_decay=0",
         "optimizer.warmup_steps=0",
         "optimizer.learning_rate=0.5",
-        f"optimizer.gradient_clip={clip}",
+        f"optimizer.clip_grad_norm={clip}",
     )
     train_quietly(config)
     torch.manual_seed(config.seed)
@@ -902,7 +902,7 @@ def test_hard_example_mining_gives_a_larger_loss_once_pixels_are_easy(pack: Path
     [
         ("optimizer.name=sgd", "optimizer.schedule=cosine"),
         ("optimizer.name=muon",),
-        ("optimizer.gradient_clip=0.1", "channels_last=false"),
+        ("optimizer.clip_grad_norm=0.1", "channels_last=false"),
     ],
     ids=lambda options: options[0],
 )

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from exfuse.cli.app import main
-from exfuse.data.stream import Batch
+from exfuse.data.loader import Batch
 from exfuse.models.exfuse import ExFuse
-from exfuse.models.info import ModelInfo
+from exfuse.models.metadata import ModelMetadata
 from exfuse.training import loop
 
 Seen = list[list[tuple[int, int, str]]]
@@ -34,11 +34,11 @@ def note_samples(batches: Iterable[Batch], seen: Seen) -> Iterator[Batch]:
 
 def run_and_watch(folder: Path, stop_after: int, arguments: list[str]) -> None:
     rank = os.environ["RANK"]
-    build, load, save = ModelInfo.build, loop.training_loader, loop.save_checkpoint
+    build, load, save = ModelMetadata.build, loop.training_loader, loop.save_checkpoint
     networks: list[ExFuse] = []
     seen: Seen = []
 
-    def build_and_keep(info: ModelInfo) -> ExFuse:
+    def build_and_keep(info: ModelMetadata) -> ExFuse:
         networks.append(build(info))
         return networks[-1]
 
@@ -54,7 +54,7 @@ def run_and_watch(folder: Path, stop_after: int, arguments: list[str]) -> None:
         return save(*checkpoint)
 
     loop.save_checkpoint = save_slowly
-    ModelInfo.build, loop.training_loader = build_and_keep, load_and_note
+    ModelMetadata.build, loop.training_loader = build_and_keep, load_and_note
     sys.argv = ["exfuse", *arguments]
     try:
         main()

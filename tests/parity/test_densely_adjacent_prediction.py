@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from exfuse.layers import DenselyAdjacentPrediction, PlainPrediction
+from exfuse.layers import DapControlConv, DenselyAdjacentPrediction
 
 
 def loop(y: Tensor, num_classes: int, window: int) -> Tensor:
@@ -101,7 +101,7 @@ def test_a_convolution_and_the_averaging_are_one_plain_prediction_away_from_the_
 
 @pytest.mark.parametrize("window", [1, 3, 5])
 def test_a_plain_prediction_takes_the_channels_of_the_averaging(window: int) -> None:
-    plain = PlainPrediction(4, window)
+    plain = DapControlConv(4, window)
     assert plain.convolution.kernel_size == (window + 2, window + 2)
     y = torch.randn(2, 4 * window**2, 9, 7, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):

@@ -13,12 +13,11 @@ import pytest
 import torch
 from torch.export import ExportedProgram
 
-from exfuse.durable import digest_of
+from exfuse.atomic_io import digest_of
 from exfuse.errors import CheckpointError, ConfigError
 from exfuse.export.program import ProgramEngine
 from exfuse.export.verify import TIE
-from exfuse.inference import augmentation as averaging
-from exfuse.inference import opening
+from exfuse.inference import opening, tta
 from exfuse.inference.conversion import WRITE, convert_openvino, export_program
 from exfuse.inference.early_labels import choose_early
 from exfuse.inference.engines.base import Engine, Precision
@@ -26,15 +25,15 @@ from exfuse.inference.engines.torch_engine import TorchEngine
 from exfuse.inference.opening import EngineName
 from exfuse.inference.predictor import Predictor
 from exfuse.manifest import write_manifest
-from exfuse.models.info import ModelInfo
+from exfuse.models.metadata import ModelMetadata
 from exfuse.models.pretrained import save_pretrained
 
 SHAPES = [(1, 64, 64), (3, 100, 71), (1, 257, 511), (1, 1024, 96), (2, 96, 1024)]
 SMALL = [(1, 1, 1), (2, 5, 40), (1, 32, 32)]
 
 
-def info_of(**parts: object) -> ModelInfo:
-    return ModelInfo(
+def info_of(**parts: object) -> ModelMetadata:
+    return ModelMetadata(
         name="exfuse_tiny",
         parts=parts,
         class_names=("a", "b", "c", "d", "e"),
@@ -55,7 +54,7 @@ NETWORKS = {
 class Written:
     """A network with random weights, and the folder of its model."""
 
-    def __init__(self, info: ModelInfo, folder: Path) -> None:
+    def __init__(self, info: ModelMetadata, folder: Path) -> None:
         torch.manual_seed(0)
         model = info.build().eval()
         # Running statistics of a fresh network are trivial; these are not.
@@ -164,7 +163,7 @@ def test_n3_bfloat16_changes_few_labels(written: Written):
     ],
     ids=["narrow", "wide", "single", "baseline"],
 )
-def test_interpolated_scores_are_not_rounded_to_bfloat16(info: ModelInfo, tmp_path: Path):
+def test_interpolated_scores_are_not_rounded_to_bfloat16(info: ModelMetadata, tmp_path: Path):
     written = Written(info, tmp_path / "model")
     converted = written.write(".xml")
     layers = ElementTree.parse(converted).iter("layer")  # noqa: S314 - our own
@@ -288,8 +287,8 @@ def test_auto_takes_the_fastest_that_is_installed_and_can_do_it(tmp_path: Path, 
             assert (engine.name, engine.precision) == ("torch, folded", precision)
             assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in engine.model.modules())
         assert Predictor.from_pretrained(folder, precision="fp32").engine.precision == "fp32"
-    averaged = Predictor.from_pretrained(folder, augmentation=averaging.TestTimeAugmentation(flip=True))
-    assert averaged.engine.name == "torch, folded"
+    ema_model = Predictor.from_pretrained(folder, augmentation=tta.TestTimeAugmentation(flip=True))
+    assert ema_model.engine.name == "torch, folded"
     assert Predictor.from_pretrained(folder, precision="bf16").engine.precision == "bf16"
     found = opening.find_spec
     monkeypatch.setattr(opening, "find_spec", lambda name: None if name == "openvino" else found(name))
@@ -316,7 +315,7 @@ def test_compiled_code_is_in_bf16_where_the_processor_has_units_for_it(
 def test_what_an_engine_cannot_do_is_refused(tmp_path: Path):
     folder = Written(NETWORKS["baseline"], tmp_path / "model").folder
     with pytest.raises(ConfigError, match="scales and flips are averaged by the engine torch, not by openvino"):
-        Predictor.from_pretrained(folder, "openvino", augmentation=averaging.TestTimeAugmentation(flip=True))
+        Predictor.from_pretrained(folder, "openvino", augmentation=tta.TestTimeAugmentation(flip=True))
     with pytest.raises(ConfigError, match="the engine onnxruntime computes in fp32 only"):
         Predictor.from_pretrained(folder, "onnxruntime", "bf16")
     (tmp_path / "a.txt").write_text("no model")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from exfuse.layers import BilinearDeconvolution, DenselyAdjacentPrediction, PlainPrediction
+from exfuse.layers import DapControlConv, DenselyAdjacentPrediction, LearnedUpsample
 from exfuse.models.backbones import BasicBlock, Bottleneck, ResNet
 from exfuse.models.builders import create_model
 from exfuse.models.exfuse import ExFuse
@@ -35,21 +35,21 @@ def tails() -> dict[str, Tail]:
     found: dict[str, Tail] = {}
     for window, once, twice in ((3, 1, 1), (5, 2, 2), (7, 2, 2)):
         dap, wide = DenselyAdjacentPrediction(2, window), 2 * window**2
-        deconvolutions = (BilinearDeconvolution(6, 6), BilinearDeconvolution(6, wide))
+        deconvolutions = (LearnedUpsample(6, 6), LearnedUpsample(6, wide))
         found |= {
             f"two deconvolutions, {window}": (nn.Sequential(*deconvolutions, dap), 6, 4, twice),
-            f"one deconvolution, {window}": (nn.Sequential(BilinearDeconvolution(5, wide), dap), 5, 2, once),
+            f"one deconvolution, {window}": (nn.Sequential(LearnedUpsample(5, wide), dap), 5, 2, once),
             f"a 1 x 1 convolution, {window}": (nn.Sequential(nn.Conv2d(7, wide, 1), dap), 7, 1, window // 2),
         }
-    plain = PlainPrediction(2, 3)
+    plain = DapControlConv(2, 3)
     return found | {
         "two deconvolutions, plain": (
-            nn.Sequential(BilinearDeconvolution(6, 6), BilinearDeconvolution(6, 18), plain),
+            nn.Sequential(LearnedUpsample(6, 6), LearnedUpsample(6, 18), plain),
             6,
             4,
             2,
         ),
-        "one deconvolution, plain": (nn.Sequential(BilinearDeconvolution(5, 18), plain), 5, 2, 2),
+        "one deconvolution, plain": (nn.Sequential(LearnedUpsample(5, 18), plain), 5, 2, 2),
         "a 1 x 1 convolution, plain": (nn.Sequential(nn.Conv2d(7, 18, 1), plain), 7, 1, 2),
     }
 
@@ -85,11 +85,11 @@ SWITCHES = {
     "stride4": {"decoder": "stride4", "decoder_width": 12},
     "stride4 wide": {"decoder": "stride4", "decoder_width": "wide"},
     "stride4 wide, window 5": {"decoder": "stride4", "decoder_width": "wide", "dap_window": 5},
-    "stride4 wide, plain": {"decoder": "stride4", "decoder_width": "wide", "plain_prediction": True},
+    "stride4 wide, plain": {"decoder": "stride4", "decoder_width": "wide", "dap_control_conv": True},
     "window 5": {"decoder": "full", "dap_window": 5, "decoder_width": 8},
     "window 5, stride4": {"decoder": "stride4", "dap_window": 5, "decoder_width": 8},
-    "plain prediction": {"decoder": "stride4", "plain_prediction": True, "decoder_width": 12},
-    "plain prediction, full": {"decoder": "full", "plain_prediction": True, "decoder_width": 12},
+    "plain prediction": {"decoder": "stride4", "dap_control_conv": True, "decoder_width": 12},
+    "plain prediction, full": {"decoder": "full", "dap_control_conv": True, "decoder_width": 12},
     "reduced": {"decoder": "stride4", "semantic_embedding_width": 5, "decoder_width": 12},
     "plain product": {"decoder": "stride4", "semantic_embedding_norm": False, "decoder_width": 12},
     "supervised": {"decoder": "stride4", "supervised_features": True, "decoder_width": 12},
@@ -179,7 +179,7 @@ def test_no_batch_norm_is_left(block: type) -> None:
 
 
 @pytest.mark.parametrize(
-    "parts", [{}, {"dap_window": 5, "decoder_width": 8}, {"plain_prediction": True}, {"decoder_width": "narrow"}]
+    "parts", [{}, {"dap_window": 5, "decoder_width": 8}, {"dap_control_conv": True}, {"decoder_width": "narrow"}]
 )
 def test_the_folded_full_size_network_holds_no_wide_map_at_full_size(parts: dict[str, object]) -> None:
     model = fold(create_model("exfuse_tiny", num_classes=5, gcn_kernel=3, **parts))

@@ -6,10 +6,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from exfuse.layers import (
-    BilinearDeconvolution,
     BoundaryRefinement,
     ChannelResolutionEmbedding,
     GlobalConvolution,
+    LearnedUpsample,
     SemanticEmbeddingBranch,
 )
 
@@ -140,7 +140,7 @@ def test_channel_resolution_embedding_moves_channels_to_pixels_by_index(scale: i
 
 @pytest.mark.parametrize(("in_channels", "out_channels"), [(3, 3), (2, 6)])
 def test_deconvolution_starts_as_bilinear_interpolation(in_channels: int, out_channels: int) -> None:
-    layer = BilinearDeconvolution(in_channels, out_channels).double()
+    layer = LearnedUpsample(in_channels, out_channels).double()
     x = torch.randn(1, in_channels, 5, 7, dtype=torch.float64)
     expected = bilinear(x, 10, 14).repeat(1, out_channels // in_channels, 1, 1)
     difference = (layer(x) - expected)[:, :, 1:-1, 1:-1]
@@ -149,6 +149,6 @@ def test_deconvolution_starts_as_bilinear_interpolation(in_channels: int, out_ch
 
 def test_deconvolution_between_unrelated_widths_keeps_the_variance() -> None:
     torch.manual_seed(0)
-    layer = BilinearDeconvolution(48, 99)
+    layer = LearnedUpsample(48, 99)
     constant = torch.randn(64, 48, 1, 1).expand(64, 48, 6, 6)
     assert 0.9 < layer(constant)[:, :, 3, 3].std() < 1.1

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from exfuse.data.scan import DatasetScan
+from exfuse.data.stats import DatasetStats
 from exfuse.losses import (
     SegmentationLoss,
     cross_entropy,
@@ -297,32 +297,32 @@ def test_pieces_count_by_their_labelled_pixels(weights: Tensor | None):
     assert loss.weight(target[:1]) == 0
 
 
-def scan_of(pixels: list[int], pixels_of_images: list[int]) -> DatasetScan:
-    return DatasetScan(np.array(pixels), np.array(pixels_of_images), np.array([1] * len(pixels)), 7, "")
+def stats_of(pixels: list[int], containing_image_pixels: list[int]) -> DatasetStats:
+    return DatasetStats(np.array(pixels), np.array(containing_image_pixels), np.array([1] * len(pixels)), 7, "")
 
 
 def test_enet_weights_worked_out_by_hand():
     # Shares 0.5, 0.3, 0.2 and 0: 1 / ln 1.52, 1 / ln 1.32, 1 / ln 1.22, 1 / ln 1.02.
-    weights = enet_weights(scan_of([500, 300, 200, 0], [1000, 1000, 400, 0]))
+    weights = enet_weights(stats_of([500, 300, 200, 0], [1000, 1000, 400, 0]))
     assert weights.dtype == torch.float32
     assert weights.tolist() == pytest.approx([2.388286, 3.601894, 5.028895, 50.498350], rel=1e-6)
 
 
 def test_median_frequency_weights_worked_out_by_hand():
     # Frequencies 0.6, 0.3 and 0.25, of which 0.3 is the median; the last class does not occur.
-    weights = median_frequency_weights(scan_of([60, 30, 10, 0], [100, 100, 40, 0]))
+    weights = median_frequency_weights(stats_of([60, 30, 10, 0], [100, 100, 40, 0]))
     assert weights.dtype == torch.float32
     assert weights.tolist() == pytest.approx([0.5, 1.0, 1.2, 0.0], rel=1e-6)
 
 
 def test_root_median_frequency_weights_worked_out_by_hand():
-    weights = root_median_frequency_weights(scan_of([60, 30, 10, 0], [100, 100, 40, 0]))
+    weights = root_median_frequency_weights(stats_of([60, 30, 10, 0], [100, 100, 40, 0]))
     assert weights.dtype == torch.float32
     assert weights.tolist() == pytest.approx([0.707107, 1.0, 1.095445, 0.0], rel=1e-6)
 
 
 @pytest.mark.parametrize("rule", [enet_weights, median_frequency_weights, root_median_frequency_weights])
-def test_weights_of_a_split_without_labels_are_finite(rule: Callable[[DatasetScan], Tensor]):
-    weights = rule(scan_of([0, 0, 0], [0, 0, 0]))
+def test_weights_of_a_split_without_labels_are_finite(rule: Callable[[DatasetStats], Tensor]):
+    weights = rule(stats_of([0, 0, 0], [0, 0, 0]))
     assert weights.shape == (3,)
     assert weights.isfinite().all()

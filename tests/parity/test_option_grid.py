@@ -19,7 +19,7 @@ from exfuse.inference.engines.torch_engine import TorchEngine
 from exfuse.models.builders import Parts
 from exfuse.models.exfuse import ExFuse
 from exfuse.models.folding import fold
-from exfuse.models.info import ModelInfo
+from exfuse.models.metadata import ModelMetadata
 from exfuse.models.pretrained import load_pretrained, save_pretrained
 
 CLASSES = 2
@@ -31,8 +31,8 @@ FAMILIES = ["exfuse", "gcn"]
 DECODERS = ["full", "stride4"]
 WIDTHS = ["narrow", "wide", "K - 1", "K + 1", "K k k - 1", "K k k + 1"]
 WINDOWS = [1, 3, 5]
-PLAIN = [False, True]
-HEADS = list(itertools.product(DECODERS, WIDTHS, WINDOWS, PLAIN))
+NO_TTA = [False, True]
+HEADS = list(itertools.product(DECODERS, WIDTHS, WINDOWS, NO_TTA))
 
 # What stands before it.
 EMBEDDINGS: list[dict[str, Any]] = [
@@ -60,9 +60,9 @@ class Combination(NamedTuple):
     size: tuple[int, int]
 
     @property
-    def info(self) -> ModelInfo:
+    def info(self) -> ModelMetadata:
         """What it is built from."""
-        return ModelInfo(
+        return ModelMetadata(
             name=f"{self.family}_tiny",
             parts=self.parts,
             class_names=tuple(str(number) for number in range(self.num_classes)),
@@ -85,7 +85,7 @@ def combination(
     }
     parts = Parts(
         gcn_kernel=3, decoder=decoder, decoder_width=numbers.get(width, width), dap_window=window,
-        plain_prediction=plain, supervised_features=supervised, **embedding, **upsampling,
+        dap_control_conv=plain, supervised_features=supervised, **embedding, **upsampling,
     )  # fmt: skip
     return Combination(family, num_classes, parts, size)
 
@@ -95,7 +95,7 @@ def chosen(widths: Sequence[str | int] = WIDTHS, num_classes: int = CLASSES) -> 
     cases = []
     places = itertools.product(range(2), range(6), range(3), range(2))
     for d, w, k, p in places:
-        head = (DECODERS[d], widths[w], WINDOWS[k], PLAIN[p])
+        head = (DECODERS[d], widths[w], WINDOWS[k], NO_TTA[p])
         body = (
             EMBEDDINGS[(w + k + 2 * p + 3 * d) % 5],
             UPSAMPLINGS[(w + k + p + 2 * d) % 4],
@@ -196,9 +196,9 @@ def test_the_chosen_combinations_have_every_pair_of_options() -> None:
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-@pytest.mark.parametrize("plain", PLAIN)
+@pytest.mark.parametrize("plain", NO_TTA)
 def test_every_head_trains_is_kept_and_folds(decoder: str, plain: bool, group: None, tmp_path: Path) -> None:
-    of_this = [case for case in chosen() if (case.parts["decoder"], case.parts["plain_prediction"]) == (decoder, plain)]
+    of_this = [case for case in chosen() if (case.parts["decoder"], case.parts["dap_control_conv"]) == (decoder, plain)]
     cases = [case for case in of_this if not folds_slowly(case)]
     assert (len(of_this), len(cases)) == (18, 15)
     assert failures(cases, tmp_path) == []

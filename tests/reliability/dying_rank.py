@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
-from exfuse import durable
+from exfuse import atomic_io
 from exfuse.cli.app import main
 from exfuse.training import loop
 
 marker, rank, place, number = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
 del sys.argv[1:5]
-WATCHED = {"batch": (loop, "_next_batch"), "backward": (torch.Tensor, "backward"), "save": (durable, "sync_folder")}
+WATCHED = {"batch": (loop, "_next_batch"), "backward": (torch.Tensor, "backward"), "save": (atomic_io, "sync_folder")}
 
 
 def dying(function: Callable[..., Any]) -> Callable[..., Any]:

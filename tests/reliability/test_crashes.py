@@ -28,7 +28,7 @@ class Training:
     def __init__(self, seed: int) -> None:
         torch.manual_seed(seed)
         self.model = create_model("exfuse_tiny", num_classes=3, decoder="stride4", decoder_width=8, gcn_kernel=3)
-        self.average = ExponentialMovingAverage(self.model, 0.9).model
+        self.ema = ExponentialMovingAverage(self.model, 0.9).model
         self.optimizers = build_optimizers(self.model, "muon", 0.01, 1.0, 0.1, 0.9)
         for parameter in self.model.parameters():
             parameter.grad = torch.full_like(parameter, 0.01)
@@ -36,10 +36,10 @@ class Training:
             optimizer.step()
 
     def save(self, folder: Path, step: int) -> None:
-        save_checkpoint(folder, self.model, self.average, self.optimizers, TrainingState(step))
+        save_checkpoint(folder, self.model, self.ema, self.optimizers, TrainingState(step))
 
     def load(self, folder: Path) -> int:
-        return load_checkpoint(folder, self.model, self.average, self.optimizers).step
+        return load_checkpoint(folder, self.model, self.ema, self.optimizers).step
 
 
 @pytest.fixture(scope="module")

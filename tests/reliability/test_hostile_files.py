@@ -27,24 +27,24 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import image_variants
+from exfuse.atomic_io import digest_of
 from exfuse.cli.app import main
 from exfuse.data.datasets import open_dataset, read_dataset_file
 from exfuse.data.samples import image_size, read_image, read_mask
-from exfuse.durable import digest_of
 from exfuse.errors import CheckpointError, ConfigError, DataError
 from exfuse.manifest import MANIFEST, verify_folder, write_manifest
 from exfuse.models import backbones
 from exfuse.models.backbone_weights import load_backbone_weights
 from exfuse.models.builders import create_model
 from exfuse.models.folder import CONFIG_FILE, WEIGHTS_FILE
-from exfuse.models.foreign import import_weights
-from exfuse.models.info import ModelInfo
+from exfuse.models.import_weights import import_weights
+from exfuse.models.metadata import ModelMetadata
 from exfuse.models.pretrained import load_pretrained, save_pretrained
 from exfuse.training.checkpoint import LATEST, TrainingState, load_checkpoint, save_checkpoint
 from exfuse.training.optim import build_optimizers
 from exfuse.training.recipes import load_config, read_recipe_text
 
-INFO = ModelInfo(
+INFO = ModelMetadata(
     name="exfuse_tiny",
     parts={"decoder": "stride4", "decoder_width": 8, "gcn_kernel": 3},
     class_names=("a", "b", "c"),
@@ -462,11 +462,11 @@ def test_s4_a_set_of_small_files_takes_less_than_a_gigabyte(tmp_path: Path) -> N
 import sys
 from pathlib import Path
 from exfuse.data.datasets import open_dataset
-from exfuse.data.doctor import examine
-from exfuse.data.scan import scan_dataset
+from exfuse.data.doctor import validate
+from exfuse.data.stats import compute_stats
 dataset = open_dataset(Path(sys.argv[1]), "train")
-assert examine(dataset).errors == 0
-assert scan_dataset(dataset).pixels[1] == 2 * 7071 * 7071
+assert validate(dataset).errors == 0
+assert compute_stats(dataset).pixel_counts[1] == 2 * 7071 * 7071
 status = Path("/proc/self/status").read_text()  # ru_maxrss would begin with the parent's
 print(status.split("VmHWM:")[1].split()[0])
 """

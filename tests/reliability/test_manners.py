@@ -17,7 +17,7 @@ from exfuse.cli.app import GROUPS, build_app
 from exfuse.data.classes import VOC_NAMES, voc_palette
 from exfuse.data.synthetic import SCENE_CLASSES
 from exfuse.models import backbones
-from exfuse.models.info import ModelInfo
+from exfuse.models.metadata import ModelMetadata
 from exfuse.models.pretrained import save_pretrained
 
 HERE = Path(__file__).parent
@@ -30,8 +30,8 @@ TINY = (
 SMALL = ("model.name=gcn_tiny", "model.decoder_width=narrow", "model.decoder=stride4", "model.gcn_kernel=3")
 
 
-def description(names: tuple[str, ...], palette: tuple[tuple[int, int, int], ...]) -> ModelInfo:
-    return ModelInfo("gcn_tiny", {"decoder": "stride4"}, names, palette, 255, (0.5,) * 3, (0.25,) * 3)
+def description(names: tuple[str, ...], palette: tuple[tuple[int, int, int], ...]) -> ModelMetadata:
+    return ModelMetadata("gcn_tiny", {"decoder": "stride4"}, names, palette, 255, (0.5,) * 3, (0.25,) * 3)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def every_command(out: Path, model: Path, pack: Path, photos: Path, voc: Path) -
             ["pretrain", "imagenette_resnet18", *TINY, "batch_size=6", "precision=fp32", "data.resize=64",
              "model.backbone=tiny", f"data.root={photos}", f"output={out / 'pretrained'}"],
         ],
-        "evaluate": [["evaluate", out / "run" / "model", pack, "--measures", "all", "-o", out / "scores.json"]],
+        "evaluate": [["evaluate", out / "run" / "model", pack, "--metrics", "all", "-o", out / "scores.json"]],
         "compare": [["compare", model, model, pack, "--show", "1", "-o", out / "comparison"]],
         "export": exports,
         "predict": [*predict, ["predict", out / "onnx", photo, "-o", out / "of_onnx"]],

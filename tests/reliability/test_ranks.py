@@ -17,7 +17,7 @@ import torch.distributed as dist
 from PIL import Image
 from safetensors.torch import load_file
 
-from exfuse.distributed import Ranks
+from exfuse.distributed import DistContext
 from exfuse.errors import ConfigError
 from exfuse.training import run
 from exfuse.training.recipes import load_config
@@ -194,7 +194,7 @@ def test_two_processes_that_differ_end_with_one_line_each(pack: Path, tmp_path: 
 
 
 def test_other_versions_are_a_difference_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "differences", lambda facts, ranks: ", ".join(sorted(facts.keys() & VERSIONS)))
+    monkeypatch.setattr(run, "differences", lambda facts, dist: ", ".join(sorted(facts.keys() & VERSIONS)))
     config = load_config("demo")
     with pytest.raises(ConfigError, match="exfuse, numpy, python, torch"):
-        run.check_agreement(config, False, Ranks(0, 2, torch.device("cpu")))
+        run.check_agreement(config, False, DistContext(0, 2, torch.device("cpu")))

@@ -54,7 +54,7 @@ def signalling(function: Callable[..., Any], at_call: int) -> Callable[..., Any]
 
 # Phase -> where the signal comes, at which call, and the newest finished step then.
 PHASES: dict[str, tuple[object, str, int, int]] = {
-    "start-up": (segmentation, "scan_dataset", 1, 0),
+    "start-up": (segmentation, "compute_stats", 1, 0),
     "data wait": (SegmentationDataset, "__getitem__", IMAGES + 9, 2),
     "step": (torch.nn.utils, "get_total_norm", 3, 4),
     "evaluation": (TorchEngine, "labels", 2, 3),

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exfuse.ablation.rows import ALL_OFF, PAPER, REFERENCE, cell_config, plan_rows
-from exfuse.ablation.run import Ablation, Cell
+from exfuse.ablation.rows import ALL_OFF, PAPER, REFERENCE, plan_rows, trial_config
+from exfuse.ablation.run import Ablation, Trial
 from exfuse.ablation.table import Line, comma_separated, figure, markdown, table_lines, write_tables
 from exfuse.errors import ConfigError
 from exfuse.models.builders import create_model
@@ -51,9 +51,9 @@ def test_rows_that_cannot_be_run_are_named_with_the_reason() -> None:
 def test_each_row_changes_the_reference_in_what_it_is_named_for() -> None:
     config = load_ablation_config("paper", ["data.root=photos", *PRETRAINED])
     rows = {row.name: row for row in PAPER}
-    reference = cell_config(config, rows[REFERENCE], 0, 11)
+    reference = trial_config(config, rows[REFERENCE], 0, 11)
     changes = {
-        name: {key.removeprefix("model.") for key in differing_keys(reference, cell_config(config, row, 0, 11))}
+        name: {key.removeprefix("model.") for key in differing_keys(reference, trial_config(config, row, 0, 11))}
         for name, row in rows.items()
     }
     assert changes == {
@@ -68,7 +68,7 @@ def test_each_row_changes_the_reference_in_what_it_is_named_for() -> None:
         "+ SEB": {"semantic_embedding"},
         "+ SEB, reduced": {"semantic_embedding", "semantic_embedding_width"},
         "+ DAP": {"dap_window", "decoder_width"},
-        "+ 5x5 in DAP's place": {"dap_window", "decoder_width", "plain_prediction"},
+        "+ 5x5 in DAP's place": {"dap_window", "decoder_width", "dap_control_conv"},
         "+ ECRE, SEB, DAP": {
             "channel_resolution_embedding", "auxiliary_prediction", "semantic_embedding", "dap_window", "decoder_width",
         },
@@ -85,26 +85,26 @@ def test_each_row_changes_the_reference_in_what_it_is_named_for() -> None:
             "name", "backbone_weights", "supervised_features",
         },
     }  # fmt: skip
-    assert cell_config(config, rows["baseline"], 0, 11).model.decoder_width == "narrow"
+    assert trial_config(config, rows["baseline"], 0, 11).model.decoder_width == "narrow"
     assert reference.model.decoder_width == 99  # as wide as "wide" is with densely adjacent prediction
-    assert cell_config(config, rows["+ DAP"], 0, 11).model.decoder_width == "wide"
+    assert trial_config(config, rows["+ DAP"], 0, 11).model.decoder_width == "wide"
 
 
 def test_every_cell_has_a_folder_of_its_own_and_rows_share_their_seeds() -> None:
     config = load_ablation_config("paper", ["data.root=photos", "seed=10", *PRETRAINED])
-    cells = {(row.name, seed): cell_config(config, row, seed, 5) for row in PAPER for seed in (0, 1)}
-    assert len({cell.output for cell in cells.values()}) == len(cells) == 32
-    assert {cell.seed for (_, seed), cell in cells.items() if seed == 1} == {11}
-    assert cells["+ SEB", 0].output == Path("runs/paper/cells/seb_0")
-    for cell in cells.values():
-        create_model(cell.model.name, num_classes=2, **cell.model.parts() | {"decoder_width": 18})
+    trials = {(row.name, seed): trial_config(config, row, seed, 5) for row in PAPER for seed in (0, 1)}
+    assert len({trial.output for trial in trials.values()}) == len(trials) == 32
+    assert {trial.seed for (_, seed), trial in trials.items() if seed == 1} == {11}
+    assert trials["+ SEB", 0].output == Path("runs/paper/trials/seb_0")
+    for trial in trials.values():
+        create_model(trial.model.name, num_classes=2, **trial.model.parts() | {"decoder_width": 18})
 
 
 DECIDED = (
     "model.dap_window=3", "model.backbone_weights=resnet34.safetensors", "model.weights=runs/x/model",
     "model.decoder_width=48", "model.supervised_features=true", "model.semantic_embedding=true",
     "model.semantic_embedding_width=64", "model.channel_resolution_embedding=true", "model.auxiliary_prediction=true",
-    "model.plain_prediction=true",
+    "model.dap_control_conv=true",
 )  # fmt: skip
 
 
@@ -119,20 +119,20 @@ def test_what_the_rows_decide_cannot_be_set(override: str) -> None:
         load_ablation_config("paper", ["data.root=photos", override])
 
 
-def made_up_cell(seed: int, skill: float) -> Cell:
+def made_up_cell(seed: int, skill: float) -> Trial:
     rng = np.random.default_rng(seed)
     true = rng.integers(400, 500, (30, 4))
     hits = (true * np.clip(rng.normal(skill, 0.02, (30, 4)), 0, 1)).astype(int)
-    return Cell(np.stack([hits, true, true], axis=1), 11_000_000, 5_000_000_000, 1.25, 1800.0, "a machine")
+    return Trial(np.stack([hits, true, true], axis=1), 11_000_000, 5_000_000_000, 1.25, 1800.0, "a machine")
 
 
 def made_up_ablation(seeds: int) -> Ablation:
     skills = {"baseline": 0.5, REFERENCE: 0.6, "+ SEB": 0.6}
-    cells = {
+    trials = {
         name: tuple(made_up_cell(10 * place + seed, skill) for seed in range(seeds))
         for place, (name, skill) in enumerate(skills.items())
     }
-    return Ablation(cells, (("+ LR", "there is no rearranged form of gcn_resnet18"),), "val, 30 images")
+    return Ablation(trials, (("+ LR", "there is no rearranged form of gcn_resnet18"),), "val, 30 images")
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_a_gain_that_could_be_none_is_called_so(ablation: Ablation) -> None:
     assert lines["+ SEB"].distinguishable is False
     assert lines["+ SEB"].verdict().endswith("not distinguishable")
     assert lines[REFERENCE].verdict() == "-"
-    scores = [100 * cell.mean_iou for cell in ablation.cells["baseline"]]
+    scores = [100 * trial.mean_iou for trial in ablation.trials["baseline"]]
     assert lines["baseline"].mean == pytest.approx(np.mean(scores))
     assert lines["baseline"].spread == pytest.approx(np.std(scores, ddof=1))
     assert colors_of(table_lines(ablation)) == {"+ SEB": "tab:gray", "baseline": "tab:blue"}
@@ -179,10 +179,10 @@ def test_fewer_than_three_seeds_get_no_verdict_in_any_form(seeds: int) -> None:
 
 
 def test_rows_without_a_labelled_pixel_are_written_down(tmp_path: Path) -> None:
-    cells = {name: tuple(replace(cell, of_images=0 * cell.of_images) for cell in of_row)
-             for name, of_row in made_up_ablation(seeds=3).cells.items()}  # fmt: skip
+    trials = {name: tuple(replace(trial, of_images=0 * trial.of_images) for trial in of_row)
+             for name, of_row in made_up_ablation(seeds=3).trials.items()}  # fmt: skip
     with claim_folder(tmp_path, "exfuse ablate") as folder:
-        write_tables(Ablation(cells, (), "val, 30 images"), folder, "command")
+        write_tables(Ablation(trials, (), "val, 30 images"), folder, "command")
     assert (tmp_path / "ablation.png").is_file()
     assert "| nan |" in (tmp_path / "ablation.md").read_text()
 
@@ -211,7 +211,7 @@ def test_the_table_says_what_it_shows(ablation: Ablation) -> None:
 
 
 def test_one_seed_has_no_spread(ablation: Ablation, tmp_path: Path) -> None:
-    single = Ablation({name: cells[:1] for name, cells in ablation.cells.items()}, (), ablation.split)
+    single = Ablation({name: trials[:1] for name, trials in ablation.trials.items()}, (), ablation.split)
     text = markdown(single, table_lines(single), "command")
     assert "1 seed," in text
     assert "| - |" in text

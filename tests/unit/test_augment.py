@@ -6,12 +6,12 @@ import pytest
 
 from exfuse.data.augment import Augmentation
 from exfuse.data.datasets import open_dataset
+from exfuse.data.loader import AugmentedDataset, SampleKey
 from exfuse.data.samples import Sample
-from exfuse.data.stream import AugmentedDataset, SampleKey
 
 FILL = (10, 120, 230)
 IGNORE = 250
-PLAIN = Augmentation(
+NO_TTA = Augmentation(
     crop_size=(32, 32),
     scale=(1.0, 1.0),
     flip=0.0,
@@ -62,7 +62,7 @@ def test_a_mask_is_sampled_as_by_a_loop_over_its_pixels(
 ):
     sample = random_sample(*size)
     crop = (37, 43)
-    augmentation = replace(PLAIN, crop_size=crop, scale=(scale, scale), flip=0.5)
+    augmentation = replace(NO_TTA, crop_size=crop, scale=(scale, scale), flip=0.5)
     result = augmentation(sample, Scripted(share, chance=0.4 if mirrored else 0.6))
     assert result.image.shape == (*crop, 3)
     assert result.mask.shape == crop
@@ -88,7 +88,7 @@ def test_an_image_is_interpolated_at_the_places_of_the_mask(scale: float, mirror
     height, width, crop, share = 60, 80, (40, 50), 0.43
     y, x = np.mgrid[:height, :width]
     ramps = np.stack([3 * x, 4 * y, 255 - 3 * x], axis=-1).astype(np.uint8)
-    augmentation = replace(PLAIN, crop_size=crop, scale=(scale, scale), flip=0.5)
+    augmentation = replace(NO_TTA, crop_size=crop, scale=(scale, scale), flip=0.5)
     result = augmentation(Sample(ramps, np.zeros((height, width), np.uint8)), Scripted(share, 0.0 if mirrored else 0.9))
     rows = np.array(source_places(height, crop[0], scale, share, mirrored=False))
     columns = np.array(source_places(width, crop[1], scale, share, mirrored))
@@ -105,7 +105,7 @@ def test_image_and_mask_stay_aligned(seed: int):
     colors = np.random.default_rng(1).integers(0, 256, (256, 3), dtype=np.uint8)
     colors[IGNORE] = FILL
     mask = np.kron(np.arange(48).reshape(6, 8), np.ones((16, 16))).astype(np.uint8)
-    augmentation = replace(PLAIN, crop_size=(90, 120), scale=(0.5, 2.0), flip=0.5)
+    augmentation = replace(NO_TTA, crop_size=(90, 120), scale=(0.5, 2.0), flip=0.5)
     result = augmentation(Sample(colors[mask], mask), np.random.default_rng(seed))
     windows = np.lib.stride_tricks.sliding_window_view(result.mask, (5, 5))
     away = (windows == windows[..., 2:3, 2:3]).all(axis=(-1, -2))
@@ -115,21 +115,21 @@ def test_image_and_mask_stay_aligned(seed: int):
 
 def test_nothing_is_changed_where_nothing_is_asked_for():
     sample = random_sample(33, 47)
-    result = replace(PLAIN, crop_size=(33, 47))(sample, np.random.default_rng(0))
+    result = replace(NO_TTA, crop_size=(33, 47))(sample, np.random.default_rng(0))
     np.testing.assert_array_equal(result.image, sample.image)
     np.testing.assert_array_equal(result.mask, sample.mask)
 
 
 def test_a_sure_flip_mirrors_left_and_right_exactly():
     sample = random_sample(33, 47)
-    result = replace(PLAIN, crop_size=(33, 47), flip=1.0)(sample, np.random.default_rng(0))
+    result = replace(NO_TTA, crop_size=(33, 47), flip=1.0)(sample, np.random.default_rng(0))
     np.testing.assert_array_equal(result.image, sample.image[:, ::-1])
     np.testing.assert_array_equal(result.mask, sample.mask[:, ::-1])
 
 
 def test_about_as_many_samples_are_flipped_as_asked_for():
     sample = random_sample(4, 5)
-    augmentation = replace(PLAIN, crop_size=(4, 5), flip=0.3)
+    augmentation = replace(NO_TTA, crop_size=(4, 5), flip=0.3)
     rng = np.random.default_rng(0)
     flipped = sum(not np.array_equal(augmentation(sample, rng).mask, sample.mask) for _ in range(1000))
     assert 250 < flipped < 350
@@ -137,7 +137,7 @@ def test_about_as_many_samples_are_flipped_as_asked_for():
 
 def test_a_crop_of_a_larger_image_has_no_border():
     sample = random_sample(50, 60)
-    augmentation = replace(PLAIN, scale=(0.7, 2.0))
+    augmentation = replace(NO_TTA, scale=(0.7, 2.0))
     rng = np.random.default_rng(0)
     for _ in range(200):
         assert (augmentation(sample, rng).mask != IGNORE).all()
@@ -148,7 +148,7 @@ def test_a_smaller_image_lies_whole_and_anywhere_within_the_crop():
     rng = np.random.default_rng(0)
     corners = set()
     for _ in range(200):
-        result = PLAIN(sample, rng)
+        result = NO_TTA(sample, rng)
         rows, columns = np.nonzero(result.mask != IGNORE)
         corners.add((rows.min(), columns.min()))
         np.testing.assert_array_equal(result.mask[rows, columns].reshape(20, 25), sample.mask)
@@ -163,8 +163,8 @@ def test_crops_of_a_larger_image_start_anywhere_within_it():
     y, x = np.mgrid[:40, :44].astype(np.uint8)
     sample = Sample(np.zeros((40, 44, 3), np.uint8), y)
     across = Sample(sample.image, x)
-    rows = {int(PLAIN(sample, np.random.default_rng(seed)).mask[0, 0]) for seed in range(300)}
-    columns = {int(PLAIN(across, np.random.default_rng(seed)).mask[0, 0]) for seed in range(300)}
+    rows = {int(NO_TTA(sample, np.random.default_rng(seed)).mask[0, 0]) for seed in range(300)}
+    columns = {int(NO_TTA(across, np.random.default_rng(seed)).mask[0, 0]) for seed in range(300)}
     assert rows == set(range(9))
     assert columns == set(range(13))
 
@@ -172,7 +172,7 @@ def test_crops_of_a_larger_image_start_anywhere_within_it():
 @pytest.mark.parametrize(("share", "factor"), [(0.0, 0.5), (0.5, 1.0), (1.0, 1.5)])
 def test_brightness_multiplies(share: float, factor: float):
     sample = random_sample(32, 32)
-    result = replace(PLAIN, brightness=0.5)(sample, Scripted(share))
+    result = replace(NO_TTA, brightness=0.5)(sample, Scripted(share))
     expected = np.minimum(np.rint(sample.image * factor), 255)
     np.testing.assert_array_equal(result.image, expected)
     np.testing.assert_array_equal(result.mask, sample.mask)
@@ -181,7 +181,7 @@ def test_brightness_multiplies(share: float, factor: float):
 @pytest.mark.parametrize(("share", "factor"), [(0.0, 0.0), (0.25, 0.5), (1.0, 2.0)])
 def test_saturation_moves_each_pixel_away_from_its_own_grey(share: float, factor: float):
     sample = random_sample(32, 32)
-    result = replace(PLAIN, saturation=1.0)(sample, Scripted(share))
+    result = replace(NO_TTA, saturation=1.0)(sample, Scripted(share))
     pixels = sample.image.astype(np.float64)
     grey = (0.299 * pixels[..., 0] + 0.587 * pixels[..., 1] + 0.114 * pixels[..., 2])[..., None]
     expected = np.clip(grey + factor * (pixels - grey), 0, 255)
@@ -192,7 +192,7 @@ def test_saturation_moves_each_pixel_away_from_its_own_grey(share: float, factor
 @pytest.mark.parametrize(("share", "factor"), [(0.0, 0.0), (0.25, 0.5), (1.0, 2.0)])
 def test_contrast_moves_each_pixel_away_from_the_mean_grey(share: float, factor: float):
     sample = random_sample(32, 32)
-    result = replace(PLAIN, contrast=1.0)(sample, Scripted(share))
+    result = replace(NO_TTA, contrast=1.0)(sample, Scripted(share))
     pixels = sample.image.astype(np.float64)
     mean_grey = (pixels * [0.299, 0.587, 0.114]).sum(axis=-1).mean()
     expected = np.clip(mean_grey + factor * (pixels - mean_grey), 0, 255)
@@ -203,7 +203,7 @@ def test_contrast_moves_each_pixel_away_from_the_mean_grey(share: float, factor:
 def test_the_sample_that_is_augmented_is_left_as_it_was():
     sample = random_sample(32, 32)
     before = Sample(sample.image.copy(), sample.mask.copy())
-    replace(PLAIN, flip=1.0, brightness=0.5, contrast=0.5, saturation=0.5)(sample, np.random.default_rng(0))
+    replace(NO_TTA, flip=1.0, brightness=0.5, contrast=0.5, saturation=0.5)(sample, np.random.default_rng(0))
     np.testing.assert_array_equal(sample.image, before.image)
     np.testing.assert_array_equal(sample.mask, before.mask)
 
@@ -212,7 +212,7 @@ def test_a_sample_is_a_function_of_seed_epoch_and_index_alone(pack: Path):
     dataset = open_dataset(pack, "train")
     # The same files under two numbers: only the number itself can make a difference.
     twice = replace(dataset, entries=(dataset.entries[0], dataset.entries[0]))
-    augmentation = replace(PLAIN, scale=(0.5, 2.0), flip=0.5, brightness=0.3, contrast=0.3, saturation=0.3)
+    augmentation = replace(NO_TTA, scale=(0.5, 2.0), flip=0.5, brightness=0.3, contrast=0.3, saturation=0.3)
     samples = AugmentedDataset(twice, augmentation, seed=5)
     first = samples[SampleKey(3, 1)]
 

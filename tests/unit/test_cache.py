@@ -16,7 +16,7 @@ from exfuse.contained import contained
 from exfuse.errors import CheckpointError
 from exfuse.inference.predictor import Predictor
 from exfuse.manifest import MANIFEST
-from exfuse.models.info import ModelInfo
+from exfuse.models.metadata import ModelMetadata
 from exfuse.models.pretrained import save_pretrained
 
 
@@ -49,7 +49,9 @@ def test_one_that_others_can_write_to_is_refused(root: Path, shared: str, mode: 
     (root / shared).chmod(mode)
     with pytest.raises(PermissionError, match=f"others than you can write to {root / shared}:"):
         kept("xml", "name", write)
-    info = ModelInfo("gcn_tiny", {"decoder": "stride4"}, ("a", "b"), ((0,) * 3, (9,) * 3), 255, (0.5,) * 3, (0.25,) * 3)
+    info = ModelMetadata(
+        "gcn_tiny", {"decoder": "stride4"}, ("a", "b"), ((0,) * 3, (9,) * 3), 255, (0.5,) * 3, (0.25,) * 3
+    )
     save_pretrained(tmp_path / "model", info.build(), info.to_json(), "")
     with pytest.raises(CheckpointError, match=f"others than you can write to {root / shared}"):
         Predictor.from_pretrained(tmp_path / "model", "openvino")

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from exfuse import manifest
-from exfuse.durable import Digest, digest_of, staged_folder, write_file
+from exfuse.atomic_io import Digest, atomic_folder, digest_of, write_file
 from exfuse.errors import CheckpointError
 from exfuse.manifest import MANIFEST, verify_folder, write_manifest
 from exfuse.models.builders import create_model
@@ -45,14 +45,14 @@ OPTIMIZER_NAMES = get_args(OptimizerName)
 
 class Training(NamedTuple):
     model: ExFuse
-    average: ExponentialMovingAverage
+    ema: ExponentialMovingAverage
     optimizers: tuple[Optimizer, ...]
 
     def save(self, folder: Path, step: int) -> Path:
-        return save_checkpoint(folder, self.model, self.average.model, self.optimizers, TrainingState(step, 0.5, step))
+        return save_checkpoint(folder, self.model, self.ema.model, self.optimizers, TrainingState(step, 0.5, step))
 
     def load(self, folder: Path) -> TrainingState:
-        return load_checkpoint(folder, self.model, self.average.model, self.optimizers)
+        return load_checkpoint(folder, self.model, self.ema.model, self.optimizers)
 
 
 def start_training(
@@ -74,13 +74,13 @@ def take_step(training: Training, step: int) -> float:
     for optimizer in training.optimizers:
         optimizer.step()
         optimizer.zero_grad()
-    training.average.update(training.model, step)
+    training.ema.update(training.model, step)
     return float(loss.detach())
 
 
 def everything_in(training: Training) -> dict[str, Tensor]:
     tensors = {f"model.{name}": value for name, value in training.model.state_dict().items()}
-    tensors |= {f"average.{name}": value for name, value in training.average.model.state_dict().items()}
+    tensors |= {f"ema.{name}": value for name, value in training.ema.model.state_dict().items()}
     for number, optimizer in enumerate(training.optimizers):
         for index, values in optimizer.state_dict()["state"].items():
             kept = {name: value for name, value in values.items() if value is not None}
@@ -153,12 +153,12 @@ def test_learning_rates_are_those_of_the_run_and_not_of_the_file(trained: Traini
 
 def test_without_a_moving_average_none_is_written_or_wanted(trained: Training, folder: Path) -> None:
     written = save_checkpoint(folder, trained.model, None, trained.optimizers, TrainingState(3))
-    assert not (written / "average.safetensors").exists()
+    assert not (written / "ema.safetensors").exists()
     other = start_training(seed=5)
-    untouched = copy.deepcopy(other.average.model.state_dict())
+    untouched = copy.deepcopy(other.ema.model.state_dict())
     assert load_checkpoint(folder, other.model, None, other.optimizers) == TrainingState(3)
-    assert differing(dict(other.average.model.state_dict()), dict(untouched)) == []
-    with pytest.raises(CheckpointError, match=r"average\.safetensors"):
+    assert differing(dict(other.ema.model.state_dict()), dict(untouched)) == []
+    with pytest.raises(CheckpointError, match=r"ema\.safetensors"):
         other.load(folder)
 
 
@@ -277,7 +277,7 @@ def test_what_a_signal_handler_raises_between_two_renames_loses_no_folder(
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", interrupted)
-    with pytest.raises(RuntimeError, match="is killed"), staged_folder(folder / "model"):
+    with pytest.raises(RuntimeError, match="is killed"), atomic_folder(folder / "model"):
         pass
     assert [path.name for path in folder.iterdir()] == ["model"]
     assert (folder / "model" / "old").is_file()
@@ -288,7 +288,7 @@ def test_a_staged_folder_touches_only_what_staging_left(tmp_path: Path) -> None:
     for name in (".model[1].partial", ".model[1].previous", ".model1.partial-0123456789abcdef", *left):
         (tmp_path / name).mkdir()
         (tmp_path / name / "mine").touch()
-    with staged_folder(tmp_path / "model[1]") as staged:
+    with atomic_folder(tmp_path / "model[1]") as staged:
         (staged / "new").touch()
         assert not (tmp_path / left[1]).exists()
     assert sorted(path.name for path in tmp_path.rglob("*")) == sorted(
@@ -304,9 +304,9 @@ def test_a_staged_folder_touches_only_what_staging_left(tmp_path: Path) -> None:
 
 
 def test_two_at_a_time_stage_a_folder_each(tmp_path: Path) -> None:
-    with staged_folder(tmp_path / "model") as one:
+    with atomic_folder(tmp_path / "model") as one:
         (one / "one").touch()
-        with staged_folder(tmp_path / "model") as other:
+        with atomic_folder(tmp_path / "model") as other:
             (other / "other").touch()
         assert [path.name for path in (tmp_path / "model").iterdir()] == ["other"]
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["one"]
@@ -349,7 +349,7 @@ def test_where_no_checkpoint_is_there_is_nothing_to_resume_from(trained: Trainin
     assert latest_checkpoint(folder) is None
 
 
-CHECKPOINT_FILES = ["model.safetensors", "average.safetensors", "optimizer_0.safetensors", "state.json", MANIFEST]
+CHECKPOINT_FILES = ["model.safetensors", "ema.safetensors", "optimizer_0.safetensors", "state.json", MANIFEST]
 
 
 def seal_again(folder: Path) -> None:
@@ -572,7 +572,7 @@ def be_endless(path: Path) -> None:
     path.symlink_to("/dev/zero")
 
 
-FILES = ("latest", "manifest.json", "state.json", "model.safetensors", "average.safetensors", "optimizer_0.safetensors")
+FILES = ("latest", "manifest.json", "state.json", "model.safetensors", "ema.safetensors", "optimizer_0.safetensors")
 
 
 @pytest.mark.parametrize("become", [be_a_pipe, be_endless])

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from exfuse.data.synthetic import SCENE_CLASSES
-from exfuse.distributed import Ranks
+from exfuse.distributed import DistContext
 from exfuse.errors import ConfigError
 from exfuse.models.backbones import BACKBONES
 from exfuse.models.builders import create_model
@@ -183,7 +183,7 @@ def test_parts_that_are_null_are_left_to_the_named_model() -> None:
         "supervised_features": False,
         "gcn_kernel": 7,
         "semantic_embedding_norm": True,
-        "plain_prediction": False,
+        "dap_control_conv": False,
         "decoder": "stride4",
         "decoder_width": 32,
     }
@@ -280,7 +280,7 @@ def test_a_list_with_a_number_that_is_not_finite_is_refused(override: str) -> No
 
 
 def test_a_batch_that_accumulation_does_not_divide_is_refused_with_both_numbers() -> None:
-    assert "batch_size 8 is not a multiple of accumulation 3" in refusal("accumulation=3")
+    assert "batch_size 8 is not a multiple of gradient_accumulation 3" in refusal("gradient_accumulation=3")
 
 
 def test_a_section_that_is_a_value_is_refused_as_a_whole() -> None:
@@ -485,7 +485,7 @@ def run_of(**settings: int) -> Run:
     overrides = [f"{key}={value}" for key, value in settings.items() if key not in ("samples", "warmup")]
     config = load_config("demo", [*overrides, f"optimizer.warmup_steps={settings.get('warmup', 0)}"])
     model = torch.nn.Module()
-    alone = Ranks(0, 1, torch.device("cpu"))
+    alone = DistContext(0, 1, torch.device("cpu"))
     return Run(config, alone, settings["samples"], model, model, None, (), TrainingState())
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from exfuse.cli.doctor import doctor_command
 from exfuse.data.datasets import open_dataset
-from exfuse.data.doctor import examine, find_shared, open_leniently
+from exfuse.data.doctor import find_shared, open_leniently, validate
 from exfuse.errors import ConfigError
 
 
@@ -81,15 +81,15 @@ DAMAGES: dict[str, tuple[Callable[[Path, str], None], list[tuple[str, str, str]]
 
 
 def findings_of(data: Path) -> list[tuple[str, str, str]]:
-    result = examine(open_dataset(data, "train"))
-    return [(f.severity, f.kind, str(Path(f.file).relative_to(data))) for f in result.findings if f.file]
+    result = validate(open_dataset(data, "train"))
+    return [(f.severity, f.kind, str(Path(f.file).relative_to(data))) for f in result.issues if f.file]
 
 
 def test_a_clean_set_has_nothing_wrong(data: Path) -> None:
     seen: list[int] = []
-    result = examine(open_dataset(data, "train"), progress=lambda: seen.append(1))
+    result = validate(open_dataset(data, "train"), progress=lambda: seen.append(1))
     assert result.errors == 0
-    assert [finding for finding in result.findings if finding.file] == []
+    assert [issue for issue in result.issues if issue.file] == []
     assert (result.images, len(seen)) == (12, 12)
     masks = [mask_of(data, f"train_{index:04d}") for index in range(12)]
     assert sum(result.pixels.values()) + result.ignored == sum(mask.size for mask in masks)
@@ -112,9 +112,9 @@ def test_all_damages_of_a_set_are_found_at_once(data: Path) -> None:
 
 def test_a_wrong_label_comes_with_its_count_and_first_place(data: Path) -> None:
     with_label(data, "train_0003")
-    (finding,) = (f for f in examine(open_dataset(data, "train")).findings if f.kind == "label")
-    assert (finding.pixels, finding.first) == (3, (5, 7))
-    assert "3 pixels have the label 99, the first at row 5, column 7" in finding.message
+    (issue,) = (f for f in validate(open_dataset(data, "train")).issues if f.kind == "label")
+    assert (issue.pixels, issue.first) == (3, (5, 7))
+    assert "3 pixels have the label 99, the first at row 5, column 7" in issue.message
 
 
 @pytest.mark.parametrize(
@@ -134,8 +134,8 @@ def test_other_damages_come_with_their_count_and_first_place(
 ) -> None:
     spoil, expected = DAMAGES[damage]
     spoil(data, "train_0003")
-    (finding,) = (f for f in examine(open_dataset(data, "train")).findings if f.kind == expected[-1][1])
-    assert (finding.pixels, finding.first) == (pixels, first)
+    (issue,) = (f for f in validate(open_dataset(data, "train")).issues if f.kind == expected[-1][1])
+    assert (issue.pixels, issue.first) == (pixels, first)
 
 
 def test_classes_that_hardly_occur_are_named(data: Path) -> None:
@@ -146,16 +146,16 @@ def test_classes_that_hardly_occur_are_named(data: Path) -> None:
         mask[mask == 5] = 0
         mask[0, 0] = 5 if path.name == "train_0000.png" else mask[0, 0]
         Image.fromarray(mask).save(path)
-    findings = [(f.kind, f.message) for f in examine(open_dataset(data, "train")).findings]
-    assert ("absent class", "train has no pixel of the class 'rod'") in findings
-    assert any(kind == "rare class" and "'ring'" in message for kind, message in findings)
+    issues = [(f.kind, f.message) for f in validate(open_dataset(data, "train")).issues]
+    assert ("absent class", "train has no pixel of the class 'rod'") in issues
+    assert any(kind == "rare class" and "'ring'" in message for kind, message in issues)
 
 
 def test_the_json_holds_everything(data: Path) -> None:
     with_label(data, "train_0003")
-    content = json.loads(json.dumps(examine(open_dataset(data, "train")).to_json()))
+    content = json.loads(json.dumps(validate(open_dataset(data, "train")).to_json()))
     assert content["split"] == "train"
-    assert any(finding["first"] == [5, 7] for finding in content["findings"])
+    assert any(issue["first"] == [5, 7] for issue in content["issues"])
 
 
 def test_all_missing_files_are_found_and_the_rest_is_examined(data: Path) -> None:
@@ -163,13 +163,13 @@ def test_all_missing_files_are_found_and_the_rest_is_examined(data: Path) -> Non
     (data / "masks" / "train_0005.png").unlink()
     with_label(data, "train_0007")
     dataset, missing = open_leniently(data, "train")
-    result = examine(dataset, missing)
-    assert [(finding.kind, Path(finding.file).name) for finding in result.findings if finding.severity == "error"] == [
+    result = validate(dataset, missing)
+    assert [(issue.kind, Path(issue.file).name) for issue in result.issues if issue.severity == "error"] == [
         ("listing", "train.txt"),
         ("listing", "train_0005.png"),
         ("label", "train_0007.png"),
     ]
-    assert "line 4: no image named 'train_0003'" in result.findings[0].message
+    assert "line 4: no image named 'train_0003'" in result.issues[0].message
     assert result.images == 10
 
 
@@ -188,7 +188,7 @@ def test_an_image_named_twice_is_found_and_counted_once(data: Path) -> None:
         file.write("train_0003\n")
     dataset, found = open_leniently(data, "train")
     assert len(dataset) == 12
-    assert [(finding.kind, "'train_0003' is in the split already" in finding.message) for finding in found] == [
+    assert [(issue.kind, "'train_0003' is in the split already" in issue.message) for issue in found] == [
         ("listing", True)
     ]
 
@@ -196,18 +196,16 @@ def test_an_image_named_twice_is_found_and_counted_once(data: Path) -> None:
 def test_a_broken_mask_of_unnamed_classes_is_found_once(data: Path) -> None:
     (data / "classes.json").unlink()
     truncated(data, "train_0002")
-    result = examine(*open_leniently(data, "train"))
-    assert [(f.kind, Path(f.file).name) for f in result.findings if f.severity == "error"] == [
-        ("mask", "train_0002.png")
-    ]
+    result = validate(*open_leniently(data, "train"))
+    assert [(f.kind, Path(f.file).name) for f in result.issues if f.severity == "error"] == [("mask", "train_0002.png")]
 
 
 def test_a_set_without_any_mask_is_examined_all_the_same(data: Path) -> None:
     (data / "masks").rename(data / "labels")
     dataset, missing = open_leniently(data, "train")
-    result = examine(dataset, missing)
+    result = validate(dataset, missing)
     assert (result.images, result.errors) == (0, 1)
-    assert f"{data / 'masks'}: no such folder" in result.findings[0].message
+    assert f"{data / 'masks'}: no such folder" in result.issues[0].message
 
 
 @pytest.mark.parametrize("splits", ["train,train", "train, ,val", "", "x," * 10_000])

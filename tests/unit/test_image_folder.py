@@ -16,7 +16,7 @@ from exfuse.data.image_folder import (
 )
 from exfuse.errors import DataError
 
-PLAIN = ClassificationAugmentation(
+NO_TTA = ClassificationAugmentation(
     crop_size=(32, 48), area=(0.25, 1.0), flip=0.5, brightness=0.0, contrast=0.0, saturation=0.0
 )
 
@@ -97,13 +97,13 @@ def test_an_image_over_the_limits_is_refused_from_its_header(tmp_path: Path) -> 
 @pytest.mark.parametrize("size", [(30, 40), (500, 20), (20, 500), (1, 1), (600, 400)])
 def test_crops_have_the_wanted_size_whatever_the_image(size: tuple[int, int]) -> None:
     for seed in range(20):
-        augmented = PLAIN(ClassifiedImage(gradient(*size), 3), np.random.default_rng(seed))
+        augmented = NO_TTA(ClassifiedImage(gradient(*size), 3), np.random.default_rng(seed))
         assert (augmented.image.shape, augmented.image.dtype, augmented.label) == ((32, 48, 3), np.uint8, 3)
 
 
 def test_an_augmented_image_is_a_function_of_its_generator() -> None:
     sample = ClassifiedImage(gradient(96, 128), 0)
-    first, again, other = (PLAIN(sample, np.random.default_rng(seed)).image for seed in (5, 5, 6))
+    first, again, other = (NO_TTA(sample, np.random.default_rng(seed)).image for seed in (5, 5, 6))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -112,7 +112,7 @@ def test_crops_show_the_share_of_the_image_that_was_asked_for() -> None:
     sample = ClassifiedImage(gradient(400, 400), 0)
     shares = []
     for seed in range(200):
-        image = PLAIN(sample, np.random.default_rng(seed)).image.astype(float)
+        image = NO_TTA(sample, np.random.default_rng(seed)).image.astype(float)
         shares.append((np.ptp(image[..., 0]) / 255) * (np.ptp(image[..., 1]) / 255))
     assert 0.2 < min(shares) < 0.3
     assert max(shares) > 0.9
@@ -123,7 +123,7 @@ def test_flips_come_as_often_as_asked_for() -> None:
     sample = ClassifiedImage(gradient(64, 64), 0)
     flipped = 0
     for seed in range(200):
-        image = PLAIN(sample, np.random.default_rng(seed)).image.astype(int)
+        image = NO_TTA(sample, np.random.default_rng(seed)).image.astype(int)
         flipped += bool(image[0, 0, 0] > image[0, -1, 0])
     assert 75 < flipped < 125
 

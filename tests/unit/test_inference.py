@@ -9,18 +9,18 @@ from PIL import Image
 from torch import Tensor
 
 from exfuse.errors import CheckpointError, ConfigError, DataError
-from exfuse.inference import augmentation as averaging
-from exfuse.inference.augmentation import PLAIN
+from exfuse.inference import tta
 from exfuse.inference.drawing import blend, colorize, with_legend
 from exfuse.inference.engines.torch_engine import TorchEngine
 from exfuse.inference.predictor import Prediction, Predictor
 from exfuse.inference.scoring import class_scores, most_likely
+from exfuse.inference.tta import NO_TTA
 from exfuse.manifest import MANIFEST
 from exfuse.models.folder import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
-from exfuse.models.info import ModelInfo
+from exfuse.models.metadata import ModelMetadata
 from exfuse.models.pretrained import load_pretrained, save_pretrained
 
-INFO = ModelInfo(
+INFO = ModelMetadata(
     name="exfuse_tiny",
     parts={"gcn_kernel": 5, "dap_window": 3, "decoder": "stride4"},
     class_names=("ground", "tree", "house", "car", "sky"),
@@ -86,7 +86,7 @@ def numpy_softmax(scores: np.ndarray) -> np.ndarray:
 
 def test_a_single_pass_gives_the_logits_themselves():
     images = torch.randn(2, 3, 5, 7)
-    assert torch.equal(class_scores(pixel_wise, images, PLAIN), pixel_wise(images))
+    assert torch.equal(class_scores(pixel_wise, images, NO_TTA), pixel_wise(images))
 
 
 def test_a_flip_is_undone_exactly():
@@ -95,13 +95,13 @@ def test_a_flip_is_undone_exactly():
         return torch.nn.functional.one_hot(winners, 4).movedim(-1, 1) * 1e4  # probabilities of exactly 0 and 1
 
     images = torch.randn(2, 3, 5, 7)
-    scores = class_scores(decided, images, averaging.TestTimeAugmentation(flip=True))
+    scores = class_scores(decided, images, tta.TestTimeAugmentation(flip=True))
     assert torch.equal(scores, decided(images) / 1e4)
 
 
 def test_flipped_scores_are_the_mean_of_both_views():
     images = torch.randn(2, 3, 5, 7)
-    scores = class_scores(left_is_brighter, images, averaging.TestTimeAugmentation(flip=True))
+    scores = class_scores(left_is_brighter, images, tta.TestTimeAugmentation(flip=True))
     plain = numpy_softmax(left_is_brighter(images).numpy())
     mirrored = numpy_softmax(left_is_brighter(torch.from_numpy(images.numpy()[..., ::-1].copy())).numpy())[..., ::-1]
     np.testing.assert_allclose(scores, (plain + mirrored) / 2, rtol=1e-5, atol=1e-7)
@@ -115,7 +115,7 @@ def test_scales_and_flips_are_averaged_as_probabilities():
         seen.append(tuple(images.shape))
         return torch.tensor(answers[len(seen) - 1])[None, :, None, None].expand(-1, -1, *images.shape[2:])
 
-    augmentation = averaging.TestTimeAugmentation(scales=(0.5, 1.5), flip=True)
+    augmentation = tta.TestTimeAugmentation(scales=(0.5, 1.5), flip=True)
     scores = class_scores(answer_in_turn, torch.zeros(1, 3, 9, 14), augmentation)
     assert seen == [(1, 3, 4, 7)] * 2 + [(1, 3, 14, 21)] * 2
     expected = numpy_softmax(np.array(answers)).mean(axis=0)
@@ -140,7 +140,7 @@ def test_passes_is_the_number_of_times_the_network_is_used(scales: tuple[float, 
         calls.append(images.shape)
         return pixel_wise(images)
 
-    augmentation = averaging.TestTimeAugmentation(scales, flip)
+    augmentation = tta.TestTimeAugmentation(scales, flip)
     class_scores(counting, torch.randn(1, 3, 6, 8), augmentation)
     assert augmentation.passes == len(calls) == passes
 
@@ -149,7 +149,7 @@ def test_passes_is_the_number_of_times_the_network_is_used(scales: tuple[float, 
 def test_another_scale_of_a_smooth_image_scores_alike(scale: float):
     y, x = torch.meshgrid(torch.linspace(-2, 2, 41), torch.linspace(-2, 2, 53), indexing="ij")
     images = torch.stack([x, y, x * y / 2])[None]
-    scores = class_scores(pixel_wise, images, averaging.TestTimeAugmentation(scales=(scale,)))
+    scores = class_scores(pixel_wise, images, tta.TestTimeAugmentation(scales=(scale,)))
     assert scores.shape == (1, 4, 41, 53)
     torch.testing.assert_close(scores.sum(dim=1), torch.ones(1, 41, 53))
     inner = (..., slice(4, -4), slice(4, -4))
@@ -158,7 +158,7 @@ def test_another_scale_of_a_smooth_image_scores_alike(scale: float):
 
 def test_an_image_of_one_pixel_survives_a_small_scale():
     images = torch.randn(1, 3, 1, 1)
-    scores = class_scores(pixel_wise, images, averaging.TestTimeAugmentation(scales=(0.1,)))
+    scores = class_scores(pixel_wise, images, tta.TestTimeAugmentation(scales=(0.1,)))
     torch.testing.assert_close(scores, pixel_wise(images).softmax(dim=1))
 
 
@@ -224,7 +224,7 @@ def test_labels_are_those_of_the_network_on_normalised_pixels(
 
 
 def test_a_flipped_average_does_not_know_left_from_right(model_folder: Path, pixels: np.ndarray):
-    augmentation = averaging.TestTimeAugmentation(scales=(1.0, 1.5), flip=True)
+    augmentation = tta.TestTimeAugmentation(scales=(1.0, 1.5), flip=True)
     predictor = Predictor.from_pretrained(model_folder, augmentation=augmentation)
     scores, mirrored = predictor.scores(pixels), predictor.scores(pixels[:, ::-1])[..., ::-1]
     np.testing.assert_allclose(scores.sum(axis=0), 1, rtol=1e-5)

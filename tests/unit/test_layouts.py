@@ -15,7 +15,7 @@ from exfuse.data.datasets import open_dataset
 from exfuse.data.doctor import open_leniently
 from exfuse.data.image_folder import open_image_folder
 from exfuse.data.prepare.voc import prepare_voc
-from exfuse.data.scan import scan_dataset
+from exfuse.data.stats import compute_stats
 from exfuse.errors import DataError
 
 SIZE = (24, 32)
@@ -186,7 +186,7 @@ def test_a_tree_of_links_is_the_data_set_it_leads_to(
     plain = write_plain(tmp_path / "plain", layout)
     link(plain, tmp_path / "linked")
     assert len(open_dataset(plain, split)) == len(NAMES)
-    before, after = (scan_dataset(open_dataset(root, split)) for root in (plain, tmp_path / "linked"))
+    before, after = (compute_stats(open_dataset(root, split)) for root in (plain, tmp_path / "linked"))
     assert after.fingerprint == before.fingerprint
 
 

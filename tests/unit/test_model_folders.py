@@ -18,11 +18,11 @@ from exfuse.errors import CheckpointError, ConfigError, ExFuseError
 from exfuse.inference.predictor import Predictor
 from exfuse.manifest import MANIFEST, write_manifest
 from exfuse.models.folder import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, find_model, verify_model
-from exfuse.models.info import ModelInfo
+from exfuse.models.metadata import ModelMetadata
 from exfuse.models.pretrained import load_pretrained, save_pretrained
 from exfuse.training.segmentation import load_weights
 
-INFO = ModelInfo(
+INFO = ModelMetadata(
     name="exfuse_tiny",
     parts={"decoder": "stride4", "decoder_width": 8, "gcn_kernel": 3},
     class_names=("ground", "tree", "sky"),
@@ -156,7 +156,7 @@ EQUAL: list[tuple[tuple[str, dict[str, Any]], tuple[str, dict[str, Any]]]] = [
 DIFFERENT: list[dict[str, Any]] = [
     {"gcn_kernel": 5},
     {"dap_window": 1},
-    {"plain_prediction": True},
+    {"dap_control_conv": True},
     {"decoder": "stride4"},
     {"decoder_width": 26},
     {"auxiliary_prediction": False},

@@ -18,7 +18,7 @@ from exfuse.errors import ConfigError
 from exfuse.models import backbones, builders
 from exfuse.models.builders import count_multiply_adds, count_parameters, create_model, describe_models
 from exfuse.models.exfuse import FullSizeHead, QuarterSizeHead
-from exfuse.models.info import ModelInfo
+from exfuse.models.metadata import ModelMetadata
 from exfuse.models.pretrained import check_restorable, load_pretrained, save_pretrained
 from exfuse.training.recipes import load_config
 from exfuse.training.segmentation import train
@@ -207,7 +207,7 @@ def test_unknown_names_and_arguments_are_answered_with_near_ones() -> None:
         {"num_classes": 1},
         {"dap_window": 2},
         {"dap_window": 0},
-        {"dap_window": 2, "plain_prediction": True},
+        {"dap_window": 2, "dap_control_conv": True},
         {"num_classes": 256},
         {"gcn_kernel": 4},
         {"decoder_width": 0},
@@ -361,9 +361,9 @@ def test_timm_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) 
         create_model("exfuse_timm/convnext_tiny", num_classes=3)
 
 
-def info_of(name: str) -> ModelInfo:
+def info_of(name: str) -> ModelMetadata:
     names, palette = ("a", "b", "c"), ((0, 0, 0), (1, 1, 1), (2, 2, 2))
-    return ModelInfo(name, {"decoder": "stride4", "decoder_width": 4}, names, palette, 255, (0.5,) * 3, (0.2,) * 3)
+    return ModelMetadata(name, {"decoder": "stride4", "decoder_width": 4}, names, palette, 255, (0.5,) * 3, (0.2,) * 3)
 
 
 @pytest.mark.parametrize("kind", ["plain", "drawn once", "constant", "attribute"])

@@ -11,10 +11,10 @@ from exfuse.errors import CheckpointError
 from exfuse.inference import conversion
 from exfuse.inference.opening import EngineName, find_exported
 from exfuse.inference.predictor import Predictor
-from exfuse.models.info import ModelInfo
+from exfuse.models.metadata import ModelMetadata
 from exfuse.models.pretrained import save_pretrained
 
-INFO = ModelInfo(
+INFO = ModelMetadata(
     name="gcn_tiny",
     parts={"decoder": "stride4"},
     class_names=("a", "b"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from exfuse.durable import digest_of, free_name
+from exfuse.atomic_io import digest_of, free_name
 from exfuse.errors import OutputError
 from exfuse.outputs.file import SEAL, check_file, new_file, write_result
 from exfuse.outputs.folder import JOURNAL, OutputFolder, check_folder, claim_folder

@@ -15,17 +15,17 @@ from PIL import Image
 import image_variants
 from exfuse.data.classes import numbered_classes
 from exfuse.data.datasets import SegmentationDataset
-from exfuse.data.doctor import examine
+from exfuse.data.doctor import validate
 from exfuse.data.layouts import Entry
 from exfuse.data.pixels import STORED, UInt8Array
 from exfuse.data.samples import image_size, read_image, read_mask
 from exfuse.errors import DataError
 from exfuse.inference.engines.base import Engine
 from exfuse.inference.predictor import Predictor
-from exfuse.models.info import ModelInfo
+from exfuse.models.metadata import ModelMetadata
 from image_variants import GREY, HEIGHT, LABELS, PICTURE, WIDTH, Variant
 
-INFO = ModelInfo(
+INFO = ModelMetadata(
     name="exfuse_tiny",
     parts={},
     class_names=("a", "b"),
@@ -117,8 +117,8 @@ def test_the_doctor_names_the_files_that_are_refused_and_no_others(
     Image.fromarray(np.zeros((HEIGHT, WIDTH), np.uint8)).save(mask)
     refused = {str(path) for path, variant in files if outcome(path, variant, read_image) == "refused"}
     entries = tuple(Entry(path.stem, path, mask) for path, _ in files)
-    result = examine(SegmentationDataset(tmp_path, "train", numbered_classes(2), entries))
-    assert {finding.file for finding in result.findings if finding.severity == "error"} == refused
+    result = validate(SegmentationDataset(tmp_path, "train", numbered_classes(2), entries))
+    assert {finding.file for finding in result.issues if finding.severity == "error"} == refused
 
 
 def masks() -> Iterator[Variant]:

@@ -23,7 +23,7 @@ from exfuse.evaluation.bootstrap import Interval
 from exfuse.evaluation.evaluate import EvaluationReport
 from exfuse.inference.drawing import one_line
 from exfuse.metrics import ConfusionMatrix
-from exfuse.models.info import ModelInfo
+from exfuse.models.metadata import ModelMetadata
 from exfuse.models.pretrained import save_pretrained
 
 LINES = [one_line(name) for name in NASTY_NAMES]
@@ -40,8 +40,8 @@ def report_of(names: Sequence[str], counted: bool = True, split: str = "val") ->
     return EvaluationReport(matrix, tuple(names), protocol, interval, {"boundary_iou": {"mean": None, "classes": []}})
 
 
-def info_of(report: EvaluationReport) -> ModelInfo:
-    return ModelInfo(
+def info_of(report: EvaluationReport) -> ModelMetadata:
+    return ModelMetadata(
         name="exfuse_tiny",
         parts={"decoder": "stride4"},
         class_names=report.class_names,

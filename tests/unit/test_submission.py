@@ -14,14 +14,14 @@ from exfuse.errors import DataError
 from exfuse.evaluation.submission import check_voc_submission, voc_test_images, write_voc_submission
 from exfuse.inference.engines.torch_engine import TorchEngine
 from exfuse.inference.predictor import Predictor
-from exfuse.models.info import ModelInfo
+from exfuse.models.metadata import ModelMetadata
 
 FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
 SIZES = {"2008_01": (40, 50), "2010_02": (33, 64), "2012_03": (64, 32)}  # height, width
 
 
 def predictor(names: tuple[str, ...] = VOC_NAMES) -> Predictor:
-    info = ModelInfo(
+    info = ModelMetadata(
         name="exfuse_tiny",
         parts={"decoder": "stride4", "decoder_width": 8, "gcn_kernel": 3},
         class_names=names,

@@ -9,14 +9,14 @@ from PIL import Image
 
 from exfuse.data.samples import read_image
 from exfuse.errors import ConfigError, DataError
-from exfuse.inference.augmentation import PLAIN
 from exfuse.inference.large import predict_large
 from exfuse.inference.predictor import Predictor
-from exfuse.inference.strips import StripWriter
+from exfuse.inference.strips import PngStreamWriter
 from exfuse.inference.tiles import Tiling, cut, label_strips
-from exfuse.models.info import ModelInfo
+from exfuse.inference.tta import NO_TTA
+from exfuse.models.metadata import ModelMetadata
 
-INFO = ModelInfo(
+INFO = ModelMetadata(
     name="exfuse_tiny",
     parts={},
     class_names=("dark", "red", "green", "blue"),
@@ -30,7 +30,7 @@ INFO = ModelInfo(
 class PixelEngine:
     """Sees each pixel alone, or with a reach: the mean of the pixels up to so far away."""
 
-    name, precision, device, augmentation = "pixels", "fp32", "cpu", PLAIN
+    name, precision, device, augmentation = "pixels", "fp32", "cpu", NO_TTA
 
     def __init__(self, reach: int = 0) -> None:
         self.reach = reach
@@ -146,7 +146,7 @@ def test_a_large_prediction_leaves_the_mask_a_preview_and_the_shares(
 
 
 def test_a_mask_that_lacks_rows_is_not_finished():
-    writer = StripWriter(io.BytesIO(), (4, 4), INFO.palette)
+    writer = PngStreamWriter(io.BytesIO(), (4, 4), INFO.palette)
     writer.write(np.zeros((2, 4), np.uint8))
     with pytest.raises(ValueError, match="2 of 4 rows"):
         writer.finish()
@@ -155,7 +155,7 @@ def test_a_mask_that_lacks_rows_is_not_finished():
 @pytest.mark.parametrize("shape", [(1, 3), (1, 5), (3, 4)])
 def test_rows_that_do_not_fit_are_refused(shape: tuple[int, int]):
     with pytest.raises(ValueError, match="does not fit"):
-        StripWriter(io.BytesIO(), (4, 2), INFO.palette).write(np.zeros(shape, np.uint8))
+        PngStreamWriter(io.BytesIO(), (4, 2), INFO.palette).write(np.zeros(shape, np.uint8))
 
 
 def test_the_limit_of_an_image_can_be_lifted_and_lowered(tmp_path, monkeypatch: pytest.MonkeyPatch):

@@ -17,7 +17,7 @@ ALL_OFF: dict[str, Any] = {
     "channel_resolution_embedding": False,
     "auxiliary_prediction": False,
     "dap_window": 1,
-    "plain_prediction": False,
+    "dap_control_conv": False,
 }
 REFERENCE = "wide baseline"
 
@@ -68,7 +68,7 @@ PAPER = (
     Row("+ SEB", {"semantic_embedding": True}),
     Row("+ SEB, reduced", {"semantic_embedding": True, "semantic_embedding_width": REDUCED}),
     Row("+ DAP", {"dap_window": DAP_WINDOW}),
-    Row("+ 5x5 in DAP's place", {"dap_window": DAP_WINDOW, "plain_prediction": True}),
+    Row("+ 5x5 in DAP's place", {"dap_window": DAP_WINDOW, "dap_control_conv": True}),
     Row("+ ECRE, SEB, DAP", DECODER),
     Row("all but SS", DECODER, begins_with="rearranged", rearranged=True),
     Row("all but LR", DECODER | {"supervised_features": True}, begins_with="supervised"),
@@ -98,7 +98,7 @@ def plan_rows(config: AblationConfig) -> Plan:
     return Plan(tuple(rows), tuple(left_out))
 
 
-def cell_config(config: AblationConfig, row: Row, seed: int, num_classes: int) -> TrainingConfig:
+def trial_config(config: AblationConfig, row: Row, seed: int, num_classes: int) -> TrainingConfig:
     """Returns the run of one row with one seed.
 
     Args:
@@ -116,7 +116,7 @@ def cell_config(config: AblationConfig, row: Row, seed: int, num_classes: int) -
     model["backbone_weights"] = getattr(config.pretrained, row.begins_with)
     content = config.model_dump(exclude={"seeds", "pretrained"}) | {
         "task": "segmentation",
-        "output": config.output / "cells" / f"{_file_name(row)}_{seed}",
+        "output": config.output / "trials" / f"{_file_name(row)}_{seed}",
         "seed": config.seed + seed,
         "model": model,
     }

@@ -65,23 +65,23 @@ class Line:
 
 def table_lines(ablation: Ablation) -> tuple[Line, ...]:
     """Returns the finished rows."""
-    reference = ablation.cells[REFERENCE]
-    counts_of_reference = np.stack([cell.of_images for cell in reference])
+    reference = ablation.trials[REFERENCE]
+    counts_of_reference = np.stack([trial.of_images for trial in reference])
     lines = []
-    for name, cells in ablation.cells.items():
-        scores = np.array([100 * cell.mean_iou for cell in cells])
-        low_high = difference_interval(counts_of_reference, np.stack([cell.of_images for cell in cells]))
+    for name, trials in ablation.trials.items():
+        scores = np.array([100 * trial.mean_iou for trial in trials])
+        low_high = difference_interval(counts_of_reference, np.stack([trial.of_images for trial in trials]))
         lines.append(
             Line(
                 name=name,
                 mean=float(scores.mean()),
                 spread=float(scores.std(ddof=1)) if len(scores) > 1 else math.nan,
-                difference=float(scores.mean() - np.mean([100 * cell.mean_iou for cell in reference])),
+                difference=float(scores.mean() - np.mean([100 * trial.mean_iou for trial in reference])),
                 interval=Interval(100 * low_high.low, 100 * low_high.high),
-                seeds=len(cells),
-                parameters=cells[0].parameters,
-                multiply_adds=cells[0].multiply_adds,
-                seconds=float(np.mean([cell.seconds for cell in cells])),
+                seeds=len(trials),
+                parameters=trials[0].parameters,
+                multiply_adds=trials[0].multiply_adds,
+                seconds=float(np.mean([trial.seconds for trial in trials])),
             )
         )
     return tuple(lines)
@@ -95,7 +95,7 @@ def markdown(ablation: Ablation, lines: tuple[Line, ...], command: str) -> str:
         lines: Its finished rows.
         command: The command that ran it.
     """
-    seeds = len(ablation.cells[REFERENCE])
+    seeds = len(ablation.trials[REFERENCE])
     rows = [
         f"| {line.name} | {line.mean:.2f} | {_spread(line)} | {line.verdict()} | {line.parameters / 1e6:.2f} "
         f"| {line.multiply_adds / 1e9:.2f} | {line.seconds:.2f} |"
@@ -162,9 +162,11 @@ def write_tables(ablation: Ablation, folder: OutputFolder, command: str) -> None
 
 def _cost(ablation: Ablation) -> str:
     """Returns what the runs ran on, and how long."""
-    cells = [cell for row in ablation.cells.values() for cell in row]
-    hours = sum(cell.training_seconds for cell in cells) / 3600
-    hardware = "; ".join(f"{name} ({count} runs)" for name, count in Counter(cell.hardware for cell in cells).items())
+    trials = [trial for row in ablation.trials.values() for trial in row]
+    hours = sum(trial.training_seconds for trial in trials) / 3600
+    hardware = "; ".join(
+        f"{name} ({count} runs)" for name, count in Counter(trial.hardware for trial in trials).items()
+    )
     return f"{hours:.1f} hours of training steps in all, on {hardware}."
 
 

@@ -20,7 +20,7 @@ def ablate_command(
 ) -> None:
     """Run the paper's ablation on any data set: each part alone against a baseline of the same width, with error bars.
 
-    Every cell is a run of its own; the same command again skips those that are done and goes on with one that was cut
+    Every trial is a run of its own; the same command again skips those that are done and goes on with one that was cut
     off.
     """
     config, console = load_ablation_config(recipe, overrides or []), terminal()

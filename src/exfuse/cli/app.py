@@ -84,10 +84,10 @@ def _run(called: list[str]) -> None:
     except OSError as error:
         _fail(f"{error.filename or 'standard output'}: {error.strerror or error}")
     except Interrupted as stop:
-        from exfuse.distributed import is_first_process
+        from exfuse.distributed import is_main_process
 
         how = "" if sys.argv[1:2] in (["ablate"], ["demo"]) else " with --resume"
-        if is_first_process():
+        if is_main_process():
             terminal(stderr=True).print(f"{stop}; to go on, run the same command{how}", soft_wrap=True)
         sys.exit(stop.exit_code)
 

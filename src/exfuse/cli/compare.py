@@ -9,17 +9,17 @@ import typer
 from PIL import Image
 from rich.table import Table
 
+from exfuse.atomic_io import free_name
 from exfuse.cli.options import Flip, Model, NetworkEngine, NetworkPrecision, Scales, parse_scales, reference_engine
 from exfuse.console import terminal
 from exfuse.data.datasets import SegmentationDataset, open_dataset
-from exfuse.data.scan import scan_dataset
+from exfuse.data.stats import compute_stats
 from exfuse.distributed import only_process
-from exfuse.durable import free_name
 from exfuse.evaluation.compare import Comparison, compare
 from exfuse.evaluation.evaluate import check_classes, describe_protocol, score_split
-from exfuse.inference.augmentation import TestTimeAugmentation
 from exfuse.inference.drawing import colorize
 from exfuse.inference.predictor import Predictor
+from exfuse.inference.tta import TestTimeAugmentation
 from exfuse.outputs.folder import claim_folder
 
 
@@ -39,7 +39,7 @@ def compare_command(
     ] = None,
 ) -> None:
     """Compare two models on the same images: the paired difference with its interval, and where they differ most."""
-    console, ranks = terminal(), only_process("exfuse compare")
+    console, dist = terminal(), only_process("exfuse compare")
     augmentation = TestTimeAugmentation(parse_scales(scales), flip)
     with claim_folder(output or free_name(Path("comparison")), "exfuse compare") as folder:
         folder.check_unchanged()
@@ -50,8 +50,8 @@ def compare_command(
         ]
         for predictor in predictors:
             check_classes(predictor.info, dataset)  # before the first of them has scored hours of images
-        fingerprint = scan_dataset(dataset).fingerprint
-        counts = [score_split(predictor, dataset, ranks, console).of_images for predictor in predictors]
+        fingerprint = compute_stats(dataset).fingerprint
+        counts = [score_split(predictor, dataset, dist, console).of_images for predictor in predictors]
         result = compare(tuple(entry.name for entry in dataset.entries), counts[0], counts[1])
         console.print(comparison_table(result, f"{split}: {len(dataset)} images", show))
         console.print(f"second against first: {result.verdict()}", soft_wrap=True)

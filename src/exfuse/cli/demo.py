@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
+from exfuse.atomic_io import atomic_folder
 from exfuse.cli.predict import predict_command
 from exfuse.console import terminal
 from exfuse.data.synthetic import write_scenes
-from exfuse.durable import staged_folder
 from exfuse.evaluation.report import scores_table
 from exfuse.outputs.folder import claim_folder
 from exfuse.training.recipes import load_config
@@ -27,7 +27,7 @@ def demo_command(
     with claim_folder(output, "exfuse demo"):
         if not data.exists():
             console.print(f"drawing {sum(SCENES.values())} scenes into {data}")
-            with staged_folder(data) as staged:
+            with atomic_folder(data) as staged:
                 write_scenes(staged, SCENES)
         report = train(load_config(recipe, [f"data.root={data}", f"output={run}"]), resume=True, console=console)
         heldout = [str(path) for path in sorted((data / "images").glob("heldout_*.jpg"))]

@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from exfuse.console import progress_bar, terminal
-from exfuse.data.doctor import examine, find_shared, open_leniently
+from exfuse.data.doctor import find_shared, open_leniently, validate
 from exfuse.errors import ConfigError, brief
 from exfuse.outputs.file import check_file, write_result
 
@@ -19,7 +19,7 @@ def doctor_command(
     data: Annotated[Path, typer.Argument(help="A data set: a folder or a dataset file.")],
     splits: Annotated[str, typer.Option(help="Splits to look at, separated by commas.")] = "train,val",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Where to write all findings as JSON.  [default: nowhere]")
+        Path | None, typer.Option("--output", "-o", help="Where to write all issues as JSON.  [default: nowhere]")
     ] = None,
 ) -> None:
     """Look for everything that is wrong with a data set before a night is spent on it.
@@ -37,18 +37,18 @@ def doctor_command(
         shared = find_shared([dataset for dataset, _ in opened])
         task = bar.add_task("examining", total=sum(len(dataset) for dataset, _ in opened))
         results = [
-            examine(dataset, (*missing, *also), lambda: bar.advance(task))
+            validate(dataset, (*missing, *also), lambda: bar.advance(task))
             for (dataset, missing), also in zip(opened, shared, strict=True)
         ]
     for result in results:
         summary = f"{result.split}: {result.images} images, {result.errors} errors"
         console.print(summary, soft_wrap=True)
-        table = Table("", "file", "finding")
-        for finding in result.findings[:SHOWN]:
-            table.add_row(finding.severity, Path(finding.file).name, finding.message)
-        if len(result.findings) > SHOWN:
-            table.add_row("", "", f"and {len(result.findings) - SHOWN} more; --output writes all of them")
-        if result.findings:
+        table = Table("", "file", "issue")
+        for issue in result.issues[:SHOWN]:
+            table.add_row(issue.severity, Path(issue.file).name, issue.message)
+        if len(result.issues) > SHOWN:
+            table.add_row("", "", f"and {len(result.issues) - SHOWN} more; --output writes all of them")
+        if result.issues:
             console.print(table)
     if output is not None:
         write_result(output, COMMAND, {"splits": [result.to_json() for result in results]})

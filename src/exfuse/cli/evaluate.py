@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from exfuse.atomic_io import free_name
 from exfuse.cli.options import (
     Flip,
     Model,
@@ -16,16 +17,15 @@ from exfuse.cli.options import (
 )
 from exfuse.console import terminal
 from exfuse.data.datasets import open_dataset
-from exfuse.data.scan import scan_dataset
+from exfuse.data.stats import compute_stats
 from exfuse.distributed import process_group
-from exfuse.durable import free_name
 from exfuse.errors import ConfigError, did_you_mean
 from exfuse.evaluation.bootstrap import mean_iou_interval
 from exfuse.evaluation.evaluate import EvaluationReport, check_classes, describe_protocol, score_split
-from exfuse.evaluation.measures import MEASURES
+from exfuse.evaluation.metrics import MEASURES
 from exfuse.evaluation.report import measures_table, scores_table
-from exfuse.inference.augmentation import TestTimeAugmentation
 from exfuse.inference.predictor import Predictor
+from exfuse.inference.tta import TestTimeAugmentation
 from exfuse.outputs.file import check_file, write_result
 
 COMMAND = "exfuse evaluate"
@@ -37,7 +37,7 @@ def evaluate_command(
     split: Annotated[str, typer.Option(help="Which split to score.")] = "val",
     scales: Scales = "1",
     flip: Flip = False,
-    measures: Annotated[
+    metrics: Annotated[
         str, typer.Option(help=f"More to measure, separated by commas, or all: {', '.join(MEASURES)}.")
     ] = "",
     engine: NetworkEngine = None,
@@ -50,26 +50,26 @@ def evaluate_command(
     ] = None,
 ) -> None:
     """Score a model on a whole split: table, and JSON with the protocol."""
-    wanted = parse_measures(measures)
+    wanted = parse_measures(metrics)
     target = output or free_name(Path(f"evaluation_{Path(split).name}.json"))
     check_file(target, COMMAND)
-    with process_group() as ranks:
-        console = terminal(quiet=not ranks.is_first)
+    with process_group() as dist:
+        console = terminal(quiet=not dist.is_main)
         predictor = Predictor.from_pretrained(
             model, reference_engine(model, engine), precision, TestTimeAugmentation(parse_scales(scales), flip)
         )
         dataset = open_dataset(data, split)
         check_classes(predictor.info, dataset)
         with console.status(f"checking the {len(dataset)} images of {split}"):
-            scan = scan_dataset(dataset)
-        scores = score_split(predictor, dataset, ranks, console, wanted)
-        if ranks.is_first:
+            stats = compute_stats(dataset)
+        scores = score_split(predictor, dataset, dist, console, wanted)
+        if dist.is_main:
             report = EvaluationReport(
                 scores.matrix,
                 dataset.classes.names,
-                describe_protocol(predictor, dataset, scan.fingerprint) | {"model": model},
+                describe_protocol(predictor, dataset, stats.fingerprint) | {"model": model},
                 mean_iou_interval(scores.of_images),
-                {name: measure.result() for name, measure in scores.measures.items()},
+                {name: measure.result() for name, measure in scores.metrics.items()},
             )
             console.print(scores_table(report))
             if wanted:
@@ -89,5 +89,5 @@ def parse_measures(text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     for name in names:
         if name not in MEASURES:
-            raise ConfigError(f"--measures {text}: there is no measure {name!r}; {did_you_mean(name, MEASURES)}")
+            raise ConfigError(f"--metrics {text}: there is no measure {name!r}; {did_you_mean(name, MEASURES)}")
     return names

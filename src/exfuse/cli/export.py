@@ -16,9 +16,9 @@ from exfuse.errors import ConfigError
 from exfuse.evaluation.evaluate import check_classes
 from exfuse.evaluation.report import spread
 from exfuse.export.export import ExportFormat, ExportPrecision, check_request, export_model
-from exfuse.export.verify import Agreement
-from exfuse.models.folder import find_model, read_info
-from exfuse.models.info import ModelInfo
+from exfuse.export.verify import ParityReport
+from exfuse.models.folder import find_model, read_metadata
+from exfuse.models.metadata import ModelMetadata
 
 DRAWN_IMAGES = 8
 LONGEST_SIDE = 1024  # pixels of an image that is compared
@@ -39,7 +39,7 @@ def export_command(
     """Write a model as a file for production, checked against the network before it gets its name."""
     console = terminal()
     check_request(output, export_format, precision)
-    info = read_info(find_model(model))
+    info = read_metadata(find_model(model))
     samples = check_samples(info, data, split, images, limit)
     if not samples:
         if precision == "int8":
@@ -52,7 +52,7 @@ def export_command(
     console.print(f"export  {output}", soft_wrap=True)
 
 
-def check_samples(info: ModelInfo, data: Path | None, split: str, images: str | None, limit: int) -> list[Sample]:
+def check_samples(info: ModelMetadata, data: Path | None, split: str, images: str | None, limit: int) -> list[Sample]:
     """Reads the images to check an export with, spread evenly over what there is; none if nothing was named."""
     if data is not None and images is not None:
         raise ConfigError("--data and --images: give one of them")
@@ -74,12 +74,12 @@ def cropped(sample: Sample) -> Sample:
     return Sample(image, mask)
 
 
-def unlabelled(image: UInt8Array, info: ModelInfo) -> Sample:
+def unlabelled(image: UInt8Array, info: ModelMetadata) -> Sample:
     """Returns an image of which no pixel has a known class."""
     return Sample(image, np.full(image.shape[:2], info.ignore_index, dtype=np.uint8))
 
 
-def agreement_table(agreements: dict[str, Agreement]) -> Table:
+def agreement_table(agreements: dict[str, ParityReport]) -> Table:
     """Returns what was compared, as a table with a column for each precision."""
     images = next(iter(agreements.values())).images
     table = Table("", *agreements, title=f"export against network, {images} images")

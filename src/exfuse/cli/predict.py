@@ -6,16 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
+from exfuse.atomic_io import read_file
 from exfuse.cli.images import find_images
 from exfuse.cli.options import FastestEngine, Flip, Model, NetworkPrecision, Scales, parse_scales
 from exfuse.console import progress_bar, terminal
 from exfuse.data.samples import MAX_PIXELS, UInt8Array, read_image
-from exfuse.durable import read_file
 from exfuse.errors import ConfigError, DataError, OutputError, brief
-from exfuse.inference.augmentation import TestTimeAugmentation
 from exfuse.inference.large import predict_large
 from exfuse.inference.predictor import Predictor
 from exfuse.inference.tiles import Tiling
+from exfuse.inference.tta import TestTimeAugmentation
 from exfuse.outputs.folder import OutputFolder, claim_folder
 
 FRACTIONS_FILE = "fractions.json"

@@ -4,7 +4,7 @@ from rich.table import Table
 
 from exfuse.cli.options import Overrides, Recipe, Resume
 from exfuse.console import terminal
-from exfuse.distributed import is_first_process
+from exfuse.distributed import is_main_process
 from exfuse.training.classification import pretrain
 from exfuse.training.recipes import load_pretraining_config
 
@@ -20,7 +20,7 @@ def pretrain_command(
     processes share each batch.
     """
     config = load_pretraining_config(recipe, overrides or [])
-    console = terminal(quiet=not is_first_process())
+    console = terminal(quiet=not is_main_process())
     table = Table(title=f"best on {config.data.val_split}")
     for name in ("head", "top-1", "top-5"):
         table.add_column(name, justify="left" if name == "head" else "right")

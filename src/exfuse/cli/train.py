@@ -2,7 +2,7 @@
 
 from exfuse.cli.options import Overrides, Recipe, Resume
 from exfuse.console import terminal
-from exfuse.distributed import is_first_process
+from exfuse.distributed import is_main_process
 from exfuse.evaluation.report import scores_table
 from exfuse.training.recipes import load_config
 from exfuse.training.segmentation import train
@@ -18,7 +18,7 @@ def train_command(
     Under torchrun, several processes share each batch.
     """
     config = load_config(recipe, overrides or [])
-    console = terminal(quiet=not is_first_process())
+    console = terminal(quiet=not is_main_process())
     report = train(config, resume, console)
     console.print(scores_table(report))
     for label, name in (("report", "report.html"), ("model", "model")):

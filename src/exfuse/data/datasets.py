@@ -1,4 +1,4 @@
-"""Finding the labelled images of a data set on disk, in any of the layouts people keep them in."""
+"""Issue the labelled images of a data set on disk, in any of the layouts people keep them in."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,8 +120,8 @@ def open_dataset(source: Path, split: str, missing: OnMissing = stop) -> Segment
         raise DataError(f"{source}: {what} (a data set is a folder or a .yaml file)")
     inside(source, split)  # it becomes part of paths
     layout = recognise_layout(source, split)
-    split_place = f"{split}.txt" if layout == "lists" else split
-    entries = find_entries(source, layout, split, split_place, missing)
+    split_source = f"{split}.txt" if layout == "lists" else split
+    entries = find_entries(source, layout, split, split_source, missing)
     return SegmentationDataset(source, split, find_classes(source, layout), entries, own_label_map(source, layout))
 
 

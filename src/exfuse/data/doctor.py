@@ -13,7 +13,7 @@ from exfuse.data.image_files import image_header
 from exfuse.data.layouts import Entry
 from exfuse.data.parallel import map_images
 from exfuse.data.samples import UInt8Array, count_labels, first_place, image_size, read_image, read_mask
-from exfuse.data.scan import Int64Array
+from exfuse.data.stats import Int64Array
 from exfuse.errors import DataError, shown
 
 MAX_MISSING = 100_000  # files of a split that are noted one by one
@@ -21,7 +21,7 @@ RARE = 0.0005  # share of the labelled pixels under which a class is called rare
 
 
 @dataclass(frozen=True)
-class Finding:
+class Issue:
     """Something wrong, or worth a look.
 
     Attributes:
@@ -42,7 +42,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Examination:
+class ValidationReport:
     """What was found in a split.
 
     Attributes:
@@ -50,44 +50,44 @@ class Examination:
         images: How many there are.
         pixels: Labelled pixels of each class, over all masks that could be read.
         ignored: Pixels that are no class.
-        findings: What is wrong, file by file.
+        issues: What is wrong, file by file.
     """
 
     split: str
     images: int
     pixels: dict[str, int]
     ignored: int
-    findings: tuple[Finding, ...]
+    issues: tuple[Issue, ...]
 
     @property
     def errors(self) -> int:
-        """Number of findings that would stop training."""
-        return sum(finding.severity == "error" for finding in self.findings)
+        """Number of issues that would stop training."""
+        return sum(issue.severity == "error" for issue in self.issues)
 
     def to_json(self) -> dict[str, Any]:
         """Returns everything."""
         return asdict(self)
 
 
-def open_leniently(source: Path, split: str) -> tuple[SegmentationDataset, tuple[Finding, ...]]:
-    """Opens a split as `open_dataset` does; what is missing or named twice is left out, and returned as findings.
+def open_leniently(source: Path, split: str) -> tuple[SegmentationDataset, tuple[Issue, ...]]:
+    """Opens a split as `open_dataset` does; what is missing or named twice is left out, and returned as issues.
 
     Raises:
         ConfigError: As `open_dataset`.
-        DataError: As `open_dataset`, or if there are more than `MAX_MISSING` findings.
+        DataError: As `open_dataset`, or if there are more than `MAX_MISSING` issues.
     """
-    missing: list[Finding] = []
+    missing: list[Issue] = []
 
     def note(error: DataError) -> None:
         if len(missing) == MAX_MISSING:
             raise DataError(f"{source}: more than {MAX_MISSING:,} files of {shown(split)} are missing or named twice")
         message = str(error)
-        missing.append(Finding("error", "listing", message.partition(": ")[0], message))
+        missing.append(Issue("error", "listing", message.partition(": ")[0], message))
 
     return open_dataset(source, split, note), tuple(missing)
 
 
-def find_shared(datasets: Sequence[SegmentationDataset]) -> list[tuple[Finding, ...]]:
+def find_shared(datasets: Sequence[SegmentationDataset]) -> list[tuple[Issue, ...]]:
     """Returns, for each of several splits, the images that an earlier one has, too: a score on them would flatter."""
     seen: dict[Path, str] = {}
     found = []
@@ -95,7 +95,7 @@ def find_shared(datasets: Sequence[SegmentationDataset]) -> list[tuple[Finding, 
         places = {entry.image.resolve(): str(entry.image) for entry in dataset.entries}
         found.append(
             tuple(
-                Finding("warning", "shared", name, f"is in the split {seen[place]!r}, too")
+                Issue("warning", "shared", name, f"is in the split {seen[place]!r}, too")
                 for place, name in places.items()
                 if place in seen
             )
@@ -104,9 +104,9 @@ def find_shared(datasets: Sequence[SegmentationDataset]) -> list[tuple[Finding, 
     return found
 
 
-def examine(
-    dataset: SegmentationDataset, missing: tuple[Finding, ...] = (), progress: Callable[[], None] = lambda: None
-) -> Examination:
+def validate(
+    dataset: SegmentationDataset, missing: tuple[Issue, ...] = (), progress: Callable[[], None] = lambda: None
+) -> ValidationReport:
     """Reads every file of a split and notes all that is wrong with it.
 
     Args:
@@ -115,53 +115,53 @@ def examine(
         progress: Called after each image.
     """
     counts = np.zeros(256, dtype=np.int64)
-    findings = list(missing)
+    issues = list(missing)
     examined = map_images(
-        lambda entry: _examine_entry(entry, dataset), dataset.entries, lambda entry: (entry.image, entry.mask)
+        lambda entry: _check_entry(entry, dataset), dataset.entries, lambda entry: (entry.image, entry.mask)
     )
     for of_mask, of_entry in examined:
         counts += of_mask
-        findings.extend(of_entry)
+        issues.extend(of_entry)
         progress()
     classes = dataset.classes
     labelled = dict(zip(classes.names, counts[: len(classes)].tolist(), strict=True))
-    findings.extend(_examine_counts(labelled, dataset.split))
-    return Examination(dataset.split, len(dataset), labelled, int(counts[classes.ignore_index]), tuple(findings))
+    issues.extend(_check_counts(labelled, dataset.split))
+    return ValidationReport(dataset.split, len(dataset), labelled, int(counts[classes.ignore_index]), tuple(issues))
 
 
-def _examine_entry(entry: Entry, dataset: SegmentationDataset) -> tuple[Int64Array, list[Finding]]:
-    findings: list[Finding] = []
+def _check_entry(entry: Entry, dataset: SegmentationDataset) -> tuple[Int64Array, list[Issue]]:
+    issues: list[Issue] = []
     size = None
     try:
         size = read_image(entry.image).shape[:2]
-        findings.extend(_examine_orientation(entry))
+        issues.extend(_check_orientation(entry))
     except DataError as error:
-        findings.append(_unusable("image", entry.image, error))
+        issues.append(_unusable("image", entry.image, error))
     try:
         mask = read_mask(entry.mask)
     except DataError as error:
-        findings.append(_unusable("mask", entry.mask, error))
-        return np.zeros(256, dtype=np.int64), findings
+        issues.append(_unusable("mask", entry.mask, error))
+        return np.zeros(256, dtype=np.int64), issues
     if dataset.label_map is not None:
         mask = dataset.label_map[mask]
     if size is not None and size != mask.shape:
-        findings.append(_size_differs(entry, mask.shape, size))
+        issues.append(_size_differs(entry, mask.shape, size))
     counts = count_labels(mask)
-    findings.extend(_examine_labels(entry, mask, counts, dataset.classes))
-    return counts, findings
+    issues.extend(_check_labels(entry, mask, counts, dataset.classes))
+    return counts, issues
 
 
-def _unusable(kind: str, path: Path, error: DataError) -> Finding:
-    """Returns a finding about all pixels that a file has by its header, if that much can be read of it."""
+def _unusable(kind: str, path: Path, error: DataError) -> Issue:
+    """Returns a issue about all pixels that a file has by its header, if that much can be read of it."""
     try:
         height, width = image_size(path)
     except DataError:
-        return Finding("error", kind, str(path), str(error))
-    return Finding("error", kind, str(path), str(error), height * width, (0, 0))
+        return Issue("error", kind, str(path), str(error))
+    return Issue("error", kind, str(path), str(error), height * width, (0, 0))
 
 
-def _size_differs(entry: Entry, mask: tuple[int, ...], image: tuple[int, ...]) -> Finding:
-    """Returns a finding about the pixels that only one of the two has; `mask` and `image` are heights and widths."""
+def _size_differs(entry: Entry, mask: tuple[int, ...], image: tuple[int, ...]) -> Issue:
+    """Returns a issue about the pixels that only one of the two has; `mask` and `image` are heights and widths."""
     height, width = min(mask[0], image[0]), min(mask[1], image[1])
     alone = mask[0] * mask[1] + image[0] * image[1] - 2 * height * width
     first = (0, width) if mask[1] != image[1] else (height, 0)
@@ -171,17 +171,17 @@ def _size_differs(entry: Entry, mask: tuple[int, ...], image: tuple[int, ...]) -
     )
     if image == mask[::-1]:
         message += "; it seems to lack the rotation that the image's EXIF tag asks for"
-    return Finding("error", "size", str(entry.mask), message, alone, first)
+    return Issue("error", "size", str(entry.mask), message, alone, first)
 
 
-def _examine_orientation(entry: Entry) -> Iterator[Finding]:
+def _check_orientation(entry: Entry) -> Iterator[Issue]:
     _, orientation = image_header(entry.image)
     if orientation != 1:
         message = f"turned by its EXIF tag (orientation {orientation}); its mask must be upright already"
-        yield Finding("warning", "orientation", str(entry.image), message)
+        yield Issue("warning", "orientation", str(entry.image), message)
 
 
-def _examine_labels(entry: Entry, mask: UInt8Array, counts: Int64Array, classes: Classes) -> Iterator[Finding]:
+def _check_labels(entry: Entry, mask: UInt8Array, counts: Int64Array, classes: Classes) -> Iterator[Issue]:
     for label in np.flatnonzero(counts).tolist():
         if label < len(classes) or label == classes.ignore_index:
             continue
@@ -190,16 +190,16 @@ def _examine_labels(entry: Entry, mask: UInt8Array, counts: Int64Array, classes:
             f"{counts[label]} pixels have the label {label}, the first at row {row}, column {column}; "
             f"classes are 0 to {len(classes) - 1}, {classes.ignore_index} is ignored"
         )
-        yield Finding("error", "label", str(entry.mask), message, int(counts[label]), (row, column))
+        yield Issue("error", "label", str(entry.mask), message, int(counts[label]), (row, column))
     if counts[classes.ignore_index] == mask.size:
-        yield Finding("warning", "all ignored", str(entry.mask), "no pixel of it has a class", int(mask.size), (0, 0))
+        yield Issue("warning", "all ignored", str(entry.mask), "no pixel of it has a class", int(mask.size), (0, 0))
 
 
-def _examine_counts(labelled: dict[str, int], split: str) -> Iterator[Finding]:
+def _check_counts(labelled: dict[str, int], split: str) -> Iterator[Issue]:
     total = sum(labelled.values())
     for name, pixels in labelled.items():
         if pixels == 0:
-            yield Finding("warning", "absent class", "", f"{split} has no pixel of the class {name!r}")
+            yield Issue("warning", "absent class", "", f"{split} has no pixel of the class {name!r}")
         elif pixels < RARE * total:
             share = 100 * pixels / total
-            yield Finding("warning", "rare class", "", f"{split}: {name!r} has {share:.4f} % of the pixels", pixels)
+            yield Issue("warning", "rare class", "", f"{split}: {name!r} has {share:.4f} % of the pixels", pixels)

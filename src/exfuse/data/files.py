@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
 
+from exfuse.atomic_io import read_file
 from exfuse.data.samples import IMAGE_SUFFIXES
-from exfuse.durable import read_file
 from exfuse.errors import DataError, shown, without_path
 
 MAX_DESCRIPTION = 2**20  # bytes of a text that describes a data set

@@ -10,8 +10,8 @@ from typing import IO
 
 from PIL import Image, ImageFile
 
+from exfuse.atomic_io import open_regular
 from exfuse.data.tiff import HEADERS, check_tiff
-from exfuse.durable import open_regular
 from exfuse.errors import DataError, without_path
 
 # The only readers of Pillow that see a file, whatever its name; another one would run Ghostscript on it.

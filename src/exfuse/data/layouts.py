@@ -86,7 +86,7 @@ def stop(error: DataError) -> None:
 
 
 def find_entries(
-    root: Path, layout: Layout, split: str, split_place: str, missing: OnMissing = stop
+    root: Path, layout: Layout, split: str, split_source: str, missing: OnMissing = stop
 ) -> tuple[Entry, ...]:
     """Returns a split's images and masks in their stored order.
 
@@ -94,7 +94,7 @@ def find_entries(
         root: Folder of the data set.
         layout: How it lies there.
         split: The split's name.
-        split_place: Its list file or its folder.
+        split_source: Its list file or its folder.
         missing: Called for each file that is not there or is named twice; if it returns, the image is left out.
 
     Raises:
@@ -108,13 +108,13 @@ def find_entries(
 
     if layout in ("lists", "voc"):
         images, masks, lists = FOLDERS_OF_LISTS[layout]
-        name = split_place if layout == "lists" else f"{split_place}.txt"
+        name = split_source if layout == "lists" else f"{split_source}.txt"
         found = _images_of_list(root / images, inside(root / lists, name), note)
         folder = root / masks
     else:
         images, masks = FOLDERS_OF_SPLITS[layout]
-        found = _images_of_folder(inside(root / images, split_place), layout, note)
-        folder = inside(root / masks, split_place)
+        found = _images_of_folder(inside(root / images, split_source), layout, note)
+        folder = inside(root / masks, split_source)
     entries = tuple(_with_masks(found, folder, note))
     if not entries and not absent:
         raise DataError(f"{root}: split {shown(split)} has no images")

@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.progress import track
 
 from exfuse.data.datasets import SegmentationDataset
-from exfuse.distributed import Ranks, sum_over_ranks
+from exfuse.distributed import DistContext, all_reduce_sum
 from exfuse.errors import DataError
 from exfuse.evaluation.bootstrap import Int64Array, Interval, image_counts
-from exfuse.evaluation.measures import Measure, ScoredImage, make_measures
+from exfuse.evaluation.metrics import Metric, ScoredImage, make_metrics
 from exfuse.inference.predictor import Predictor
 from exfuse.metrics import ConfusionMatrix
-from exfuse.models.info import ModelInfo
+from exfuse.models.metadata import ModelMetadata
 
 ABSENT_RULE = "classes without a labelled pixel in the split are left out of the means"
 DEFINITION = "mean over classes of hits / (true + predicted - hits), each summed over all labelled pixels of the split"
@@ -30,21 +30,21 @@ class SplitScores(NamedTuple):
     Attributes:
         matrix: Of all pixels.
         of_images: int64 `(N, 3, K)`, hits, true and predicted pixels of each image; see `exfuse.evaluation.bootstrap`.
-        measures: Whatever else was counted, by name.
+        metrics: Whatever else was counted, by name.
     """
 
     matrix: ConfusionMatrix
     of_images: Int64Array
-    measures: dict[str, Measure]
+    metrics: dict[str, Metric]
 
 
 def score_split(
     predictor: Predictor,
     dataset: SegmentationDataset,
-    ranks: Ranks,
+    dist: DistContext,
     console: Console,
-    measures: Sequence[str] = (),
-    between: Callable[[], None] = lambda: None,
+    metrics: Sequence[str] = (),
+    check_stop: Callable[[], None] = lambda: None,
 ) -> SplitScores:
     """Counts (true, predicted) pairs over a split at the images' own size, one image at a time.
 
@@ -54,10 +54,10 @@ def score_split(
     Args:
         predictor: The model.
         dataset: The split.
-        ranks: This process's place.
+        dist: This process's place.
         console: Where the progress bar goes.
-        measures: Names of `MEASURES` to count as well.
-        between: Called before each image, equally often by every process.
+        metrics: Names of `MEASURES` to count as well.
+        check_stop: Called before each image, equally often by every process.
 
     Raises:
         DataError: If the data set has other classes than the model, or a file is bad.
@@ -66,11 +66,11 @@ def score_split(
     num_classes, ignore_index = len(dataset.classes), dataset.classes.ignore_index
     matrix = ConfusionMatrix(num_classes, ignore_index)
     of_images = torch.zeros(len(dataset), 3, num_classes, dtype=torch.int64)
-    further = make_measures(measures, num_classes, ignore_index)
-    rounds = range(ranks.rank, len(dataset) + ranks.rank, ranks.size)
-    shown = ranks.is_first and console.is_terminal  # in a file a bar is but broken lines
+    further = make_metrics(metrics, num_classes, ignore_index)
+    rounds = range(dist.rank, len(dataset) + dist.rank, dist.size)
+    shown = dist.is_main and console.is_terminal  # in a file a bar is but broken lines
     for index in track(rounds, "evaluating", console=console, transient=True, disable=not shown):
-        between()
+        check_stop()
         if index >= len(dataset):
             continue
         sample = dataset[index]
@@ -83,13 +83,13 @@ def score_split(
             scored = ScoredImage(prediction.confidence, prediction.labels, sample.mask)
             for measure in further.values():
                 measure.update(scored)
-    matrix.counts = sum_over_ranks(matrix.counts, ranks)
+    matrix.counts = all_reduce_sum(matrix.counts, dist)
     for measure in further.values():
-        measure.counts = sum_over_ranks(measure.counts, ranks)
-    return SplitScores(matrix, sum_over_ranks(of_images, ranks).numpy(), further)
+        measure.counts = all_reduce_sum(measure.counts, dist)
+    return SplitScores(matrix, all_reduce_sum(of_images, dist).numpy(), further)
 
 
-def check_classes(info: ModelInfo, dataset: SegmentationDataset) -> None:
+def check_classes(info: ModelMetadata, dataset: SegmentationDataset) -> None:
     """Checks that labels mean the same to the model and the data set.
 
     Raises:
@@ -114,14 +114,14 @@ class EvaluationReport:
         class_names: One a class.
         protocol: Everything that the numbers depend on.
         interval: Of the mean IoU; None where it is not known.
-        measures: What else was measured, by name; any JSON.
+        metrics: What else was measured, by name; any JSON.
     """
 
     matrix: ConfusionMatrix
     class_names: tuple[str, ...]
     protocol: dict[str, Any]
     interval: Interval | None = None
-    measures: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
 
     @property
     def absent(self) -> tuple[str, ...]:
@@ -144,7 +144,7 @@ class EvaluationReport:
                 for name, iou, accuracy, count in rows
             ],
             "absent_classes": list(self.absent),
-            "measures": self.measures,
+            "metrics": self.metrics,
             "confusion": matrix.counts.tolist(),
             "protocol": self.protocol,
         }
@@ -160,7 +160,7 @@ class EvaluationReport:
         if ends is not None:
             low, high = (math.nan if ends[end] is None else ends[end] for end in ("low", "high"))
             interval = Interval(low, high)
-        return cls(matrix, names, content["protocol"], interval, content["measures"])
+        return cls(matrix, names, content["protocol"], interval, content["metrics"])
 
 
 def describe_protocol(predictor: Predictor, dataset: SegmentationDataset, fingerprint: str) -> dict[str, Any]:
@@ -169,7 +169,7 @@ def describe_protocol(predictor: Predictor, dataset: SegmentationDataset, finger
     Args:
         predictor: The model.
         dataset: The split.
-        fingerprint: Of the split; see `scan_dataset`.
+        fingerprint: Of the split; see `compute_stats`.
     """
     engine = predictor.engine
     augmentation = engine.augmentation

@@ -22,7 +22,7 @@ from exfuse.evaluation.bootstrap import LEVEL
 from exfuse.evaluation.evaluate import EvaluationReport
 from exfuse.inference.drawing import colorize, drawn_name, one_line
 from exfuse.inference.predictor import Predictor
-from exfuse.models.info import ModelInfo
+from exfuse.models.metadata import ModelMetadata
 
 EXAMPLES = 6
 
@@ -57,9 +57,9 @@ def scores_table(report: EvaluationReport) -> Table:
 
 def measures_table(report: EvaluationReport) -> Table:
     """Returns what else was measured, one line a number, for a terminal; per-class and per-bin values are left out."""
-    table = Table("measure", title="further measures")
+    table = Table("measure", title="further metrics")
     table.add_column("%", justify="right")
-    for name, result in report.measures.items():
+    for name, result in report.metrics.items():
         for key, value in result.items():
             if isinstance(value, dict):
                 for part, score in value.items():
@@ -69,7 +69,7 @@ def measures_table(report: EvaluationReport) -> Table:
     return table
 
 
-def model_card(info: ModelInfo, report: EvaluationReport, chosen: bool) -> str:
+def model_card(info: ModelMetadata, report: EvaluationReport, chosen: bool) -> str:
     """Returns a model card in Markdown: what it is, what it scored, how that was measured, how to use it.
 
     Args:

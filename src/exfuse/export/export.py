@@ -9,18 +9,18 @@ from typing import Any, Literal
 
 import torch
 
+from exfuse.atomic_io import atomic_folder, describe_os_error, digest_of, write_file
 from exfuse.data.samples import Sample
-from exfuse.durable import digest_of, reason, staged_folder, write_file
 from exfuse.errors import ConfigError, ExFuseError, ExportError, OutputError, brief
 from exfuse.export.program import ProgramEngine
-from exfuse.export.verify import Agreement, compare_engines
+from exfuse.export.verify import ParityReport, compare_engines
 from exfuse.inference.conversion import WRITE, export_program
 from exfuse.inference.converted import MAIN_FILE
 from exfuse.inference.engines.base import IMAGES, Engine
 from exfuse.inference.engines.torch_engine import TorchEngine
 from exfuse.inference.opening import EXPORTED, WRITTEN_WITH, open_exported, require
 from exfuse.manifest import write_manifest
-from exfuse.models.info import PAD_MULTIPLE, ModelInfo
+from exfuse.models.metadata import PAD_MULTIPLE, ModelMetadata
 from exfuse.models.pretrained import load_pretrained
 from exfuse.outputs.folder import is_replaceable
 from exfuse.outputs.place import check_writable
@@ -38,7 +38,7 @@ def export_model(
     export_format: ExportFormat,
     precision: ExportPrecision,
     samples: Sequence[Sample],
-) -> dict[str, Agreement]:
+) -> dict[str, ParityReport]:
     """Writes a folder with the exported model, its description and how well it agrees with the network.
 
     It is written beside its place, opened with the engine that computes it, and compared with the network on images;
@@ -59,7 +59,7 @@ def export_model(
         CheckpointError: If the model cannot be read.
         ConfigError: If something that the format needs is not installed.
         OutputError: If `output` is something else than an export, or cannot be written.
-        ExportError: If the export cannot be made or written, or differs from the network by more than `LIMITS`.
+        ExportError: If the export cannot be made or written, or differs from the network by more than `TOLERANCES`.
     """
     check_request(output, export_format, precision)
     suffix = SUFFIXES[export_format]
@@ -68,7 +68,7 @@ def export_model(
     model, info = load_pretrained(source)
     network = TorchEngine(model, info, device=torch.device("cpu"))  # a card's convolutions may round more
     try:
-        with staged_folder(output.resolve(), lambda older: is_replaceable(older, REPORT_FILE)) as staged:
+        with atomic_folder(output.resolve(), lambda older: is_replaceable(older, REPORT_FILE)) as staged:
             path = staged / f"{MAIN_FILE}{suffix}"
             WRITE[suffix](export_program(model, info), info, path)
             if precision == "int8":
@@ -83,7 +83,9 @@ def export_model(
             write_file(staged / REPORT_FILE, (json.dumps(description, indent=2) + "\n").encode())
             write_manifest(staged, {written.name: digest_of(written) for written in staged.iterdir()})
     except OSError as error:
-        raise ExportError(f"{output}: the export could not be written ({reason(error, output.parent)})") from error
+        raise ExportError(
+            f"{output}: the export could not be written ({describe_os_error(error, output.parent)})"
+        ) from error
     except ExFuseError as error:
         raise ExportError(f"{output}: the {export_format} export was not kept: {error}") from error
     except Exception as error:  # of one of several converters, which share no base of errors
@@ -92,7 +94,7 @@ def export_model(
 
 
 def _describe(
-    info: ModelInfo, export_format: ExportFormat, precision: ExportPrecision, agreements: dict[str, Agreement]
+    info: ModelMetadata, export_format: ExportFormat, precision: ExportPrecision, agreements: dict[str, ParityReport]
 ) -> dict[str, Any]:
     """Returns the content of `export.json`."""
     return {

@@ -5,12 +5,12 @@ from pathlib import Path
 import torch
 
 from exfuse.data.samples import UInt8Array
-from exfuse.inference.augmentation import PLAIN
 from exfuse.inference.engines.base import Float32Array
+from exfuse.inference.tta import NO_TTA
 
 
 class ProgramEngine:
-    """Computes an exported `LabelGraph`; see `Engine`.
+    """Computes an exported `DeployableModel`; see `Engine`.
 
     Args:
         path: The `.pt2` file; only one that you trust.
@@ -19,7 +19,7 @@ class ProgramEngine:
     name = "torch"
     precision: str = "fp32"
     device = "cpu"
-    augmentation = PLAIN
+    augmentation = NO_TTA
 
     def __init__(self, path: Path) -> None:
         self._graph = torch.export.load(path).module()

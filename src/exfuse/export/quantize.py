@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from exfuse.contained import contained
 from exfuse.data.samples import Sample, UInt8Array
-from exfuse.export.verify import LIMITS
+from exfuse.export.verify import TOLERANCES
 from exfuse.inference.conversion import quiet
 from exfuse.inference.engines.base import LABELS, Engine
 from exfuse.inference.engines.openvino_engine import INT8_PATH, read_openvino, save_openvino
 from exfuse.inference.float32_scores import interpolated_scores, keep_in_float32
 from exfuse.metrics import ConfusionMatrix
-from exfuse.models.info import ModelInfo
+from exfuse.models.metadata import ModelMetadata
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -28,12 +28,12 @@ MOST_GROUPS = 20  # that go back; each takes a measurement on all images
 Pair = tuple[UInt8Array, UInt8Array]
 
 
-def quantize(path: Path, network: Engine, samples: Sequence[Sample], info: ModelInfo) -> None:
+def quantize(path: Path, network: Engine, samples: Sequence[Sample], info: ModelMetadata) -> None:
     """Replaces an OpenVINO model by its int8 form.
 
     The mean IoU is measured on the images before and after; on images without labels the share of labels that are the
-    network's. Where it drops by more than `LIMITS` allow of the mean IoU, operations go back to higher precision one
-    group after the other, those first that cost most, until it does not or `MOST_GROUPS` have.
+    network's. Where it drops by more of the mean IoU than `TOLERANCES` allow, operations go back to higher precision,
+    one group after the other, those first that cost most, until it does not or `MOST_GROUPS` have.
 
     It is done in a process of its own, since importing NNCF changes torch's functions.
 
@@ -72,7 +72,7 @@ def _quantize(path: Path, pairs: Sequence[Pair], labelled: bool) -> None:
             calibration_dataset=nncf.Dataset(pairs, lambda pair: pair[0]),
             validation_dataset=nncf.Dataset(pairs),
             validation_fn=measure,
-            max_drop=1 - LIMITS["int8"].mean_iou,
+            max_drop=1 - TOLERANCES["int8"].mean_iou,
             drop_type=nncf.DropType.RELATIVE,
             preset=nncf.QuantizationPreset.MIXED,
             ignored_scope=nncf.IgnoredScope(names=sorted(interpolated_scores(model))),

@@ -11,10 +11,10 @@ from exfuse.data.samples import Sample
 from exfuse.errors import ExportError
 from exfuse.inference.engines.base import Engine
 from exfuse.metrics import ConfusionMatrix
-from exfuse.models.info import ModelInfo
+from exfuse.models.metadata import ModelMetadata
 
 
-class Limits(NamedTuple):
+class Tolerances(NamedTuple):
     """What an export must hold to.
 
     Attributes:
@@ -29,22 +29,22 @@ class Limits(NamedTuple):
 
 
 # In fp32 an exported file computes the same sums in another order; other precisions are judged by what comes of them.
-LIMITS = {
-    "fp32": Limits(1e-4, 0.9999, 0.999),
-    "bf16": Limits(math.inf, 0.97, 0.99),
-    "int8": Limits(math.inf, 0.95, 0.99),
+TOLERANCES = {
+    "fp32": Tolerances(1e-4, 0.9999, 0.999),
+    "bf16": Tolerances(math.inf, 0.97, 0.99),
+    "int8": Tolerances(math.inf, 0.95, 0.99),
 }
 # A pixel is a tie if the network's two best scores differ by less than this share of the image's largest.
 TIE = 1e-4
 
 
 @dataclass(frozen=True)
-class Agreement:
+class ParityReport:
     """An exported model against its network.
 
     Attributes:
         images: How many were compared.
-        logit_error: As in `Limits`, the worst of the images.
+        logit_error: As in `Tolerances`, the worst of the images.
         labels_equal: Share of pixels with the same label.
         labels_equal_outside_ties: The same without the network's ties.
         mean_iou: Of the network and of the export on the labelled pixels; None without any.
@@ -74,7 +74,7 @@ class Agreement:
         Raises:
             ExportError: If one is broken; names it and the figure.
         """
-        limits = LIMITS[precision]
+        limits = TOLERANCES[precision]
         if not self.logit_error <= limits.logit_error:
             raise ExportError(
                 f"in {precision} scores differ by {self.logit_error:.1e} of the largest, and "
@@ -91,7 +91,7 @@ class Agreement:
             )
 
 
-def compare_engines(network: Engine, export: Engine, samples: Iterable[Sample], info: ModelInfo) -> Agreement:
+def compare_engines(network: Engine, export: Engine, samples: Iterable[Sample], info: ModelMetadata) -> ParityReport:
     """Runs both on the same images, one by one but for the first, which shows that batches work, too.
 
     Args:
@@ -130,4 +130,4 @@ def compare_engines(network: Engine, export: Engine, samples: Iterable[Sample], 
         raise ExportError("there is no image to check the export with")
     ious = tuple(matrix.mean_iou() for matrix in matrices)
     scored = (ious[0], ious[1]) if matrices[0].counts.any() else None
-    return Agreement(images, worst, equal / pixels, sure_equal / max(sure, 1), scored)
+    return ParityReport(images, worst, equal / pixels, sure_equal / max(sure, 1), scored)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch.export import Dim, ExportedProgram
 
+from exfuse.atomic_io import write_file
 from exfuse.contained import contained
-from exfuse.durable import write_file
 from exfuse.inference.engines.base import IMAGES, LABELS, LOGITS
-from exfuse.inference.graph import LabelGraph
+from exfuse.inference.graph import DeployableModel
 from exfuse.models.exfuse import ExFuse
-from exfuse.models.info import PAD_MULTIPLE, ModelInfo
+from exfuse.models.metadata import PAD_MULTIPLE, ModelMetadata
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -27,12 +27,12 @@ INFO_FILE = "exfuse.json"  # of the description, among a program's extra files
 OUTPUTS = (LABELS, LOGITS)
 
 
-def export_program(model: ExFuse, info: ModelInfo) -> ExportedProgram:
-    """Traces a model's `LabelGraph` for any number of images of any size."""
-    return export_graph(LabelGraph(model, info))
+def export_program(model: ExFuse, info: ModelMetadata) -> ExportedProgram:
+    """Traces a model's `DeployableModel` for any number of images of any size."""
+    return export_graph(DeployableModel(model, info))
 
 
-def export_graph(graph: LabelGraph) -> ExportedProgram:
+def export_graph(graph: DeployableModel) -> ExportedProgram:
     """Traces a graph; see `export_program`."""
     graph.eval()
     # Nothing about the traced example may be special: no one, no multiple of the padding, no square.
@@ -42,14 +42,14 @@ def export_graph(graph: LabelGraph) -> ExportedProgram:
         return torch.export.export(graph, (example,), dynamic_shapes=(sizes,), strict=False)
 
 
-def write_program(program: ExportedProgram, info: ModelInfo, path: Path) -> None:
+def write_program(program: ExportedProgram, info: ModelMetadata, path: Path) -> None:
     """Writes a `.pt2` file."""
     content = io.BytesIO()  # given a file, torch ends the process where it cannot write
     torch.export.save(program, content, extra_files={INFO_FILE: json.dumps(info.to_json())})
     write_file(path, content.getvalue())
 
 
-def write_onnx(program: ExportedProgram, info: ModelInfo, path: Path) -> None:
+def write_onnx(program: ExportedProgram, info: ModelMetadata, path: Path) -> None:
     """Writes an `.onnx` file."""
     import onnx
 
@@ -77,7 +77,7 @@ def convert_openvino(program: ExportedProgram) -> "ov.Model":
     return converted
 
 
-def write_openvino(program: ExportedProgram, info: ModelInfo, path: Path) -> None:
+def write_openvino(program: ExportedProgram, info: ModelMetadata, path: Path) -> None:
     """Writes an `.xml` file, and a `.bin` file with the weights beside it."""
     from exfuse.inference.early_labels import choose_early
     from exfuse.inference.engines.openvino_engine import save_openvino
@@ -90,7 +90,7 @@ def write_openvino(program: ExportedProgram, info: ModelInfo, path: Path) -> Non
     keep_in_float32(path, interpolated)
 
 
-WRITE: dict[str, Callable[[ExportedProgram, ModelInfo, Path], None]] = {
+WRITE: dict[str, Callable[[ExportedProgram, ModelMetadata, Path], None]] = {
     ".pt2": write_program,
     ".onnx": write_onnx,
     ".xml": write_openvino,

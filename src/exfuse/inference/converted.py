@@ -4,10 +4,10 @@ import hashlib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from exfuse.atomic_io import digest_of
 from exfuse.cache import cache_folder, kept
-from exfuse.durable import digest_of
 from exfuse.errors import CheckpointError, ExFuseError, brief
-from exfuse.models.folder import CONFIG_FILE, WEIGHTS_FILE, read_info
+from exfuse.models.folder import CONFIG_FILE, WEIGHTS_FILE, read_metadata
 
 CONVERSION = 4  # to be raised with every change to what is converted or how
 MAIN_FILE = "model"  # with the suffix of its format
@@ -26,7 +26,7 @@ def converted(folder: Path, suffix: str, written_with: tuple[str, ...]) -> Path:
     Raises:
         CheckpointError: If the model cannot be read or converted, or the cache cannot be written to.
     """
-    read_info(folder)
+    read_metadata(folder)
     key = _key(folder, written_with)
 
     def write(staged: Path) -> None:

@@ -23,8 +23,8 @@ def choose_early(model: ov.Model, num_classes: int) -> None:
     """Replaces what leads from small maps to the labels, if that is an interpolation or a pixel shuffle.
 
     Args:
-        model: With the outputs of a `LabelGraph`, whose scores are enlarged bilinearly by an even factor, shuffled, or
-            neither. They are left as they are; those compared for the labels are the same but for rounding.
+        model: With the outputs of a `DeployableModel`, whose scores are enlarged bilinearly by an even factor,
+            shuffled, or neither. They stay as they are; those compared for the labels are the same but for rounding.
         num_classes: K.
     """
     [search] = [operation for operation in model.get_ops() if operation.get_type_name() == "TopK"]

@@ -30,8 +30,8 @@ def interpolated_scores(model: ov.Model) -> frozenset[str]:
     float32 it would take half as long as the network before it.
 
     Args:
-        model: With the outputs of a `LabelGraph`. The interpolation of its scores gets the form that OpenVINO computes;
-            of one that is replaced when the model is compiled, the mark would be lost.
+        model: With the outputs of a `DeployableModel`. The interpolation of its scores gets the form that OpenVINO
+            computes; of one that is replaced when the model is compiled, the mark would be lost.
     """
     names, waiting, interpolated = set(), [model.output(name).get_node() for name in (LOGITS, LABELS)], False
     classes = model.output(LOGITS).get_partial_shape()[1]

@@ -5,10 +5,10 @@ from torch import Tensor, nn
 
 from exfuse.models.exfuse import ExFuse, pad_to_multiple
 from exfuse.models.folding import fold
-from exfuse.models.info import ModelInfo
+from exfuse.models.metadata import ModelMetadata
 
 
-class LabelGraph(nn.Module):
+class DeployableModel(nn.Module):
     """Normalises, pads, computes the folded network, cuts back and chooses.
 
     Args:
@@ -19,7 +19,7 @@ class LabelGraph(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, model: ExFuse, info: ModelInfo) -> None:
+    def __init__(self, model: ExFuse, info: ModelMetadata) -> None:
         super().__init__()
         self.model = fold(model)
         scale, shift = (torch.tensor(values).view(1, 3, 1, 1) * 255 for values in (info.image_std, info.image_mean))

@@ -6,7 +6,7 @@ import numpy as np
 
 from exfuse.data.samples import UInt8Array
 from exfuse.inference.predictor import Prediction, Predictor
-from exfuse.inference.strips import Sink, StripWriter
+from exfuse.inference.strips import PngStreamWriter, Sink
 from exfuse.inference.tiles import Tiling, label_strips
 
 PREVIEW_SIDE = 2048  # pixels, at most
@@ -41,7 +41,7 @@ def predict_large(predictor: Predictor, image: UInt8Array, tiling: Tiling, mask:
     counts = np.zeros(len(names), dtype=np.int64)
     stride = -(-max(height, width) // PREVIEW_SIDE)
     rows, top = [], 0
-    writer = StripWriter(mask, (width, height), predictor.info.palette)
+    writer = PngStreamWriter(mask, (width, height), predictor.info.palette)
     for strip in label_strips(predictor.engine, image, tiling):
         writer.write(strip)
         counts += np.bincount(strip.ravel(), minlength=len(names))

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from exfuse.errors import CheckpointError, ConfigError, did_you_mean
-from exfuse.inference.augmentation import PLAIN, TestTimeAugmentation
 from exfuse.inference.converted import MAIN_FILE, converted
 from exfuse.inference.engines.base import Engine, Precision
+from exfuse.inference.tta import NO_TTA, TestTimeAugmentation
 from exfuse.manifest import verify_folder
 from exfuse.models.folder import find_model
-from exfuse.models.info import ModelInfo
+from exfuse.models.metadata import ModelMetadata
 
 EngineName = Literal["auto", "torch", "compile", "openvino", "onnxruntime"]
 
@@ -31,7 +31,7 @@ BF16_UNITS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")  # as torch names t
 
 def open_engine(
     source: str | Path, name: EngineName, precision: Precision | None, augmentation: TestTimeAugmentation
-) -> tuple[Engine, ModelInfo]:
+) -> tuple[Engine, ModelMetadata]:
     """Loads a model into an engine; see `Predictor.from_pretrained`."""
     if name not in get_args(EngineName):
         raise ConfigError(f"there is no engine {name!r}; {did_you_mean(name, get_args(EngineName))}")
@@ -40,14 +40,14 @@ def open_engine(
         own = EXPORTED[exported.suffix]
         if name not in ("auto", own):
             raise ConfigError(f"{exported} is computed by the engine {own}, not by {name}")
-        if augmentation != PLAIN:
+        if augmentation != NO_TTA:
             raise ConfigError(f"{exported}: scales and flips are averaged with a model folder only")
         verify_folder(exported.parent)
         return open_exported(exported, precision)
     folder = find_model(source)
     if name == "auto":
         return _open_fastest(folder, precision, augmentation)
-    if augmentation != PLAIN and name != "torch":
+    if augmentation != NO_TTA and name != "torch":
         raise ConfigError(f"scales and flips are averaged by the engine torch, not by {name}")
     return _open_folder(folder, name, precision, augmentation)
 
@@ -69,11 +69,11 @@ def find_exported(source: Path) -> Path | None:
 
 def _open_fastest(
     folder: Path, precision: Precision | None, augmentation: TestTimeAugmentation
-) -> tuple[Engine, ModelInfo]:
+) -> tuple[Engine, ModelMetadata]:
     """Takes a graphics card first, then what is installed, and torch, with a warning, if all else fails."""
     failure = None
     on_card = _has_cuda()
-    if augmentation == PLAIN and not on_card:
+    if augmentation == NO_TTA and not on_card:
         for suffix, engine in EXPORTED.items():
             if _missing(WRITTEN_WITH[suffix]) or (engine == "onnxruntime" and precision == "bf16"):
                 continue
@@ -124,7 +124,7 @@ def require(packages: Iterable[str]) -> None:
         raise ConfigError(f"{missing[0]} is not installed; pip install 'exfuse[{EXTRAS[missing[0]]}]'")
 
 
-def open_exported(path: Path, precision: Precision | None) -> tuple[Engine, ModelInfo]:
+def open_exported(path: Path, precision: Precision | None) -> tuple[Engine, ModelMetadata]:
     """Loads a file that was written for an engine, one that is known to be as it was written."""
     require(PACKAGES[EXPORTED[path.suffix]])
     if path.suffix == ".xml":
@@ -141,7 +141,7 @@ def open_exported(path: Path, precision: Precision | None) -> tuple[Engine, Mode
 
 def _open_torch(
     folder: Path, precision: Precision | None, augmentation: TestTimeAugmentation, folded: bool
-) -> tuple[Engine, ModelInfo]:
+) -> tuple[Engine, ModelMetadata]:
     """Opens a model folder with torch: the network as it was trained, or folded, which the engine's name then says."""
     from exfuse.inference.engines.torch_engine import TorchEngine
     from exfuse.models.folding import fold
@@ -155,19 +155,19 @@ def _open_torch(
 
 def _open_folder(
     folder: Path, name: EngineName, precision: Precision | None, augmentation: TestTimeAugmentation
-) -> tuple[Engine, ModelInfo]:
+) -> tuple[Engine, ModelMetadata]:
     if name == "torch":
         return _open_torch(folder, precision, augmentation, folded=False)
     if name == "compile":
         from exfuse.inference.engines.compiled import CompiledEngine
-        from exfuse.inference.graph import LabelGraph
+        from exfuse.inference.graph import DeployableModel
         from exfuse.models.pretrained import load_pretrained
 
         compilers = [os.environ.get("CXX"), "g++", "clang++"]
         if not any(compiler and shutil.which(compiler) for compiler in compilers):
             raise ConfigError("the engine compile needs a C++ compiler: g++, clang++, or what CXX names")
         model, info = load_pretrained(folder)
-        return CompiledEngine(LabelGraph(model, info), precision or _fast_precision(_has_cuda())), info
+        return CompiledEngine(DeployableModel(model, info), precision or _fast_precision(_has_cuda())), info
     if name == "onnxruntime":
         _check_onnx_precision(precision)
     suffix = next(suffix for suffix, engine in EXPORTED.items() if engine == name)

@@ -9,11 +9,11 @@ from PIL import Image
 from exfuse.data.pixels import UInt8Array, picture_to_rgb
 from exfuse.data.samples import read_image
 from exfuse.errors import DataError
-from exfuse.inference.augmentation import PLAIN, TestTimeAugmentation
 from exfuse.inference.drawing import blend, with_legend
 from exfuse.inference.engines.base import Engine, Float32Array, Precision
 from exfuse.inference.opening import EngineName, open_engine
-from exfuse.models.info import ModelInfo
+from exfuse.inference.tta import NO_TTA, TestTimeAugmentation
+from exfuse.models.metadata import ModelMetadata
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Prediction:
 
     image: UInt8Array
     labels: UInt8Array
-    info: ModelInfo
+    info: ModelMetadata
     confidence: Float32Array | None = None
 
     def mask(self) -> Image.Image:
@@ -64,7 +64,7 @@ class Predictor:
         info: What its labels mean.
     """
 
-    def __init__(self, engine: Engine, info: ModelInfo) -> None:
+    def __init__(self, engine: Engine, info: ModelMetadata) -> None:
         self.engine = engine
         self.info = info
 
@@ -74,7 +74,7 @@ class Predictor:
         source: str | Path,
         engine: EngineName = "auto",
         precision: Precision | None = None,
-        augmentation: TestTimeAugmentation = PLAIN,
+        augmentation: TestTimeAugmentation = NO_TTA,
     ) -> "Predictor":
         """Loads a trained model.
 
@@ -123,7 +123,7 @@ class Predictor:
 
     def _confidence(self, scores: Float32Array) -> Float32Array:
         largest: Float32Array = scores.max(axis=0)
-        if self.engine.augmentation != PLAIN:
+        if self.engine.augmentation != NO_TTA:
             return largest
         # The softmax of the largest score, without the others' quotients.
         total: Float32Array = np.exp(scores - largest).sum(axis=0)

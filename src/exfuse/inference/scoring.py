@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from exfuse.inference.augmentation import PLAIN, TestTimeAugmentation
+from exfuse.inference.tta import NO_TTA, TestTimeAugmentation
 
 
 def class_scores(logits_of: Callable[[Tensor], Tensor], images: Tensor, augmentation: TestTimeAugmentation) -> Tensor:
@@ -20,7 +20,7 @@ def class_scores(logits_of: Callable[[Tensor], Tensor], images: Tensor, augmenta
     Returns:
         float32 `(N, K, H, W)`: the logits of a single pass, or the mean of the passes' softmax probabilities.
     """
-    if augmentation == PLAIN:
+    if augmentation == NO_TTA:
         return logits_of(images)
     size = images.shape[-2:]
     total = torch.zeros(())

@@ -21,7 +21,7 @@ class Sink(Protocol):
         """Writes bytes and returns how many."""
 
 
-class StripWriter:
+class PngStreamWriter:
     """Writes an 8-bit palette PNG (ISO/IEC 15948) of which the rows come in order.
 
     Args:

@@ -9,7 +9,7 @@ import numpy as np
 from exfuse.data.samples import UInt8Array
 from exfuse.errors import ConfigError
 from exfuse.inference.engines.base import Engine, Float32Array
-from exfuse.models.info import PAD_MULTIPLE
+from exfuse.models.metadata import PAD_MULTIPLE
 
 
 class Tiling(NamedTuple):

@@ -1,17 +1,17 @@
 """The paper's parts as modules: they import torch only and take plain arguments."""
 
 from exfuse.layers.channel_resolution_embedding import ChannelResolutionEmbedding
-from exfuse.layers.densely_adjacent_prediction import DenselyAdjacentPrediction, PlainPrediction
+from exfuse.layers.densely_adjacent_prediction import DapControlConv, DenselyAdjacentPrediction
 from exfuse.layers.global_convolution import BoundaryRefinement, GlobalConvolution
 from exfuse.layers.semantic_embedding import SemanticEmbeddingBranch
-from exfuse.layers.upsampling import BilinearDeconvolution
+from exfuse.layers.upsampling import LearnedUpsample
 
 __all__ = [
-    "BilinearDeconvolution",
     "BoundaryRefinement",
     "ChannelResolutionEmbedding",
+    "DapControlConv",
     "DenselyAdjacentPrediction",
     "GlobalConvolution",
-    "PlainPrediction",
+    "LearnedUpsample",
     "SemanticEmbeddingBranch",
 ]

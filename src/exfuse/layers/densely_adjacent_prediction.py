@@ -65,7 +65,7 @@ class DenselyAdjacentPrediction(nn.Module):
         return f"num_classes={self.num_classes}, window={self.window}"
 
 
-class PlainPrediction(nn.Module):
+class DapControlConv(nn.Module):
     """What densely adjacent prediction is to be measured against: a convolution of k + 2 to K scores.
 
     Averaging neighbours after a 3 x 3 convolution is, away from the border, one such convolution.

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 
-class BilinearDeconvolution(nn.Module):
+class LearnedUpsample(nn.Module):
     """Doubles a map's size with a 4 x 4, stride 2 transposed convolution that starts as bilinear interpolation.
 
     Each output channel starts as the bilinear interpolation of one input channel where the counts allow it: output o of

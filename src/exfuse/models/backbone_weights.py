@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from exfuse.durable import open_regular, read_file
+from exfuse.atomic_io import open_regular, read_file
 from exfuse.errors import CheckpointError, brief
 from exfuse.models.folder import CONFIG_FILE, WEIGHTS_FILE, verify_model
 from exfuse.models.pretrained import check_finite

@@ -30,7 +30,7 @@ class DecoderParts(TypedDict, total=False):
     channel_resolution_embedding: bool
     auxiliary_prediction: bool | None
     dap_window: int
-    plain_prediction: bool
+    dap_control_conv: bool
     decoder: Decoder
     decoder_width: DecoderWidth
 

@@ -7,18 +7,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from exfuse.layers import (
-    BilinearDeconvolution,
     BoundaryRefinement,
     ChannelResolutionEmbedding,
+    DapControlConv,
     DenselyAdjacentPrediction,
     GlobalConvolution,
-    PlainPrediction,
+    LearnedUpsample,
     SemanticEmbeddingBranch,
 )
 from exfuse.layers.densely_adjacent_prediction import check_window
 from exfuse.layers.precision import in_float32
 from exfuse.models.backbones import Backbone
-from exfuse.models.info import PAD_MULTIPLE
+from exfuse.models.metadata import PAD_MULTIPLE
 
 MAX_CLASSES = 255
 Decoder = Literal["full", "stride4"]
@@ -52,8 +52,8 @@ class ExFuse(nn.Module):
         auxiliary_prediction: A prediction on the result of the first upsampling while training; None follows
             `channel_resolution_embedding`.
         dap_window: The odd window k of densely adjacent prediction; 1 is without.
-        plain_prediction: A convolution of size k + 2 from the same K * k * k channels in place of the averaging; see
-            `PlainPrediction`.
+        dap_control_conv: A convolution of size k + 2 from the same K * k * k channels in place of the averaging; see
+            `DapControlConv`.
         decoder: "full" goes on to the image's size with two more transposed convolutions, as the paper does;
             "stride4" stops at a quarter of it and interpolates the scores bilinearly.
         decoder_width: Channels D of the decoder: "wide" is K * k * k everywhere, "narrow" is K up to the last step,
@@ -77,7 +77,7 @@ class ExFuse(nn.Module):
         channel_resolution_embedding: bool = True,
         auxiliary_prediction: bool | None = None,
         dap_window: int = 3,
-        plain_prediction: bool = False,
+        dap_control_conv: bool = False,
         decoder: Decoder = "full",
         decoder_width: DecoderWidth = "wide",
     ) -> None:
@@ -92,35 +92,35 @@ class ExFuse(nn.Module):
         c2, c3, c4, c5 = backbone.channels
         width = _decoder_channels(decoder_width, num_classes, dap_window)
 
-        self.embed2 = self.embed3 = self.embed4 = None
+        self.seb2 = self.seb3 = self.seb4 = None
         if semantic_embedding:
             form = (semantic_embedding_norm, semantic_embedding_width)
-            self.embed2 = SemanticEmbeddingBranch(c2, (c3, c4, c5), *form)
-            self.embed3 = SemanticEmbeddingBranch(c3, (c4, c5), *form)
-            self.embed4 = SemanticEmbeddingBranch(c4, (c5,), *form)
+            self.seb2 = SemanticEmbeddingBranch(c2, (c3, c4, c5), *form)
+            self.seb3 = SemanticEmbeddingBranch(c3, (c4, c5), *form)
+            self.seb4 = SemanticEmbeddingBranch(c4, (c5,), *form)
 
-        self.project5 = nn.Sequential(GlobalConvolution(c5, width, gcn_kernel), BoundaryRefinement(width))
-        self.upsample5: nn.Module
+        self.gcn5 = nn.Sequential(GlobalConvolution(c5, width, gcn_kernel), BoundaryRefinement(width))
+        self.ecre: nn.Module
         if channel_resolution_embedding:
-            self.upsample5 = ChannelResolutionEmbedding(width, width)
+            self.ecre = ChannelResolutionEmbedding(width, width)
         else:
-            self.upsample5 = BilinearDeconvolution(width, width)
+            self.ecre = LearnedUpsample(width, width)
         if auxiliary_prediction is None:
             auxiliary_prediction = channel_resolution_embedding
         self.auxiliary_head = nn.Conv2d(width, num_classes, kernel_size=1) if auxiliary_prediction else None
 
         self.fuse4 = Fusion(c4, width, gcn_kernel)
-        self.upsample4 = BilinearDeconvolution(width, width)
+        self.upsample4 = LearnedUpsample(width, width)
         self.fuse3 = Fusion(c3, width, gcn_kernel)
-        self.upsample3 = BilinearDeconvolution(width, width)
+        self.upsample3 = LearnedUpsample(width, width)
         self.fuse2 = Fusion(c2, width, gcn_kernel)
         self.head: nn.Module
         if decoder == "full":
             is_narrow = decoder_width == "narrow" or (decoder_width == "wide" and dap_window == 1)
-            self.head = FullSizeHead(width, num_classes, dap_window, plain_prediction, is_narrow)
+            self.head = FullSizeHead(width, num_classes, dap_window, dap_control_conv, is_narrow)
         else:
             is_wide = decoder_width == "wide" or (decoder_width == "narrow" and dap_window == 1)
-            self.head = QuarterSizeHead(width, num_classes, dap_window, plain_prediction, is_wide)
+            self.head = QuarterSizeHead(width, num_classes, dap_window, dap_control_conv, is_wide)
 
     def forward(self, images: Tensor) -> ExFuseOutput:
         """Segments images.
@@ -139,10 +139,10 @@ class ExFuse(nn.Module):
     def segment(self, padded: Tensor) -> ExFuseOutput:
         """Segments images `(N, 3, H, W)` of which both sides are multiples of 32."""
         x2, x3, x4, x5 = self.backbone(padded)
-        if self.embed2 is not None and self.embed3 is not None and self.embed4 is not None:
-            x2, x3, x4 = self.embed2(x2, x3, x4, x5), self.embed3(x3, x4, x5), self.embed4(x4, x5)
+        if self.seb2 is not None and self.seb3 is not None and self.seb4 is not None:
+            x2, x3, x4 = self.seb2(x2, x3, x4, x5), self.seb3(x3, x4, x5), self.seb4(x4, x5)
 
-        up4 = self.upsample5(self.project5(x5))
+        up4 = self.ecre(self.gcn5(x5))
         up3 = self.upsample4(self.fuse4(up4, x4))
         up2 = self.upsample3(self.fuse3(up3, x3))
         logits = self.head(self.fuse2(up2, x2))
@@ -182,14 +182,14 @@ class FullSizeHead(nn.Module):
     figure is not known to have it.
     """
 
-    def __init__(self, width: int, num_classes: int, dap_window: int, plain_prediction: bool, is_narrow: bool) -> None:
+    def __init__(self, width: int, num_classes: int, dap_window: int, dap_control_conv: bool, is_narrow: bool) -> None:
         super().__init__()
-        self.upsample2: nn.Module = BilinearDeconvolution(width, width)
+        self.upsample2: nn.Module = LearnedUpsample(width, width)
         self.refine2 = BoundaryRefinement(width) if is_narrow else nn.Identity()
-        self.upsample1: nn.Module = BilinearDeconvolution(width, num_classes * dap_window**2)
-        is_last = dap_window == 1 and not plain_prediction
+        self.upsample1: nn.Module = LearnedUpsample(width, num_classes * dap_window**2)
+        is_last = dap_window == 1 and not dap_control_conv
         self.refine1 = BoundaryRefinement(num_classes) if is_last else nn.Identity()
-        self.dap = _prediction(num_classes, dap_window, plain_prediction)
+        self.dap = _prediction(num_classes, dap_window, dap_control_conv)
 
     def forward(self, y: Tensor) -> Tensor:
         """Maps the decoder's features `(N, D, H / 4, W / 4)` to scores `(N, K, H, W)`, float32."""
@@ -207,13 +207,13 @@ class QuarterSizeHead(nn.Module):
     A decoder that is wide by its option has the K * k * k channels already; any other is followed by a convolution.
     """
 
-    def __init__(self, width: int, num_classes: int, dap_window: int, plain_prediction: bool, is_wide: bool) -> None:
+    def __init__(self, width: int, num_classes: int, dap_window: int, dap_control_conv: bool, is_wide: bool) -> None:
         super().__init__()
         self.in_channels = width
         self.classify: nn.Module = nn.Identity()
         if not is_wide:
             self.classify = nn.Conv2d(width, num_classes * dap_window**2, kernel_size=1)
-        self.dap = _prediction(num_classes, dap_window, plain_prediction)
+        self.dap = _prediction(num_classes, dap_window, dap_control_conv)
 
     def forward(self, y: Tensor) -> Tensor:
         """Maps the decoder's features `(N, D, H / 4, W / 4)` to scores `(N, K, H, W)`, float32."""
@@ -222,7 +222,7 @@ class QuarterSizeHead(nn.Module):
 
 
 def _prediction(num_classes: int, dap_window: int, plain: bool) -> nn.Module:
-    return (PlainPrediction if plain else DenselyAdjacentPrediction)(num_classes, dap_window)
+    return (DapControlConv if plain else DenselyAdjacentPrediction)(num_classes, dap_window)
 
 
 def _decoder_channels(decoder_width: DecoderWidth, num_classes: int, dap_window: int) -> int:

@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-from exfuse.durable import Digest, digest_of, read_file
+from exfuse.atomic_io import Digest, digest_of, read_file
 from exfuse.errors import CheckpointError, ConfigError, brief, without_path
 from exfuse.manifest import MANIFEST, verify_folder
-from exfuse.models.info import ModelInfo
+from exfuse.models.metadata import ModelMetadata
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -80,14 +80,14 @@ def _digest_of(path: Path) -> Digest:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def read_info(folder: Path) -> ModelInfo:
+def read_metadata(folder: Path) -> ModelMetadata:
     """Reads the description of a model.
 
     Raises:
         CheckpointError: If it is missing or makes no sense.
     """
     try:
-        return ModelInfo.from_json(json.loads(read_file(folder / CONFIG_FILE)))
+        return ModelMetadata.from_json(json.loads(read_file(folder / CONFIG_FILE)))
     except (OSError, *WRONG_CONTENT) as error:
         raise unreadable(folder, error) from error
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from exfuse.layers import BilinearDeconvolution, DenselyAdjacentPrediction, PlainPrediction
+from exfuse.layers import DapControlConv, DenselyAdjacentPrediction, LearnedUpsample
 from exfuse.models.exfuse import ExFuse, FullSizeHead, QuarterSizeHead
 from exfuse.models.semantic_supervision import body_of, is_own
 
@@ -44,12 +44,12 @@ def _fold_head(head: nn.Module, like: Tensor) -> None:
         head.classify, head.dap = FoldedTail(tail, head.in_channels, 1, _beyond(head.dap), like), nn.Identity()
     if isinstance(head, FullSizeHead) and isinstance(head.refine1, nn.Identity) and _beyond(head.dap) > 0:
         twice, once, reach = head.upsample2, head.upsample1, _reach(_beyond(head.dap))
-        if isinstance(twice, BilinearDeconvolution) and isinstance(head.refine2, nn.Identity):
+        if isinstance(twice, LearnedUpsample) and isinstance(head.refine2, nn.Identity):
             tail, reach = nn.Sequential(twice, once, head.dap), _reach(reach)
             if reach <= LARGEST_REACH:
                 head.upsample2 = FoldedTail(tail, twice.in_channels, 4, reach, like)
                 head.upsample1, head.dap = nn.Identity(), nn.Identity()
-        elif isinstance(once, BilinearDeconvolution) and reach <= LARGEST_REACH:
+        elif isinstance(once, LearnedUpsample) and reach <= LARGEST_REACH:
             head.upsample1 = FoldedTail(nn.Sequential(once, head.dap), once.in_channels, 2, reach, like)
             head.dap = nn.Identity()
 
@@ -58,7 +58,7 @@ def _beyond(prediction: nn.Module) -> int:
     """Returns how many pixels beyond its own a prediction reads."""
     if isinstance(prediction, DenselyAdjacentPrediction):
         return prediction.window // 2
-    return prediction.convolution.kernel_size[0] // 2 if isinstance(prediction, PlainPrediction) else 0
+    return prediction.convolution.kernel_size[0] // 2 if isinstance(prediction, DapControlConv) else 0
 
 
 def _reach(pixels: int) -> int:

@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from exfuse.atomic_io import atomic_folder, describe_os_error, write_file
 from exfuse.contained import contained
-from exfuse.durable import reason, staged_folder, write_file
 from exfuse.errors import CheckpointError, ConfigError, brief
 from exfuse.manifest import write_manifest
 from exfuse.models.exfuse import ExFuse
@@ -23,11 +23,11 @@ from exfuse.models.folder import (
     WEIGHTS_FILE,
     WRONG_CONTENT,
     find_model,
-    read_info,
+    read_metadata,
     unreadable,
     verify_model,
 )
-from exfuse.models.info import ModelInfo
+from exfuse.models.metadata import ModelMetadata
 from exfuse.models.semantic_supervision import is_own
 from exfuse.outputs.folder import is_replaceable
 
@@ -49,7 +49,7 @@ def save_pretrained(folder: Path, model: nn.Module, config: dict[str, Any], card
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     check_finite(weights, folder)
     try:
-        with staged_folder(folder, lambda older: is_replaceable(older, WEIGHTS_FILE)) as staged:
+        with atomic_folder(folder, lambda older: is_replaceable(older, WEIGHTS_FILE)) as staged:
             editable = {CARD_FILE: write_file(staged / CARD_FILE, card.encode())}
             contents = {
                 WEIGHTS_FILE: save(weights, metadata={"format": "pt"}),
@@ -58,10 +58,12 @@ def save_pretrained(folder: Path, model: nn.Module, config: dict[str, Any], card
             files = {name: write_file(staged / name, content) for name, content in contents.items()}
             write_manifest(staged, files, editable)
     except OSError as error:
-        raise CheckpointError(f"{folder}: the model could not be written ({reason(error, folder.parent)})") from error
+        raise CheckpointError(
+            f"{folder}: the model could not be written ({describe_os_error(error, folder.parent)})"
+        ) from error
 
 
-def load_pretrained(source: str | Path) -> tuple[ExFuse, ModelInfo]:
+def load_pretrained(source: str | Path) -> tuple[ExFuse, ModelMetadata]:
     """Loads a trained network in eval mode.
 
     Args:
@@ -73,7 +75,7 @@ def load_pretrained(source: str | Path) -> tuple[ExFuse, ModelInfo]:
     """
     folder = find_model(source)
     verify_model(folder)
-    info = read_info(folder)
+    info = read_metadata(folder)
     try:
         # It takes no memory, whatever the description asks for; what is drawn at first brings torch's compiler.
         with contained(), torch.device("meta"):
@@ -109,7 +111,7 @@ def check_finite(weights: Mapping[str, Tensor], place: str | Path) -> None:
             raise CheckpointError(f"{place}: the weights {name} are not finite")
 
 
-def check_restorable(model: ExFuse, info: ModelInfo) -> None:
+def check_restorable(model: ExFuse, info: ModelMetadata) -> None:
     """Checks that a network will be itself again once it is saved and loaded.
 
     Ours are. A backbone of other people's may keep what training changes outside its state dict, draw constants anew

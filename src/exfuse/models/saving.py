@@ -9,7 +9,7 @@ from exfuse.models import pretrained
 from exfuse.models.builders import Parts
 from exfuse.models.exfuse import ExFuse
 from exfuse.models.folder import WRONG_CONTENT
-from exfuse.models.info import ModelInfo
+from exfuse.models.metadata import ModelMetadata
 
 
 def save_pretrained(
@@ -49,7 +49,7 @@ def save_pretrained(
             f"save_pretrained takes what create_model returned, not a {type(model).__name__} made otherwise"
         )
     name, parts = model.made_from
-    info = ModelInfo(
+    info = ModelMetadata(
         name=name,
         parts=cast(Parts, dict(parts)),
         class_names=tuple(class_names),
@@ -60,7 +60,7 @@ def save_pretrained(
         metrics=dict(metrics or {}),
     )
     try:
-        info = ModelInfo.from_json(info.to_json())
+        info = ModelMetadata.from_json(info.to_json())
     except WRONG_CONTENT as error:
         raise ConfigError(f"{folder}: the model cannot be described ({error})") from error
     pretrained.check_restorable(model, info)

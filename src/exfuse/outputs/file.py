@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from exfuse.durable import PARTIAL, atomic_file, free_name, read_file
+from exfuse.atomic_io import PARTIAL, atomic_file, free_name, read_file
 from exfuse.errors import OutputError
 from exfuse.outputs.place import check_writable, unwritable
 

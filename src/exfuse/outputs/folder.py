@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
-from exfuse.durable import atomic_file, digest_of, lock_file, open_regular, read_file, remove_partials
+from exfuse.atomic_io import atomic_file, digest_of, lock_file, open_regular, read_file, remove_partials
 from exfuse.errors import CheckpointError, OutputError
 from exfuse.manifest import MANIFEST, verify_folder
 from exfuse.outputs.place import unwritable

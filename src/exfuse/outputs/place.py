@@ -3,7 +3,7 @@
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from exfuse.durable import reason
+from exfuse.atomic_io import describe_os_error
 from exfuse.errors import OutputError
 
 
@@ -28,4 +28,4 @@ def check_writable(path: Path) -> None:
 
 def unwritable(path: Path, error: OSError) -> OutputError:
     """Returns what to raise where writing failed."""
-    return OutputError(f"{path} cannot be written ({reason(error, path.parent)})")
+    return OutputError(f"{path} cannot be written ({describe_os_error(error, path.parent)})")

@@ -17,7 +17,15 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from exfuse.durable import Digest, read_file, reason, remove_partials, replace_file, staged_folder, write_file
+from exfuse.atomic_io import (
+    Digest,
+    atomic_folder,
+    atomic_write_text,
+    describe_os_error,
+    read_file,
+    remove_partials,
+    write_file,
+)
 from exfuse.errors import CheckpointError, brief
 from exfuse.manifest import verify_folder, write_manifest
 from exfuse.training.muon import Muon
@@ -59,14 +67,14 @@ class TrainingState:
 
 
 def save_checkpoint(
-    folder: Path, model: nn.Module, average: nn.Module | None, optimizers: Sequence[Optimizer], state: TrainingState
+    folder: Path, model: nn.Module, ema: nn.Module | None, optimizers: Sequence[Optimizer], state: TrainingState
 ) -> Path:
     """Writes a checkpoint into a run's `checkpoints` folder and then removes the older ones.
 
     Args:
         folder: The `checkpoints` folder.
         model: The network being trained.
-        average: Its moving average, or None.
+        ema: Its moving average, or None.
         optimizers: Its optimizers.
         state: Where the run stands.
 
@@ -84,28 +92,30 @@ def save_checkpoint(
                 return target
             target = folder / f"{target.name}_scored"  # the step was saved when its scoring was cut off
         folder.mkdir(parents=True, exist_ok=True)
-        with staged_folder(target) as staged:
+        with atomic_folder(target) as staged:
             files: dict[str, Digest] = {}
-            for name, tensors in _tensors_by_file(model, average, optimizers):
+            for name, tensors in _tensors_by_file(model, ema, optimizers):
                 files[name] = write_file(staged / name, _serialize(tensors))
             files[STATE_FILE] = write_file(staged / STATE_FILE, content)
             digest = write_manifest(staged, files)
-        replace_file(folder / LATEST, f"{target.name} {digest}\n")
+        atomic_write_text(folder / LATEST, f"{target.name} {digest}\n")
     except OSError as error:
-        raise CheckpointError(f"{target}: the checkpoint could not be written ({reason(error, folder)})") from error
+        raise CheckpointError(
+            f"{target}: the checkpoint could not be written ({describe_os_error(error, folder)})"
+        ) from error
     _remove_all_but(target)
     return target
 
 
 def load_checkpoint(
-    folder: Path, model: nn.Module, average: nn.Module | None, optimizers: Sequence[Optimizer]
+    folder: Path, model: nn.Module, ema: nn.Module | None, optimizers: Sequence[Optimizer]
 ) -> TrainingState:
     """Loads the latest checkpoint of a run into the given objects, changed in place, after checking every byte of it.
 
     Args:
         folder: The `checkpoints` folder.
         model: A network of the run's architecture.
-        average: Its moving average if the run keeps one, else None.
+        ema: Its moving average if the run keeps one, else None.
         optimizers: Its optimizers, with the run's groups.
 
     Returns:
@@ -119,8 +129,8 @@ def load_checkpoint(
     try:
         state = _read_state(source / STATE_FILE)
         model.load_state_dict(load_file(source / "model.safetensors"))
-        if average is not None:
-            average.load_state_dict(load_file(source / "average.safetensors"))
+        if ema is not None:
+            ema.load_state_dict(load_file(source / "ema.safetensors"))
         for number, optimizer in enumerate(optimizers):
             _restore_optimizer(optimizer, load_file(source / f"optimizer_{number}.safetensors"))
     except (OSError, SafetensorError, ArithmeticError, ValueError, TypeError, LookupError, RuntimeError) as error:
@@ -166,7 +176,7 @@ def _remove_all_but(target: Path) -> None:
             try:
                 shutil.rmtree(old)
             except OSError as error:
-                why = reason(error, target.parent)
+                why = describe_os_error(error, target.parent)
                 raise CheckpointError(f"{old}: cannot be removed, now that {target} is written ({why})") from error
 
 
@@ -210,11 +220,11 @@ def _read_state(path: Path) -> TrainingState:
 
 
 def _tensors_by_file(
-    model: nn.Module, average: nn.Module | None, optimizers: Sequence[Optimizer]
+    model: nn.Module, ema: nn.Module | None, optimizers: Sequence[Optimizer]
 ) -> Iterator[tuple[str, dict[str, Tensor]]]:
     yield "model.safetensors", model.state_dict()
-    if average is not None:
-        yield "average.safetensors", average.state_dict()
+    if ema is not None:
+        yield "ema.safetensors", ema.state_dict()
     for number, optimizer in enumerate(optimizers):
         yield f"optimizer_{number}.safetensors", _optimizer_tensors(optimizer)
 

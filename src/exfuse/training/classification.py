@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from exfuse.atomic_io import read_file
 from exfuse.data.image_folder import (
     ClassificationAugmentation,
     ClassifiedImage,
@@ -22,9 +23,8 @@ from exfuse.data.image_folder import (
     check_image_folder,
     open_image_folder,
 )
-from exfuse.data.stream import AugmentedDataset
-from exfuse.distributed import Ranks, sum_over_ranks
-from exfuse.durable import read_file
+from exfuse.data.loader import AugmentedDataset
+from exfuse.distributed import DistContext, all_reduce_sum
 from exfuse.errors import ConfigError, DataError, did_you_mean
 from exfuse.inference.preprocessing import normalize
 from exfuse.models.backbone_weights import CLASSIFIER_TYPE
@@ -34,7 +34,7 @@ from exfuse.models.pretrained import save_pretrained
 from exfuse.models.semantic_supervision import STAGES, ClassifierOutput, FourBools, SemanticSupervisionClassifier
 from exfuse.training.config import ClassificationDataConfig, PretrainingConfig
 from exfuse.training.loop import Evaluation, run_training
-from exfuse.training.run import begun, check_data, start_run
+from exfuse.training.run import check_data, start_run, training_session
 
 
 class HeadAccuracy(NamedTuple):
@@ -71,9 +71,9 @@ def pretrain(config: PretrainingConfig, resume: bool, console: Console) -> list[
         TrainingError: If the loss is no longer finite.
         Interrupted: After Ctrl-C or SIGTERM, once the newest finished step is saved.
     """
-    with begun(config, resume, console) as (ranks, stop, output):
-        task, model = set_up(config, ranks, output)
-        run_training(start_run(config, model, len(task.train), ranks), task, resume, stop, output)
+    with training_session(config, resume, console) as (dist, stop, output):
+        task, model = set_up(config, dist, output)
+        run_training(start_run(config, model, len(task.train), dist), task, resume, stop, output)
         folder = config.output / task.best_folder
         try:
             content = json.loads(read_file(folder / CONFIG_FILE))
@@ -87,7 +87,7 @@ class ClassificationTask:
     """Learning to name what an image shows; a `Task`."""
 
     config: PretrainingConfig
-    ranks: Ranks
+    dist: DistContext
     train: ImageFolder
     val: ImageFolder
     best_folder: str = "backbone"
@@ -123,9 +123,9 @@ class ClassificationTask:
         """Returns the number of images."""
         return torch.tensor(len(targets), device=targets.device)
 
-    def evaluate(self, model: nn.Module, step: int, between: Callable[[], None]) -> Evaluation:
+    def evaluate(self, model: nn.Module, step: int, check_stop: Callable[[], None]) -> Evaluation:
         """Scores the network by the last stage's top-1 accuracy on the validation split."""
-        rows = count_correct(model, self.val, self.config, self.ranks, between)
+        rows = count_correct(model, self.val, self.config, self.dist, check_stop)
         final = rows[-1]
         values = {f"{row.head}_{kind}": getattr(row, kind) for row in rows for kind in ("top1", "top5")}
 
@@ -169,7 +169,7 @@ class ClassificationTask:
 
 
 def set_up(
-    config: PretrainingConfig, ranks: Ranks, console: Console
+    config: PretrainingConfig, dist: DistContext, console: Console
 ) -> tuple[ClassificationTask, SemanticSupervisionClassifier]:
     """Opens and checks the data and builds the network.
 
@@ -187,12 +187,12 @@ def set_up(
     facts: dict[str, object] = {"classes": ", ".join(train.class_names)}
     for part, split in (("training", train), ("validation", val)):
         facts |= {f"{part} images": len(split), f"{part} fingerprint": _fingerprint(split)[:16]}
-    check_data(facts, ranks)
+    check_data(facts, dist)
     name = config.model.backbone
     if name not in BACKBONES:
         raise ConfigError(f"model.backbone: there is no backbone {name!r}; {did_you_mean(name, BACKBONES)}")
     model = SemanticSupervisionClassifier(BACKBONES[name](), len(train.class_names), with_head(config))
-    return ClassificationTask(config, ranks, train, val), model
+    return ClassificationTask(config, dist, train, val), model
 
 
 def _fingerprint(*splits: ImageFolder) -> str:
@@ -223,8 +223,8 @@ def count_correct(
     model: nn.Module,
     val: ImageFolder,
     config: PretrainingConfig,
-    ranks: Ranks,
-    between: Callable[[], None] = lambda: None,
+    dist: DistContext,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> list[HeadAccuracy]:
     """Returns the accuracies of each head over a split, the auxiliary ones first, from exact counts.
 
@@ -232,33 +232,33 @@ def count_correct(
         model: A `SemanticSupervisionClassifier`, or a copy of one.
         val: The split.
         config: Batch size, view and precision.
-        ranks: Each process takes every n-th image.
-        between: Called before each batch, equally often by every process.
+        dist: Each process takes every n-th image.
+        check_stop: Called before each batch, equally often by every process.
     """
     was_training = model.training
     model.eval()
     heads = [stage for stage, head in zip(STAGES, with_head(config), strict=True) if head] + ["final"]
     correct = torch.zeros(len(heads), 2, dtype=torch.int64)
-    for indices in _shares_of_batches(len(val), config.batch_size, ranks):
-        between()
+    for indices in _shards_of_batches(len(val), config.batch_size, dist):
+        check_stop()
         if not indices:
             continue
         images, labels = _views(val, indices, config)
-        pixels = normalize(images.to(ranks.device), config.data.image_mean, config.data.image_std)
-        with torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        pixels = normalize(images.to(dist.device), config.data.image_mean, config.data.image_std)
+        with torch.autocast(dist.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             output = model(pixels.contiguous(memory_format=torch.channels_last))
         for row, logits in enumerate((*output.auxiliary_logits, output.logits)):
             best = logits.topk(min(5, logits.shape[1])).indices.cpu() == labels[:, None]
             correct[row] += torch.stack([best[:, 0].sum(), best.sum()])
     model.train(was_training)
-    shares = sum_over_ranks(correct, ranks) / len(val)
+    shares = all_reduce_sum(correct, dist) / len(val)
     return [HeadAccuracy(head, *row) for head, row in zip(heads, shares.tolist(), strict=True)]
 
 
-def _shares_of_batches(images: int, batch_size: int, ranks: Ranks) -> Iterator[range]:
+def _shards_of_batches(images: int, batch_size: int, dist: DistContext) -> Iterator[range]:
     """Yields this process's share of each batch's images; as many shares for every process, the last may be empty."""
-    for start in range(0, images, batch_size * ranks.size):
-        yield range(start + ranks.rank, min(images, start + batch_size * ranks.size), ranks.size)
+    for start in range(0, images, batch_size * dist.size):
+        yield range(start + dist.rank, min(images, start + batch_size * dist.size), dist.size)
 
 
 def _views(val: ImageFolder, indices: range, config: PretrainingConfig) -> tuple[Tensor, Tensor]:

@@ -110,7 +110,7 @@ class ModelConfig(_Section):
     channel_resolution_embedding: bool | None
     auxiliary_prediction: bool | None
     dap_window: Literal[1, 3, 5] | None
-    plain_prediction: bool
+    dap_control_conv: bool
     decoder: Literal["full", "stride4"]
     decoder_width: Literal["wide", "narrow"] | Channels
     backbone_weights: FilePath | None
@@ -138,19 +138,19 @@ class LossConfig(_Section):
 
 
 class OptimizerConfig(_Section):
-    """How it is minimised. `momentum` is that of SGD and Muon. `gradient_clip` 0 is without.
+    """How it is minimised. `momentum` is that of SGD and Muon. `clip_grad_norm` 0 is without.
 
     The warm-up takes at most half of the run's steps; a run with a longer one says so and shortens it.
     """
 
     name: Literal["adamw", "sgd", "muon"]
     learning_rate: Rate
-    backbone_factor: Rate
+    backbone_lr_scale: Rate
     weight_decay: Weight
     momentum: Fraction
     schedule: Literal["polynomial", "cosine"]
     warmup_steps: Annotated[int, Field(ge=0, le=10**9)]
-    gradient_clip: Annotated[float, Field(ge=0, le=10**9)]
+    clip_grad_norm: Annotated[float, Field(ge=0, le=10**9)]
 
 
 class ClassifierConfig(_Section):
@@ -168,8 +168,8 @@ class ClassifierConfig(_Section):
 class RunConfig(_Section):
     """What every training run says.
 
-    `batch_size` counts the samples of one optimizer step over all processes; `accumulation` cuts it into that many
-    forward passes. Pieces count by their labelled pixels, as they would in one pass; see `exfuse.losses`.
+    `batch_size` counts the samples of one optimizer step over all processes; `gradient_accumulation` cuts it into
+    that many forward passes. Pieces count by their labelled pixels, as they would in one pass; see `exfuse.losses`.
     `ema_decay` 0 is without. `evaluate_every` counts epochs, `checkpoint_every` and `log_every` steps. A run ends at a
     loss or gradient that is not finite, or leaves such steps out, at most `max_skipped_steps` in a row.
     """
@@ -180,7 +180,7 @@ class RunConfig(_Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     epochs: Count
     batch_size: Annotated[int, Field(ge=1, le=65536)]
-    accumulation: Annotated[int, Field(ge=1, le=65536)]
+    gradient_accumulation: Annotated[int, Field(ge=1, le=65536)]
     precision: Literal["fp32", "bf16"]
     channels_last: bool
     ema_decay: Share
@@ -193,8 +193,10 @@ class RunConfig(_Section):
 
     @model_validator(mode="after")
     def _divisible(self) -> "RunConfig":
-        if self.batch_size % self.accumulation:
-            raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}")
+        if self.batch_size % self.gradient_accumulation:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of gradient_accumulation {self.gradient_accumulation}"
+            )
         return self
 
 
@@ -251,7 +253,7 @@ class AblationConfig(SegmentationConfig):
         decided = {
             "semantic_embedding": None, "semantic_embedding_width": None, "channel_resolution_embedding": None,
             "auxiliary_prediction": None, "dap_window": None, "backbone_weights": None, "weights": None,
-            "plain_prediction": False, "supervised_features": False, "decoder_width": "wide",
+            "dap_control_conv": False, "supervised_features": False, "decoder_width": "wide",
         }  # fmt: skip
         for key, value in decided.items():
             if getattr(model, key) != value:

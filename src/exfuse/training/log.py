@@ -21,7 +21,7 @@ from rich.progress import (
 )
 from torch.utils.tensorboard import SummaryWriter
 
-from exfuse.durable import read_file, reason, replace_file
+from exfuse.atomic_io import atomic_write_text, describe_os_error, read_file
 from exfuse.errors import CheckpointError, brief
 from exfuse.training.checkpoint import TrainingState
 
@@ -64,7 +64,7 @@ class RunLog:
             kept_until = {"train": state.step, "val": state.evaluated_step}
             records = [record for record in read_records(folder) if record["step"] <= kept_until[record["kind"]]]
             with self._errors_named():
-                replace_file(self._path, "".join(json.dumps(record, allow_nan=False) + "\n" for record in records))
+                atomic_write_text(self._path, "".join(json.dumps(record, allow_nan=False) + "\n" for record in records))
                 _put_first(folder / TENSORBOARD_FOLDER)
                 self._tensorboard = SummaryWriter(str(folder / TENSORBOARD_FOLDER), purge_step=state.step + 1)
 
@@ -120,7 +120,7 @@ class RunLog:
         try:
             yield
         except OSError as error:
-            why = reason(error, self._path.parent)
+            why = describe_os_error(error, self._path.parent)
             raise CheckpointError(f"{self._path.parent}: the run's records could not be written ({why})") from error
 
 

@@ -14,18 +14,18 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from exfuse.data.stream import (
+from exfuse.atomic_io import atomic_write_text, describe_os_error, recover_folder
+from exfuse.data.loader import (
     AHEAD,
     AugmentedDataset,
     Batch,
-    SampleOrder,
+    ResumableBatchSampler,
     is_worker_failure,
     step_seed,
     training_loader,
     worker_error,
 )
-from exfuse.distributed import any_rank, copy_from_first, sum_over_ranks, wait_for_all
-from exfuse.durable import put_back, reason, replace_file
+from exfuse.distributed import all_reduce_sum, any_across_ranks, barrier, broadcast_module
 from exfuse.errors import CheckpointError, DataError, OutputError, TrainingError
 from exfuse.inference.preprocessing import normalize
 from exfuse.outputs.folder import OutputFolder, claim_folder
@@ -76,10 +76,10 @@ class Task(Protocol):
     def weight(self, targets: Tensor) -> Tensor:
         """Returns the weight, a scalar, with which the loss of a piece of a batch enters the batch's."""
 
-    def evaluate(self, model: nn.Module, step: int, between: Callable[[], None]) -> Evaluation:
+    def evaluate(self, model: nn.Module, step: int, check_stop: Callable[[], None]) -> Evaluation:
         """Scores the network on the validation split, shared between the processes.
 
-        All processes call `between` equally often, about once an image.
+        All processes call `check_stop` equally often, about once an image.
         """
 
 
@@ -101,31 +101,31 @@ def run_training(run: Run, task: Task, resume: bool, stop: StopSignals, console:
         Interrupted: After a signal, once the newest finished step is saved.
     """
     with ExitStack() as held:
-        folder = _take_folder(run, held)
+        folder = _lock_run_folder(run, held)
         check_run(run.config, resume)  # again: what was there before may have been another process's beginning
         _begin(run, folder, task, resume, console)
         millions = sum(parameter.numel() for parameter in run.model.parameters()) / 1e6
         summary = (
             f"{run.samples} images, {run.total_steps} steps, a network of {millions:.1f} M parameters, "
-            f"{run.config.precision} on {run.ranks.device}: {run.config.output}"
+            f"{run.config.precision} on {run.dist.device}: {run.config.output}"
         )
         console.print(summary, markup=False, highlight=False, soft_wrap=True)
         if run.warmup_steps < (asked := run.config.optimizer.warmup_steps):
             shorter = f"the warm-up is shortened from {asked} steps to {run.warmup_steps}, half of the run"
             console.print(shorter, markup=False, highlight=False, soft_wrap=True)
-        stop.begin(alone=run.ranks.size == 1)
-        _to_the_end(run, task, stop, console)
+        stop.begin(alone=run.dist.size == 1)
+        _run_until_done(run, task, stop, console)
 
 
-def _take_folder(run: Run, held: ExitStack) -> OutputFolder | None:
+def _lock_run_folder(run: Run, held: ExitStack) -> OutputFolder | None:
     """Keeps other runs out of the run folder; the first process does it for all, and all say if it cannot."""
     refused = folder = None
-    if run.ranks.is_first:
+    if run.dist.is_main:
         try:
             folder = held.enter_context(claim_folder(run.config.output, run.config.command))
         except OutputError as error:
             refused = error
-    if any_rank(refused is not None, run.ranks):
+    if any_across_ranks(refused is not None, run.dist):
         raise refused or OutputError(f"{run.config.output}: the first process cannot write there")
     return folder
 
@@ -133,11 +133,11 @@ def _take_folder(run: Run, held: ExitStack) -> OutputFolder | None:
 def _begin(run: Run, folder: OutputFolder | None, task: Task, resume: bool, console: Console) -> None:
     """Loads the latest checkpoint to go on from, or writes the recipe of a new run."""
     config = run.config
-    if run.ranks.is_first:
+    if run.dist.is_main:
         for name in (task.best_folder, f"{task.best_folder}_last"):
-            put_back(config.output / name)
+            recover_folder(config.output / name)
     if resume and latest_checkpoint(run.checkpoints) is not None:
-        run.state = load_checkpoint(run.checkpoints, run.model, run.averaged, run.optimizers)
+        run.state = load_checkpoint(run.checkpoints, run.model, run.ema_model, run.optimizers)
         if run.state.data_sha256 != task.fingerprint:
             raise DataError(f"the data is not what {config.output} was trained on so far; begin a new run")
     elif folder is not None:
@@ -147,15 +147,15 @@ def _begin(run: Run, folder: OutputFolder | None, task: Task, resume: bool, cons
     run.state.data_sha256 = task.fingerprint
 
 
-def _to_the_end(run: Run, task: Task, stop: StopSignals, console: Console) -> None:
+def _run_until_done(run: Run, task: Task, stop: StopSignals, console: Console) -> None:
     config = run.config
-    with RunLog(config.output, run.state, run.total_steps, console, run.ranks.is_first) as log:
+    with RunLog(config.output, run.state, run.total_steps, console, run.dist.is_main) as log:
         try:
             _loop(run, task, log, stop)
         except StopRequested:
             if run.state.step:
                 _save(run)
-            wait_for_all(run.ranks)  # the first process may still be writing
+            barrier(run.dist)  # the first process may still be writing
             raise Interrupted(run.state.step, stop.received or SIGINT) from None
         except RuntimeError as error:
             # A worker's death is told by a signal, wherever the main thread is at that moment.
@@ -163,7 +163,7 @@ def _to_the_end(run: Run, task: Task, stop: StopSignals, console: Console) -> No
                 raise
             ahead = run.state.step + AHEAD * config.data.workers + 1
             raise worker_error(error, task.samples(), _order(run, ahead)) from error
-    wait_for_all(run.ranks)
+    barrier(run.dist)
     stop.saved_step = run.state.step
 
 
@@ -206,13 +206,15 @@ def _next_batch(batches: Iterator[Batch], stop: StopSignals) -> Batch:
 
 
 def _stop_together(run: Run, stop: StopSignals) -> None:
-    if any_rank(stop.received is not None, run.ranks):
+    if any_across_ranks(stop.received is not None, run.dist):
         raise StopRequested
 
 
-def _order(run: Run, last_step: int) -> SampleOrder:
-    config, ranks = run.config, run.ranks
-    return SampleOrder(run.samples, config.batch_size, run.state.step, last_step, config.seed, ranks.rank, ranks.size)
+def _order(run: Run, last_step: int) -> ResumableBatchSampler:
+    config, dist = run.config, run.dist
+    return ResumableBatchSampler(
+        run.samples, config.batch_size, run.state.step, last_step, config.seed, dist.rank, dist.size
+    )
 
 
 def take_step(run: Run, task: Task, batch: Batch) -> float:
@@ -225,22 +227,22 @@ def take_step(run: Run, task: Task, batch: Batch) -> float:
     factor = learning_rate_factor(state.step, run.total_steps, run.warmup_steps, schedule.schedule)
     set_learning_rate(run.optimizers, factor)
     # Whatever a layer draws (dropout, say) is a function of the step, as the samples are.
-    torch.manual_seed(step_seed(config.seed, state.step, run.ranks.rank))
+    torch.manual_seed(step_seed(config.seed, state.step, run.dist.rank))
     run.model.train()  # scoring has put it, or its average, into eval
     buffers = [buffer.clone() for buffer in run.model.buffers()] if config.max_skipped_steps else []
     value = _backward(run, task, batch)
     gradients = [parameter.grad for parameter in run.model.parameters() if parameter.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
     if math.isfinite(value) and math.isfinite(norm):
-        if config.optimizer.gradient_clip:
-            nn.utils.clip_grads_with_norm_(run.model.parameters(), config.optimizer.gradient_clip, norm)
+        if config.optimizer.clip_grad_norm:
+            nn.utils.clip_grads_with_norm_(run.model.parameters(), config.optimizer.clip_grad_norm, norm)
         for optimizer in run.optimizers:
             optimizer.step()
-        if run.average is not None:
-            run.average.update(run.model, state.step)
+        if run.ema is not None:
+            run.ema.update(run.model, state.step)
         state.skipped = 0
     else:
-        _leave_out(run, task, batch, value, float(norm), buffers)
+        _skip_nonfinite_step(run, task, batch, value, float(norm), buffers)
     for optimizer in run.optimizers:
         optimizer.zero_grad()
     return value
@@ -251,11 +253,11 @@ def _backward(run: Run, task: Task, batch: Batch) -> float:
 
     A piece counts by its share of the weight of the whole batch, over all processes, which is therefore summed first.
     """
-    count, ranks, network = run.config.accumulation, run.ranks, run.network
-    targets = batch.targets.to(ranks.device, non_blocking=True).chunk(count)
+    count, dist, network = run.config.gradient_accumulation, run.dist, run.network
+    targets = batch.targets.to(dist.device, non_blocking=True).chunk(count)
     weights = torch.stack([task.weight(piece) for piece in targets]).double()
-    shares = weights / sum_over_ranks(weights.sum(), ranks).clamp(min=1e-12)
-    total = torch.zeros((), device=ranks.device)
+    shares = weights / all_reduce_sum(weights.sum(), dist).clamp(min=1e-12)
+    total = torch.zeros((), device=dist.device)
     for index, (images, piece, share) in enumerate(
         zip(batch.images.chunk(count), targets, shares.tolist(), strict=True)
     ):
@@ -264,12 +266,14 @@ def _backward(run: Run, task: Task, batch: Batch) -> float:
         with wait:
             loss = task.loss(_forward(run, images), piece) * share
             # The processes' gradients are averaged, and their sum is what is wanted.
-            (loss * ranks.size).backward()
+            (loss * dist.size).backward()
         total += loss.detach()
-    return float(sum_over_ranks(total, ranks))
+    return float(all_reduce_sum(total, dist))
 
 
-def _leave_out(run: Run, task: Task, batch: Batch, loss: float, norm: float, buffers: Sequence[Tensor]) -> None:
+def _skip_nonfinite_step(
+    run: Run, task: Task, batch: Batch, loss: float, norm: float, buffers: Sequence[Tensor]
+) -> None:
     """Writes down a step that is not finite; raises, or puts back the batch-norm statistics it has changed."""
     config, state, dataset = run.config, run.state, task.samples().dataset
     samples = [tuple(key) for key in batch.keys.tolist()]
@@ -282,19 +286,20 @@ def _leave_out(run: Run, task: Task, batch: Batch, loss: float, norm: float, buf
         "samples": samples,
         "files": files,
     }
-    path = config.output / NONFINITE_FILE.format(rank=run.ranks.rank)
+    path = config.output / NONFINITE_FILE.format(rank=run.dist.rank)
     try:
-        replace_file(path, json.dumps(record, allow_nan=False) + "\n")
+        atomic_write_text(path, json.dumps(record, allow_nan=False) + "\n")
     except OSError as error:
+        why = describe_os_error(error, config.output)
         raise CheckpointError(
-            f"{path}: could not be written ({reason(error, config.output)}); it was to say of which files the loss at "
-            f"step {state.step + 1} is {loss}: {', '.join(files)}"
+            f"{path}: could not be written ({why}); it was to say of which files the loss at step"
+            f" {state.step + 1} is {loss}: {', '.join(files)}"
         ) from error
     if state.skipped >= config.max_skipped_steps:
         raise TrainingError(
             f"step {state.step + 1}: the loss is {loss}, the gradient's norm {norm}; the weights are those before it. "
             f"Its files and seed are in {path}. A smaller learning rate, a longer warm-up or "
-            "gradient_clip may help a new run; --resume with max_skipped_steps=3 leaves such steps out"
+            "clip_grad_norm may help a new run; --resume with max_skipped_steps=3 leaves such steps out"
         )
     state.skipped += 1
     with torch.no_grad():
@@ -303,7 +308,7 @@ def _leave_out(run: Run, task: Task, batch: Batch, loss: float, norm: float, buf
 
 
 def _forward(run: Run, images: Tensor) -> Any:
-    config, device = run.config, run.ranks.device
+    config, device = run.config, run.dist.device
     pixels = normalize(images.to(device, non_blocking=True), config.data.image_mean, config.data.image_std)
     if config.channels_last:
         pixels = pixels.contiguous(memory_format=torch.channels_last)
@@ -314,8 +319,8 @@ def _forward(run: Run, images: Tensor) -> Any:
 def _evaluate_and_keep(run: Run, task: Task, log: RunLog, stop: StopSignals) -> None:
     """Scores the network (its average, if kept) on the validation split; writes it if it is the best or the last."""
     config, state = run.config, run.state
-    model = run.averaged or run.model
-    copy_from_first(model, run.ranks)  # batch-norm statistics are each process's own
+    model = run.ema_model or run.model
+    broadcast_module(model, run.dist)  # batch-norm statistics are each process's own
     with stop.interruptible():
         evaluation = task.evaluate(model, state.step, lambda: _stop_together(run, stop))
     log.record("val", state.step, epoch=_epoch(run), **evaluation.values)
@@ -324,7 +329,7 @@ def _evaluate_and_keep(run: Run, task: Task, log: RunLog, stop: StopSignals) -> 
         state.best_score, state.best_step = evaluation.score, state.step
     log.say(f"step {state.step}: val {evaluation.name} {evaluation.score:.4f}{' (best so far)' if is_best else ''}")
     is_last = state.step == run.total_steps
-    if run.ranks.is_first:
+    if run.dist.is_main:
         for folder, wanted in ((task.best_folder, is_best), (f"{task.best_folder}_last", is_last)):
             if wanted:
                 evaluation.save(config.output / folder, folder == task.best_folder)
@@ -336,5 +341,5 @@ def _epoch(run: Run) -> float:
 
 
 def _save(run: Run) -> None:
-    if run.ranks.is_first:
-        save_checkpoint(run.checkpoints, run.model, run.averaged, run.optimizers, run.state)
+    if run.dist.is_main:
+        save_checkpoint(run.checkpoints, run.model, run.ema_model, run.optimizers, run.state)

@@ -19,7 +19,7 @@ def build_optimizers(
     model: nn.Module,
     name: OptimizerName,
     learning_rate: float,
-    backbone_factor: float,
+    backbone_lr_scale: float,
     weight_decay: float,
     momentum: float,
 ) -> tuple[Optimizer, ...]:
@@ -33,7 +33,7 @@ def build_optimizers(
         name: "adamw"; "sgd" with momentum; or "muon" for the kernels of all convolutions, with AdamW for the rest
             (transposed convolutions, biases, normalisation).
         learning_rate: Peak learning rate of the decoder.
-        backbone_factor: The backbone's learning rate as a share of it.
+        backbone_lr_scale: The backbone's learning rate as a share of it.
         weight_decay: For weights of two or more dimensions.
         momentum: Of "sgd" and "muon".
 
@@ -46,7 +46,7 @@ def build_optimizers(
         groups = []
         for in_backbone, decayed in itertools.product((True, False), repeat=2):
             chosen = [p for p in parameters if (id(p) in backbone) == in_backbone and (p.ndim > 1) == decayed]
-            rate = learning_rate * (backbone_factor if in_backbone else 1.0)
+            rate = learning_rate * (backbone_lr_scale if in_backbone else 1.0)
             decay = weight_decay if decayed else 0.0
             if chosen:
                 groups.append({"params": chosen, "lr": rate, "peak_lr": rate, "weight_decay": decay})

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from exfuse.durable import read_file
+from exfuse.atomic_io import read_file
 from exfuse.errors import ConfigError, brief, did_you_mean, without_path
 from exfuse.training.config import AblationConfig, PretrainingConfig, RunConfig, TrainingConfig
 from exfuse.validation import MAX_YAML, describe, load_yaml

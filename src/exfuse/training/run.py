@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from exfuse.distributed import Ranks, differences, is_lost_process, process_group, wait_for_all
+from exfuse.distributed import DistContext, barrier, differences, is_lost_process, process_group
 from exfuse.errors import ConfigError, DataError, OutputError, TrainingError, brief
 from exfuse.outputs.folder import check_folder
 from exfuse.training.checkpoint import TrainingState, has_checkpoint
@@ -32,11 +32,11 @@ class Run:
     """Everything the loop works on."""
 
     config: RunConfig
-    ranks: Ranks
+    dist: DistContext
     samples: int  # in the training split
     model: nn.Module
     network: nn.Module  # the model, wrapped where there are several processes
-    average: ExponentialMovingAverage | None
+    ema: ExponentialMovingAverage | None
     optimizers: tuple[Optimizer, ...]
     state: TrainingState
 
@@ -62,13 +62,15 @@ class Run:
         return self.config.output / "checkpoints"
 
     @property
-    def averaged(self) -> nn.Module | None:
+    def ema_model(self) -> nn.Module | None:
         """The moving average as a network, if the run keeps one."""
-        return self.average.model if self.average else None
+        return self.ema.model if self.ema else None
 
 
 @contextmanager
-def begun(config: RunConfig, resume: bool, console: Console) -> Iterator[tuple[Ranks, StopSignals, Console]]:
+def training_session(
+    config: RunConfig, resume: bool, console: Console
+) -> Iterator[tuple[DistContext, StopSignals, Console]]:
     """Joins the other processes, listens to signals and checks the recipe against them and the run folder.
 
     Yields:
@@ -79,20 +81,20 @@ def begun(config: RunConfig, resume: bool, console: Console) -> Iterator[tuple[R
         TrainingError: If the memory is used up, or another process of the run can no longer be reached.
         Interrupted: After a signal that the block did not deal with itself.
     """
-    with process_as_before(), stop_signals() as stop, process_group() as ranks:
+    with process_as_before(), stop_signals() as stop, process_group() as dist:
         try:
-            check_agreement(config, resume, ranks)
-            check_shares(config, ranks)
+            check_agreement(config, resume, dist)
+            check_shards(config, dist)
             check_output(config, resume)
-            wait_for_all(ranks)  # nobody writes before all have looked
-            yield ranks, stop, console if ranks.is_first else Console(quiet=True)
+            barrier(dist)  # nobody writes before all have looked
+            yield dist, stop, console if dist.is_main else Console(quiet=True)
         except (MemoryError, RuntimeError) as error:
             if _is_out_of_memory(error):
                 raise TrainingError(
                     f"the memory is used up ({brief(error)}); a smaller data.crop_size or batch_size, or a larger "
-                    "accumulation, needs less"
+                    "gradient_accumulation, needs less"
                 ) from error
-            if ranks.size == 1 or not is_lost_process(error):
+            if dist.size == 1 or not is_lost_process(error):
                 raise
             raise TrainingError(
                 f"another process of this run is gone or does not answer ({brief(error)}); --resume goes on from the "
@@ -143,7 +145,7 @@ def check_run(config: RunConfig, resume: bool) -> None:
         )
 
 
-def check_agreement(config: RunConfig, resume: bool, ranks: Ranks) -> None:
+def check_agreement(config: RunConfig, resume: bool, dist: DistContext) -> None:
     """Checks that all processes of a run were started alike.
 
     Raises:
@@ -151,65 +153,65 @@ def check_agreement(config: RunConfig, resume: bool, ranks: Ranks) -> None:
     """
     versions = {name: version(name) for name in ("exfuse", "torch", "numpy", "pillow")}
     facts = shared_settings(config) | {"--resume": resume, "python": platform.python_version()} | versions
-    if found := differences(facts, ranks):
+    if found := differences(facts, dist):
         raise ConfigError(f"the processes of this run differ: {found}; start all of them alike")
 
 
-def check_data(facts: Mapping[str, object], ranks: Ranks) -> None:
+def check_data(facts: Mapping[str, object], dist: DistContext) -> None:
     """Checks that all processes of a run read the same data.
 
     Args:
         facts: What this process has read; see `differences`.
-        ranks: This process's place.
+        dist: This process's place.
 
     Raises:
         DataError: With what one of them has that the first has not.
     """
-    if found := differences(facts, ranks):
+    if found := differences(facts, dist):
         raise DataError(f"the processes of this run read other data: {found}; give all of them the same files")
 
 
-def check_shares(config: RunConfig, ranks: Ranks) -> None:
+def check_shards(config: RunConfig, dist: DistContext) -> None:
     """Checks that each process gets whole, equal pieces of a batch.
 
     Raises:
         ConfigError: If it does not.
     """
-    pieces = config.accumulation * ranks.size
+    pieces = config.gradient_accumulation * dist.size
     if config.batch_size % pieces:
         raise ConfigError(
             f"batch_size {config.batch_size} is not a multiple of {pieces} "
-            f"(accumulation {config.accumulation} times {ranks.size} processes)"
+            f"(gradient_accumulation {config.gradient_accumulation} times {dist.size} processes)"
         )
 
 
-def start_run(config: RunConfig, model: nn.Module, samples: int, ranks: Ranks) -> Run:
+def start_run(config: RunConfig, model: nn.Module, samples: int, dist: DistContext) -> Run:
     """Returns a run at step 0.
 
     Args:
         config: The recipe.
         model: A fresh network with a `backbone`.
         samples: In the training split.
-        ranks: This process's place.
+        dist: This process's place.
     """
-    if ranks.size > 1 and ranks.device.type == "cuda":
+    if dist.size > 1 and dist.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-    model = model.to(ranks.device)
+    model = model.to(dist.device)
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = config.optimizer
     return Run(
         config=config,
-        ranks=ranks,
+        dist=dist,
         samples=samples,
         model=model,
-        network=DistributedDataParallel(model) if ranks.size > 1 else model,
-        average=ExponentialMovingAverage(model, config.ema_decay) if config.ema_decay else None,
+        network=DistributedDataParallel(model) if dist.size > 1 else model,
+        ema=ExponentialMovingAverage(model, config.ema_decay) if config.ema_decay else None,
         optimizers=build_optimizers(
             model,
             optimizer.name,
             optimizer.learning_rate,
-            optimizer.backbone_factor,
+            optimizer.backbone_lr_scale,
             optimizer.weight_decay,
             optimizer.momentum,
         ),

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from exfuse.data.augment import Augmentation
 from exfuse.data.datasets import SegmentationDataset, open_dataset
-from exfuse.data.decoded import DecodedDataset, decode
+from exfuse.data.image_cache import MemmapDataset, build_image_cache
+from exfuse.data.loader import AugmentedDataset
 from exfuse.data.samples import Sample
-from exfuse.data.scan import DatasetScan, scan_dataset
-from exfuse.data.stream import AugmentedDataset
-from exfuse.distributed import Ranks, wait_for_all
+from exfuse.data.stats import DatasetStats, compute_stats
+from exfuse.distributed import DistContext, barrier
 from exfuse.errors import ConfigError, DataError, OutputError
 from exfuse.evaluation.bootstrap import mean_iou_interval
 from exfuse.evaluation.evaluate import EvaluationReport, describe_protocol, score_split
@@ -30,14 +30,14 @@ from exfuse.losses import (
 )
 from exfuse.models.backbone_weights import load_backbone_weights, pretraining_normalization
 from exfuse.models.exfuse import ExFuse, ExFuseOutput
-from exfuse.models.info import ModelInfo
+from exfuse.models.metadata import ModelMetadata
 from exfuse.models.pretrained import check_restorable, load_pretrained, save_pretrained
 from exfuse.models.semantic_supervision import is_own
 from exfuse.outputs.folder import claim_folder
 from exfuse.training.config import DataConfig, LossConfig, TrainingConfig
 from exfuse.training.log import read_records
 from exfuse.training.loop import Evaluation, run_training
-from exfuse.training.run import begun, check_data, start_run
+from exfuse.training.run import check_data, start_run, training_session
 
 REPORT_FILE = "report.html"
 CLASS_WEIGHTS = {
@@ -67,18 +67,18 @@ def train(config: TrainingConfig, resume: bool, console: Console) -> EvaluationR
         TrainingError: If the loss is no longer finite.
         Interrupted: After Ctrl-C or SIGTERM, once the newest finished step is saved.
     """
-    with begun(config, resume, console) as (ranks, stop, output):
-        task, model = set_up(config, ranks, output)
-        run = start_run(config, model, len(task.train.dataset), ranks)
+    with training_session(config, resume, console) as (dist, stop, output):
+        task, model = set_up(config, dist, output)
+        run = start_run(config, model, len(task.train.dataset), dist)
         run_training(run, task, resume, stop, output)
-        if ranks.is_first:
+        if dist.is_main:
             page = run_report(config.output, task.val.dataset, read_records(config.output))
             try:
                 with claim_folder(config.output, config.command) as folder:
                     folder.write(REPORT_FILE, page.encode())
             except OutputError as error:  # the run itself is whole
                 output.print(f"no report: {error}", style="yellow", markup=False, soft_wrap=True)
-        wait_for_all(ranks)
+        barrier(dist)
         _, info = load_pretrained(config.output / task.best_folder)
         return EvaluationReport.from_json(info.metrics)
 
@@ -87,7 +87,7 @@ class Split(NamedTuple):
     """A split that was read and checked once."""
 
     dataset: SegmentationDataset
-    scan: DatasetScan
+    stats: DatasetStats
 
 
 @dataclass(frozen=True)
@@ -95,18 +95,18 @@ class SegmentationTask:
     """Learning to label pixels; a `Task`."""
 
     config: TrainingConfig
-    ranks: Ranks
+    dist: DistContext
     train: Split
     val: Split
-    images: SegmentationDataset | DecodedDataset
-    info: ModelInfo
+    images: SegmentationDataset | MemmapDataset
+    info: ModelMetadata
     criterion: SegmentationLoss
     best_folder: str = "model"
 
     @property
     def fingerprint(self) -> str:
-        """Of both splits; see `scan_dataset`."""
-        return f"{self.train.scan.fingerprint} {self.val.scan.fingerprint}"
+        """Of both splits; see `compute_stats`."""
+        return f"{self.train.stats.fingerprint} {self.val.stats.fingerprint}"
 
     def samples(self) -> AugmentedDataset[Sample]:
         """Returns the augmented training samples."""
@@ -132,13 +132,13 @@ class SegmentationTask:
         """Returns the sum of the class weights of the labelled pixels."""
         return self.criterion.weight(targets)
 
-    def evaluate(self, model: nn.Module, step: int, between: Callable[[], None]) -> Evaluation:
+    def evaluate(self, model: nn.Module, step: int, check_stop: Callable[[], None]) -> Evaluation:
         """Scores the network by its mean IoU on the validation split."""
-        engine = TorchEngine(model, self.info, precision=self.config.precision, device=self.ranks.device)
+        engine = TorchEngine(model, self.info, precision=self.config.precision, device=self.dist.device)
         predictor = Predictor(engine, self.info)
-        scores = score_split(predictor, self.val.dataset, self.ranks, Console(quiet=True), between=between)
+        scores = score_split(predictor, self.val.dataset, self.dist, Console(quiet=True), check_stop=check_stop)
         matrix, interval = scores.matrix, mean_iou_interval(scores.of_images)
-        protocol = describe_protocol(predictor, self.val.dataset, self.val.scan.fingerprint)
+        protocol = describe_protocol(predictor, self.val.dataset, self.val.stats.fingerprint)
         report = EvaluationReport(matrix, self.info.class_names, protocol | {"step": step}, interval)
         measured = replace(self.info, metrics=report.to_json())
 
@@ -153,7 +153,7 @@ class SegmentationTask:
         return Evaluation(matrix.mean_iou(), "mIoU", values, save)
 
 
-def set_up(config: TrainingConfig, ranks: Ranks, console: Console) -> tuple[SegmentationTask, ExFuse]:
+def set_up(config: TrainingConfig, dist: DistContext, console: Console) -> tuple[SegmentationTask, ExFuse]:
     """Opens and checks the data and builds the network.
 
     Raises:
@@ -167,8 +167,8 @@ def set_up(config: TrainingConfig, ranks: Ranks, console: Console) -> tuple[Segm
     )
     facts: dict[str, object] = {}
     for part, split in (("training", train_split), ("validation", val_split)):
-        facts |= {f"{part} images": len(split.dataset), f"{part} fingerprint": split.scan.fingerprint[:16]}
-    check_data(facts, ranks)
+        facts |= {f"{part} images": len(split.dataset), f"{part} fingerprint": split.stats.fingerprint[:16]}
+    check_data(facts, dist)
     info = model_info(config, train_split.dataset)
     model = info.build()
     if not is_own(model.backbone):
@@ -178,9 +178,9 @@ def set_up(config: TrainingConfig, ranks: Ranks, console: Console) -> tuple[Segm
         _compare_normalization(config, console)
     if config.model.weights is not None:
         load_weights(model, info, config.model.weights)
-    criterion = _build_loss(config.loss, train_split, ranks)
-    images = _decoded(train_split, ranks, console) if config.data.cache else train_split.dataset
-    return SegmentationTask(config, ranks, train_split, val_split, images, info, criterion), model
+    criterion = _build_loss(config.loss, train_split, dist)
+    images = _decoded(train_split, dist, console) if config.data.cache else train_split.dataset
+    return SegmentationTask(config, dist, train_split, val_split, images, info, criterion), model
 
 
 def _compare_normalization(config: TrainingConfig, console: Console) -> None:
@@ -198,7 +198,7 @@ def _compare_normalization(config: TrainingConfig, console: Console) -> None:
         )
 
 
-def load_weights(model: ExFuse, info: ModelInfo, source: Path) -> None:
+def load_weights(model: ExFuse, info: ModelMetadata, source: Path) -> None:
     """Copies the weights of a trained network into a fresh one.
 
     Args:
@@ -231,34 +231,34 @@ def _open_split(config: DataConfig, split: str, console: Console) -> Split:
         raise ConfigError("data.root is not set: add data.root=FOLDER (or a dataset file)")
     dataset = open_dataset(config.root, split)
     with console.status(f"checking the {len(dataset)} images of {split}"):
-        scan = scan_dataset(dataset)
-    if not scan.pixels.any():
+        stats = compute_stats(dataset)
+    if not stats.pixel_counts.any():
         raise DataError(
-            f"{dataset.root}: in the {len(dataset)} masks of {split} no pixel is labelled, all {scan.ignored:,} are to "
-            "be ignored; name another split, or correct the masks or ignore_index"
+            f"{dataset.root}: in the {len(dataset)} masks of {split} no pixel is labelled, all {stats.ignored:,} are "
+            "to be ignored; name another split, or correct the masks or ignore_index"
         )
-    return Split(dataset, scan)
+    return Split(dataset, stats)
 
 
-def _decoded(split: Split, ranks: Ranks, console: Console) -> DecodedDataset:
+def _decoded(split: Split, dist: DistContext, console: Console) -> MemmapDataset:
     with console.status(f"decoding the {len(split.dataset)} images of {split.dataset.split}"):
-        if ranks.is_first:
-            decode(split.dataset, split.scan.fingerprint)
-        wait_for_all(ranks)
-        return decode(split.dataset, split.scan.fingerprint)
+        if dist.is_main:
+            build_image_cache(split.dataset, split.stats.fingerprint)
+        barrier(dist)
+        return build_image_cache(split.dataset, split.stats.fingerprint)
 
 
-def _build_loss(config: LossConfig, train_split: Split, ranks: Ranks) -> SegmentationLoss:
+def _build_loss(config: LossConfig, train_split: Split, dist: DistContext) -> SegmentationLoss:
     weights = None
     if config.class_weights != "none":
-        weights = CLASS_WEIGHTS[config.class_weights](train_split.scan).to(ranks.device)
+        weights = CLASS_WEIGHTS[config.class_weights](train_split.stats).to(dist.device)
     ignore_index = train_split.dataset.classes.ignore_index
     return SegmentationLoss(ignore_index, weights, config.ohem, config.dice, config.lovasz, config.auxiliary)
 
 
-def model_info(config: TrainingConfig, dataset: SegmentationDataset) -> ModelInfo:
+def model_info(config: TrainingConfig, dataset: SegmentationDataset) -> ModelMetadata:
     """Returns what the run's network has to say about itself."""
-    return ModelInfo(
+    return ModelMetadata(
         name=config.model.name,
         parts=config.model.parts(),
         class_names=dataset.classes.names,

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
+from exfuse.atomic_io import read_file
 from exfuse.data.classes import voc_classes
 from exfuse.data.datasets import open_dataset
 from exfuse.data.files import inside, read_names
 from exfuse.data.prepare.matlab import read_field
 from exfuse.data.prepare.tree import PreparedTree, check_counts, into_folder
 from exfuse.data.samples import Sample, UInt8Array, check_sample, read_image
-from exfuse.durable import read_file
 from exfuse.errors import DataError, without_path
 from exfuse.outputs.folder import OutputFolder
 

@@ -7,10 +7,10 @@ import numpy.typing as npt
 
 from exfuse.data.samples import UInt8Array
 from exfuse.errors import CheckpointError
-from exfuse.inference.augmentation import TestTimeAugmentation
+from exfuse.inference.tta import TestTimeAugmentation
 
 Precision = Literal["fp32", "bf16"]
-# The names of a `LabelGraph`'s input and outputs in a converted model.
+# The names of a `DeployableModel`'s input and outputs in a converted model.
 IMAGES, LABELS, LOGITS = "images", "labels", "logits"
 Float32Array = npt.NDArray[np.float32]
 

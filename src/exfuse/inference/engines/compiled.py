@@ -6,9 +6,9 @@ from torch import Tensor, nn
 from exfuse.contained import contained
 from exfuse.data.samples import UInt8Array
 from exfuse.errors import ConfigError
-from exfuse.inference.augmentation import PLAIN
 from exfuse.inference.engines.base import Float32Array, Precision, finite
-from exfuse.inference.graph import LabelGraph
+from exfuse.inference.graph import DeployableModel
+from exfuse.inference.tta import NO_TTA
 
 with contained():
     from torch._dynamo import config as dynamo
@@ -19,7 +19,7 @@ UNLIMITED = 10**9
 
 
 class CompiledEngine:
-    """Computes a `LabelGraph` compiled once for each size of image, on a GPU into a CUDA graph; see `Engine`.
+    """Computes a `DeployableModel` compiled once for each size of image, on a GPU into a CUDA graph; see `Engine`.
 
     Args:
         graph: Moved to a GPU if there is one.
@@ -30,9 +30,9 @@ class CompiledEngine:
     """
 
     name = "compile"
-    augmentation = PLAIN
+    augmentation = NO_TTA
 
-    def __init__(self, graph: LabelGraph, precision: Precision = "bf16") -> None:
+    def __init__(self, graph: DeployableModel, precision: Precision = "bf16") -> None:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.device = str(self._device)
         self.precision: str = precision
@@ -70,7 +70,7 @@ class CompiledEngine:
 
 
 class _Output(nn.Module):
-    """One of the two things that a `LabelGraph` gives."""
+    """One of the two things that a `DeployableModel` gives."""
 
     def __init__(self, graph: nn.Module, place: int) -> None:
         super().__init__()

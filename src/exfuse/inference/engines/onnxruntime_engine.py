@@ -7,9 +7,9 @@ from typing import Any
 from exfuse.contained import contained
 from exfuse.data.samples import UInt8Array
 from exfuse.errors import CheckpointError, brief
-from exfuse.inference.augmentation import PLAIN
 from exfuse.inference.engines.base import IMAGES, LABELS, LOGITS, Float32Array, checked_labels, checked_scores
-from exfuse.models.info import ModelInfo
+from exfuse.inference.tta import NO_TTA
+from exfuse.models.metadata import ModelMetadata
 
 with contained():
     import onnxruntime as ort
@@ -19,7 +19,7 @@ _FATAL_ONLY = 4
 
 
 class OnnxRuntimeEngine:
-    """Computes an exported `LabelGraph`; see `Engine`.
+    """Computes an exported `DeployableModel`; see `Engine`.
 
     Args:
         path: The `.onnx` file.
@@ -31,7 +31,7 @@ class OnnxRuntimeEngine:
     name = "onnxruntime"
     precision: str = "fp32"
     device = "cpu"
-    augmentation = PLAIN
+    augmentation = NO_TTA
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -40,7 +40,7 @@ class OnnxRuntimeEngine:
         try:
             self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
             description = self._session.get_modelmeta().custom_metadata_map[INFO_KEY]
-            self.info = ModelInfo.from_json(json.loads(description))
+            self.info = ModelMetadata.from_json(json.loads(description))
         except Exception as error:  # the library has a dozen kinds of its own, which share no base
             raise CheckpointError(f"{path}: not a readable ONNX model of exfuse's ({brief(error)})") from error
 

@@ -9,7 +9,6 @@ from typing import Any
 from exfuse.contained import contained
 from exfuse.data.samples import UInt8Array
 from exfuse.errors import CheckpointError, brief
-from exfuse.inference.augmentation import PLAIN
 from exfuse.inference.engines.base import (
     LABELS,
     LOGITS,
@@ -19,7 +18,8 @@ from exfuse.inference.engines.base import (
     checked_scores,
 )
 from exfuse.inference.engines.signal_stack import kept_signal_stack
-from exfuse.models.info import ModelInfo
+from exfuse.inference.tta import NO_TTA
+from exfuse.models.metadata import ModelMetadata
 
 with contained():
     import openvino as ov
@@ -30,7 +30,7 @@ HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
 KEPT_OPERATIONS = 500  # compiled for sizes of images; of OpenVINO's own 5,000, memory grows for thousands of images
 
 
-def read_openvino(path: Path) -> tuple[ov.Model, ModelInfo]:
+def read_openvino(path: Path) -> tuple[ov.Model, ModelMetadata]:
     """Reads an exported model.
 
     Args:
@@ -43,16 +43,16 @@ def read_openvino(path: Path) -> tuple[ov.Model, ModelInfo]:
         core = ov.Core()
         core.set_property({"ENABLE_MMAP": False})  # a mapped file that is written over would take the process with it
         model = core.read_model(path)
-        return model, ModelInfo.from_json(json.loads(model.get_rt_info(INFO_PATH).astype(str)))
+        return model, ModelMetadata.from_json(json.loads(model.get_rt_info(INFO_PATH).astype(str)))
     except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: not a readable OpenVINO model of exfuse's ({brief(error)})") from error
 
 
-def save_openvino(model: ov.Model, info: ModelInfo, path: Path) -> None:
+def save_openvino(model: ov.Model, info: ModelMetadata, path: Path) -> None:
     """Writes what `read_openvino` reads.
 
     Args:
-        model: With the input and the outputs of a `LabelGraph`.
+        model: With the input and the outputs of a `DeployableModel`.
         info: What its labels mean.
         path: The `.xml` file.
 
@@ -74,7 +74,7 @@ def best_precision() -> Precision:
 
 
 class OpenVINOEngine:
-    """Computes an exported `LabelGraph`; see `Engine`.
+    """Computes an exported `DeployableModel`; see `Engine`.
 
     Args:
         model: As `read_openvino` gives it.
@@ -88,10 +88,10 @@ class OpenVINOEngine:
 
     name = "openvino"
     device = "cpu"
-    augmentation = PLAIN
+    augmentation = NO_TTA
 
     def __init__(
-        self, model: ov.Model, info: ModelInfo, precision: Precision | None = None, source: Path | None = None
+        self, model: ov.Model, info: ModelMetadata, precision: Precision | None = None, source: Path | None = None
     ) -> None:
         computed = precision or best_precision()
         self.precision: str = "int8" if model.has_rt_info(INT8_PATH) else computed

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from exfuse.data.samples import UInt8Array
-from exfuse.inference.augmentation import PLAIN, TestTimeAugmentation
 from exfuse.inference.engines.base import Float32Array, Precision, check_finite
 from exfuse.inference.preprocessing import normalize
 from exfuse.inference.scoring import class_scores, most_likely
-from exfuse.models.info import ModelInfo
+from exfuse.inference.tta import NO_TTA, TestTimeAugmentation
+from exfuse.models.metadata import ModelMetadata
 
 
 class TorchEngine:
@@ -27,8 +27,8 @@ class TorchEngine:
     def __init__(
         self,
         model: nn.Module,
-        info: ModelInfo,
-        augmentation: TestTimeAugmentation = PLAIN,
+        info: ModelMetadata,
+        augmentation: TestTimeAugmentation = NO_TTA,
         precision: Precision = "fp32",
         device: torch.device | None = None,
     ) -> None:

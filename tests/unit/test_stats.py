@@ -13,9 +13,9 @@ from PIL import Image
 
 from exfuse.data import parallel
 from exfuse.data.datasets import SegmentationDataset, open_dataset
-from exfuse.data.doctor import examine, open_leniently
+from exfuse.data.doctor import open_leniently, validate
 from exfuse.data.samples import Sample
-from exfuse.data.scan import scan_dataset
+from exfuse.data.stats import compute_stats
 from exfuse.errors import DataError
 
 # The tables of the data sets' read-me files: share of all pixels in percent, 255 last, and images with the class.
@@ -31,20 +31,22 @@ def copy(pack: Path, tmp_path: Path) -> Path:
 
 
 def fingerprint(root: Path, split: str = "train") -> str:
-    return scan_dataset(open_dataset(root, split)).fingerprint
+    return compute_stats(open_dataset(root, split)).fingerprint
 
 
 def test_counts_are_those_of_a_plain_loop_over_the_masks(pack: Path):
-    found = scan_dataset(open_dataset(pack, "train"))
+    found = compute_stats(open_dataset(pack, "train"))
     names = (pack / "train.txt").read_text().split()
     masks = [np.array(Image.open(pack / "masks" / f"{name}.png")) for name in names]
     for label in range(7):
-        assert found.pixels[label] == sum((mask == label).sum() for mask in masks)
-        assert found.images[label] == sum((mask == label).any() for mask in masks)
-        assert found.pixels_of_images[label] == sum((mask != 255).sum() for mask in masks if (mask == label).any())
+        assert found.pixel_counts[label] == sum((mask == label).sum() for mask in masks)
+        assert found.image_counts[label] == sum((mask == label).any() for mask in masks)
+        assert found.containing_image_pixels[label] == sum(
+            (mask != 255).sum() for mask in masks if (mask == label).any()
+        )
     assert found.ignored == sum((mask == 255).sum() for mask in masks) > 0
-    assert found.pixels.dtype == found.images.dtype == found.pixels_of_images.dtype == np.int64
-    assert found.pixels.sum() + found.ignored == 12 * 144 * 192
+    assert found.pixel_counts.dtype == found.image_counts.dtype == found.containing_image_pixels.dtype == np.int64
+    assert found.pixel_counts.sum() + found.ignored == 12 * 144 * 192
 
 
 def test_a_class_that_is_absent_counts_nothing(copy: Path):
@@ -54,27 +56,27 @@ def test_a_class_that_is_absent_counts_nothing(copy: Path):
         mask[0, : index + 1] = 255
         mask[1, :5] = 3 if index == 2 else 0
         Image.fromarray(mask).save(entry.mask)
-    found = scan_dataset(dataset)
-    assert found.pixels.tolist() == [4 * 144 * 192 - 10 - 5, 0, 0, 5, 0, 0, 0]
-    assert found.images.tolist() == [4, 0, 0, 1, 0, 0, 0]
-    assert found.pixels_of_images.tolist() == [4 * 144 * 192 - 10, 0, 0, 144 * 192 - 3, 0, 0, 0]
+    found = compute_stats(dataset)
+    assert found.pixel_counts.tolist() == [4 * 144 * 192 - 10 - 5, 0, 0, 5, 0, 0, 0]
+    assert found.image_counts.tolist() == [4, 0, 0, 1, 0, 0, 0]
+    assert found.containing_image_pixels.tolist() == [4 * 144 * 192 - 10, 0, 0, 144 * 192 - 3, 0, 0, 0]
     assert found.ignored == 10
 
 
 def test_labels_are_counted_as_they_are_after_the_label_map(pack: Path):
     dataset = open_dataset(pack, "val")
-    plain = scan_dataset(dataset)
+    plain = compute_stats(dataset)
     label_map = np.arange(256, dtype=np.uint8)
     label_map[[1, 2]] = 2, 255
-    mapped = scan_dataset(replace(dataset, label_map=label_map))
-    assert mapped.pixels[1] == 0
-    assert mapped.pixels[2] == plain.pixels[1] > 0
-    assert mapped.ignored == plain.ignored + plain.pixels[2] > plain.ignored
+    mapped = compute_stats(replace(dataset, label_map=label_map))
+    assert mapped.pixel_counts[1] == 0
+    assert mapped.pixel_counts[2] == plain.pixel_counts[1] > 0
+    assert mapped.ignored == plain.ignored + plain.pixel_counts[2] > plain.ignored
 
 
 def test_progress_is_told_of_every_image(pack: Path):
     calls = []
-    scan_dataset(open_dataset(pack, "train"), lambda: calls.append(1))
+    compute_stats(open_dataset(pack, "train"), lambda: calls.append(1))
     assert len(calls) == 12
 
 
@@ -84,7 +86,7 @@ def test_a_scan_stops_at_a_label_outside_the_classes(copy: Path):
     mask[10, 20] = 99
     Image.fromarray(mask).save(path)
     with pytest.raises(DataError, match=r"train_0007\.png: 1 pixels have the label 99, the first at row 10, column 20"):
-        scan_dataset(open_dataset(copy, "train"))
+        compute_stats(open_dataset(copy, "train"))
 
 
 def test_the_same_files_elsewhere_have_the_same_fingerprint(pack: Path, copy: Path):
@@ -159,8 +161,8 @@ def test_each_thing_that_labels_mean_is_in_the_fingerprint(copy: Path):
     for path in (copy / "masks").iterdir():  # without the ignored label, so that it can be another
         Image.fromarray(np.zeros((144, 192), dtype=np.uint8)).save(path)
     dataset = open_dataset(copy, "val")
-    found = {name: scan_dataset(change(dataset)).fingerprint for name, change in MEANINGS.items()}
-    found["nothing"] = scan_dataset(dataset).fingerprint
+    found = {name: compute_stats(change(dataset)).fingerprint for name, change in MEANINGS.items()}
+    found["nothing"] = compute_stats(dataset).fingerprint
     assert len(set(found.values())) == len(found)
 
 
@@ -172,7 +174,7 @@ def test_the_fingerprint_is_as_its_description_says(copy: Path):
     for entry in dataset.entries:
         parts += [entry.name.encode(), entry.image.read_bytes(), entry.mask.read_bytes()]
     expected = sha256(b"".join(sha256(part).digest() for part in parts)).hexdigest()
-    assert scan_dataset(dataset).fingerprint == expected
+    assert compute_stats(dataset).fingerprint == expected
 
 
 def test_names_that_are_not_utf_8_are_scanned_and_examined(copy: Path):
@@ -183,9 +185,9 @@ def test_names_that_are_not_utf_8_are_scanned_and_examined(copy: Path):
     (copy / "images" / "val_0001.jpg").write_bytes(b"no image")
     dataset, missing = open_leniently(copy, "val")
     assert dataset.entries[0].name == name
-    assert [finding.kind for finding in examine(dataset, missing).findings if finding.severity == "error"] == ["image"]
-    json.dumps(examine(dataset, missing).to_json()).encode()
-    scan_dataset(replace(dataset, entries=dataset.entries[:1]))
+    assert [finding.kind for finding in validate(dataset, missing).issues if finding.severity == "error"] == ["image"]
+    json.dumps(validate(dataset, missing).to_json()).encode()
+    compute_stats(replace(dataset, entries=dataset.entries[:1]))
 
 
 SAMPLE = Sample(np.zeros((4, 4, 3), dtype=np.uint8), np.zeros((4, 4), dtype=np.uint8))
@@ -196,7 +198,7 @@ def test_a_file_that_vanishes_while_it_is_scanned_is_named(copy: Path, monkeypat
     monkeypatch.setattr(SegmentationDataset, "__getitem__", lambda self, index: SAMPLE)
     dataset.entries[0].image.unlink()
     with pytest.raises(DataError, match=r"val_0000\.jpg: cannot be read"):
-        scan_dataset(dataset)
+        compute_stats(dataset)
 
 
 def test_splits_longer_than_what_is_queued_are_scanned_in_order(pack: Path, monkeypatch: pytest.MonkeyPatch):
@@ -206,15 +208,15 @@ def test_splits_longer_than_what_is_queued_are_scanned_in_order(pack: Path, monk
 
 
 def test_camvid_has_the_pixels_that_its_read_me_says(camvid: Path):
-    assert_scan_matches(camvid, CAMVID_VAL_PERCENT, CAMVID_VAL_IMAGES)
+    assert_stats_match(camvid, CAMVID_VAL_PERCENT, CAMVID_VAL_IMAGES)
 
 
 def test_ccp_has_the_pixels_that_its_read_me_says(ccp: Path):
-    assert_scan_matches(ccp, CCP_VAL_PERCENT, CCP_VAL_IMAGES)
+    assert_stats_match(ccp, CCP_VAL_PERCENT, CCP_VAL_IMAGES)
 
 
-def assert_scan_matches(root: Path, percent: list[float], images: list[int]) -> None:
-    found = scan_dataset(open_dataset(root, "val"))
-    counts = np.array([*found.pixels, found.ignored])
+def assert_stats_match(root: Path, percent: list[float], images: list[int]) -> None:
+    found = compute_stats(open_dataset(root, "val"))
+    counts = np.array([*found.pixel_counts, found.ignored])
     np.testing.assert_allclose(100 * counts / counts.sum(), percent, atol=5.1e-4)
-    assert found.images.tolist() == images
+    assert found.image_counts.tolist() == images

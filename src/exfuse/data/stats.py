@@ -10,23 +10,23 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from exfuse.atomic_io import digest_of
 from exfuse.data.datasets import SegmentationDataset
 from exfuse.data.parallel import map_images
 from exfuse.data.samples import count_labels
-from exfuse.durable import digest_of
 from exfuse.errors import DataError, without_path
 
 Int64Array = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class DatasetScan:
+class DatasetStats:
     """What a split holds.
 
     Attributes:
-        pixels: Labelled pixels of each class, `(K,)`.
-        pixels_of_images: Labelled pixels of the images in which each class occurs, `(K,)`.
-        images: Images in which each class occurs, `(K,)`.
+        pixel_counts: Labelled pixels of each class, `(K,)`.
+        containing_image_pixels: Labelled pixels of the images in which each class occurs, `(K,)`.
+        image_counts: Images in which each class occurs, `(K,)`.
         ignored: Pixels that are no class.
         fingerprint: Equal ones mean equal data: a SHA-256, in hexadecimal digits, over 32 bytes for what the labels
             mean and then, for each image in the split's order, 32 bytes each for its name, its file and its mask's.
@@ -34,14 +34,14 @@ class DatasetScan:
             order; of the name's bytes in the file system; and of the files' contents.
     """
 
-    pixels: Int64Array
-    pixels_of_images: Int64Array
-    images: Int64Array
+    pixel_counts: Int64Array
+    containing_image_pixels: Int64Array
+    image_counts: Int64Array
     ignored: int
     fingerprint: str
 
 
-def scan_dataset(dataset: SegmentationDataset, progress: Callable[[], None] = lambda: None) -> DatasetScan:
+def compute_stats(dataset: SegmentationDataset, progress: Callable[[], None] = lambda: None) -> DatasetStats:
     """Reads every image and mask of a split once.
 
     Args:
@@ -52,19 +52,19 @@ def scan_dataset(dataset: SegmentationDataset, progress: Callable[[], None] = la
         DataError: On the first file that is missing, broken or has a label outside the classes.
     """
     num_classes = len(dataset.classes)
-    pixels, pixels_of_images, images = (np.zeros(num_classes, dtype=np.int64) for _ in range(3))
+    pixels, containing_image_pixels, images = (np.zeros(num_classes, dtype=np.int64) for _ in range(3))
     ignored = 0
     digest = hashlib.sha256(_meaning(dataset))
-    for counts, image_digest in map_images(partial(_scan_one, dataset), range(len(dataset)), dataset.files_of):
+    for counts, image_digest in map_images(partial(_read_one, dataset), range(len(dataset)), dataset.files_of):
         labelled = counts[:num_classes]
         present = labelled > 0
         pixels += labelled
-        pixels_of_images += present * labelled.sum()
+        containing_image_pixels += present * labelled.sum()
         images += present
         ignored += int(counts[num_classes:].sum())
         digest.update(image_digest)
         progress()
-    return DatasetScan(pixels, pixels_of_images, images, ignored, digest.hexdigest())
+    return DatasetStats(pixels, containing_image_pixels, images, ignored, digest.hexdigest())
 
 
 def _meaning(dataset: SegmentationDataset) -> bytes:
@@ -79,7 +79,7 @@ def _meaning(dataset: SegmentationDataset) -> bytes:
     return hashlib.sha256(json.dumps(meaning).encode()).digest()
 
 
-def _scan_one(dataset: SegmentationDataset, index: int) -> tuple[Int64Array, bytes]:
+def _read_one(dataset: SegmentationDataset, index: int) -> tuple[Int64Array, bytes]:
     sample = dataset[index]
     entry = dataset.entries[index]
     digests = hashlib.sha256(os.fsencode(entry.name)).digest()

@@ -38,7 +38,7 @@ class ScoredImage(NamedTuple):
     target: UInt8Array
 
 
-class Measure(Protocol):
+class Metric(Protocol):
     """Something that is counted beside the confusion matrix."""
 
     counts: Tensor
@@ -222,7 +222,7 @@ def size_classes(region: BoolArray) -> npt.NDArray[np.int64]:
     return of_pixels
 
 
-MEASURES: dict[str, Callable[[int, int], Measure]] = {
+MEASURES: dict[str, Callable[[int, int], Metric]] = {
     "boundary_iou": BoundaryIoU,
     "trimap_iou": TrimapIoU,
     "calibration": Calibration,
@@ -230,8 +230,8 @@ MEASURES: dict[str, Callable[[int, int], Measure]] = {
 }
 
 
-def make_measures(names: Sequence[str], num_classes: int, ignore_index: int) -> dict[str, Measure]:
-    """Returns fresh measures by name; the names are keys of `MEASURES`."""
+def make_metrics(names: Sequence[str], num_classes: int, ignore_index: int) -> dict[str, Metric]:
+    """Returns fresh metrics by name; the names are keys of `MEASURES`."""
     return {name: MEASURES[name](num_classes, ignore_index) for name in names}
 
 

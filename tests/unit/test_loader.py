@@ -7,7 +7,7 @@ import torch
 
 from exfuse.data.augment import Augmentation
 from exfuse.data.datasets import open_dataset
-from exfuse.data.stream import AugmentedDataset, Batch, SampleKey, SampleOrder, training_loader, worker_error
+from exfuse.data.loader import AugmentedDataset, Batch, ResumableBatchSampler, SampleKey, training_loader, worker_error
 
 AUGMENTATION = Augmentation(
     crop_size=(64, 96),
@@ -22,12 +22,12 @@ AUGMENTATION = Augmentation(
 
 
 def keys_of(dataset_size: int, batch_size: int, steps: int, seed: int = 0) -> list[SampleKey]:
-    return [key for batch in SampleOrder(dataset_size, batch_size, 0, steps, seed) for key in batch]
+    return [key for batch in ResumableBatchSampler(dataset_size, batch_size, 0, steps, seed) for key in batch]
 
 
-def load(pack: Path, first_step: int = 0, workers: int = 0, rank: int = 0, ranks: int = 1) -> list[Batch]:
+def load(pack: Path, first_step: int = 0, workers: int = 0, rank: int = 0, num_replicas: int = 1) -> list[Batch]:
     dataset = open_dataset(pack, "train")
-    order = SampleOrder(len(dataset), 4, first_step, 4, seed=7, rank=rank, ranks=ranks)
+    order = ResumableBatchSampler(len(dataset), 4, first_step, 4, seed=7, rank=rank, num_replicas=num_replicas)
     return list(training_loader(AugmentedDataset(dataset, AUGMENTATION, seed=7), order, workers))
 
 
@@ -66,32 +66,35 @@ def test_the_batch_size_does_not_change_the_order():
     assert keys_of(10, 2, 20) == keys_of(10, 8, 5)
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 4])
-def test_the_shares_of_the_ranks_are_the_batch_of_one_rank(ranks: int):
-    whole = list(SampleOrder(10, 8, 0, 7, seed=3))
-    shares = [list(SampleOrder(10, 8, 0, 7, seed=3, rank=rank, ranks=ranks)) for rank in range(ranks)]
+@pytest.mark.parametrize("num_replicas", [1, 2, 4])
+def test_the_shares_of_the_ranks_are_the_batch_of_one_rank(num_replicas: int):
+    whole = list(ResumableBatchSampler(10, 8, 0, 7, seed=3))
+    shards = [
+        list(ResumableBatchSampler(10, 8, 0, 7, seed=3, rank=rank, num_replicas=num_replicas))
+        for rank in range(num_replicas)
+    ]
     assert len(whole) == 7
     for step, batch in enumerate(whole):
-        assert all(len(share[step]) == 8 // ranks for share in shares)
-        assert [key for share in shares for key in share[step]] == batch
+        assert all(len(shard[step]) == 8 // num_replicas for shard in shards)
+        assert [key for shard in shards for key in shard[step]] == batch
 
 
 @pytest.mark.parametrize("first_step", [0, 1, 4, 6, 7])
 def test_starting_later_gives_exactly_the_tail(first_step: int):
-    whole = list(SampleOrder(10, 4, 0, 7, seed=3))
-    tail = SampleOrder(10, 4, first_step, 7, seed=3)
+    whole = list(ResumableBatchSampler(10, 4, 0, 7, seed=3))
+    tail = ResumableBatchSampler(10, 4, first_step, 7, seed=3)
     assert list(tail) == whole[first_step:]
     assert len(tail) == 7 - first_step
 
 
 def test_an_order_can_be_read_again():
-    order = SampleOrder(10, 4, 1, 7, seed=3)
+    order = ResumableBatchSampler(10, 4, 1, 7, seed=3)
     assert list(order) == list(order)
 
 
 def test_a_batch_holds_bytes_and_the_keys_of_its_samples(pack: Path):
     batches = load(pack)
-    keys = list(SampleOrder(12, 4, 0, 4, seed=7))
+    keys = list(ResumableBatchSampler(12, 4, 0, 4, seed=7))
     assert len(batches) == 4
     for batch, expected in zip(batches, keys, strict=True):
         assert (batch.images.shape, batch.images.dtype) == ((4, 3, 64, 96), torch.uint8)
@@ -123,7 +126,7 @@ def test_batches_after_a_restart_are_the_same(pack: Path, first_step: int, worke
 
 
 def test_batches_of_two_ranks_are_those_of_one(pack: Path):
-    left, right = load(pack, rank=0, ranks=2), load(pack, rank=1, ranks=2)
+    left, right = load(pack, rank=0, num_replicas=2), load(pack, rank=1, num_replicas=2)
     joined = [Batch(*map(torch.cat, zip(*pair, strict=True))) for pair in zip(left, right, strict=True)]
     assert_same_batches(joined, load(pack))
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_stream import AUGMENTATION, assert_same_batches
+from test_loader import AUGMENTATION, assert_same_batches
 
-from exfuse.data import decoded
+from exfuse.data import image_cache
 from exfuse.data.datasets import SegmentationDataset, open_dataset
-from exfuse.data.decoded import PIXELS, SIDES, DecodedDataset, decode
-from exfuse.data.scan import scan_dataset
-from exfuse.data.stream import AugmentedDataset, Batch, SampleOrder, training_loader
+from exfuse.data.image_cache import PIXELS, SIDES, MemmapDataset, build_image_cache
+from exfuse.data.loader import AugmentedDataset, Batch, ResumableBatchSampler, training_loader
+from exfuse.data.stats import compute_stats
 from exfuse.errors import DataError
 from exfuse.manifest import MANIFEST
 
@@ -35,9 +35,9 @@ def copy(pack: Path, tmp_path: Path) -> Path:
     return root
 
 
-def decoded_train(root: Path) -> tuple[SegmentationDataset, DecodedDataset]:
+def decoded_train(root: Path) -> tuple[SegmentationDataset, MemmapDataset]:
     dataset = open_dataset(root, "train")
-    return dataset, decode(dataset, scan_dataset(dataset).fingerprint)
+    return dataset, build_image_cache(dataset, compute_stats(dataset).fingerprint)
 
 
 def refusal(root: Path) -> str:
@@ -59,8 +59,10 @@ def test_samples_are_those_of_the_files(copy: Path) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_stream_of_training_samples_is_the_same(pack: Path, workers: int) -> None:
-    def batches(images: SegmentationDataset | DecodedDataset) -> list[Batch]:
-        return list(training_loader(AugmentedDataset(images, AUGMENTATION, 7), SampleOrder(12, 4, 0, 6, 7), workers))
+    def batches(images: SegmentationDataset | MemmapDataset) -> list[Batch]:
+        return list(
+            training_loader(AugmentedDataset(images, AUGMENTATION, 7), ResumableBatchSampler(12, 4, 0, 6, 7), workers)
+        )
 
     dataset, found = decoded_train(pack)
     assert_same_batches(batches(found), batches(dataset))
@@ -76,9 +78,9 @@ def test_a_sample_can_be_changed_without_changing_the_cache(pack: Path) -> None:
 def test_images_are_decoded_once(pack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded_train(pack)
     dataset = open_dataset(pack, "train")
-    fingerprint = scan_dataset(dataset).fingerprint
+    fingerprint = compute_stats(dataset).fingerprint
     monkeypatch.setattr(SegmentationDataset, "__getitem__", None)
-    assert len(decode(dataset, fingerprint)[0].mask.shape) == 2
+    assert len(build_image_cache(dataset, fingerprint)[0].mask.shape) == 2
 
 
 def test_changed_files_are_decoded_anew(copy: Path, cache: Path) -> None:
@@ -125,7 +127,7 @@ def test_too_little_space_is_said_before_anything_is_written(
     pack: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(pack)
-    monkeypatch.setattr(decoded.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    monkeypatch.setattr(image_cache.shutil, "disk_usage", lambda _: usage._replace(free=1000))
     needed = 4 * sum(open_dataset(pack, "train")[index].mask.size for index in range(12))
     message = refusal(pack)
     assert f"take {needed:,} bytes and 1,000 are free" in message
@@ -137,7 +139,7 @@ def test_a_write_that_fails_leaves_nothing(pack: Path, cache: Path, monkeypatch:
     def fail(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(decoded.os, "fsync", fail)
+    monkeypatch.setattr(image_cache.os, "fsync", fail)
     assert "cannot be kept there (No space left on device)" in refusal(pack)
     assert list(cache.iterdir()) == []
 
@@ -150,9 +152,9 @@ def test_a_cache_that_cannot_be_made_is_an_error(pack: Path, cache: Path) -> Non
 
 def test_a_broken_image_is_named_and_leaves_nothing(copy: Path, cache: Path) -> None:
     dataset = open_dataset(copy, "train")
-    fingerprint = scan_dataset(dataset).fingerprint
+    fingerprint = compute_stats(dataset).fingerprint
     path = dataset.entries[5].image
     path.write_bytes(path.read_bytes()[:900])
     with pytest.raises(DataError, match=path.name):
-        decode(dataset, fingerprint)
+        build_image_cache(dataset, fingerprint)
     assert list(cache.iterdir()) == []

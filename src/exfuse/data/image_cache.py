@@ -19,12 +19,12 @@ PIXELS, SIDES = "pixels.uint8", "sides.npy"
 BYTES_A_PIXEL = 4  # three of the image, one of the mask
 
 
-class DecodedDataset:
+class MemmapDataset:
     """The samples of a split as `SegmentationDataset` gives them, without decoding.
 
     Args:
         dataset: The split.
-        folder: What `decode` left of it.
+        folder: What `build_image_cache` left of it.
     """
 
     def __init__(self, dataset: SegmentationDataset, folder: Path) -> None:
@@ -60,19 +60,19 @@ class DecodedDataset:
         return self._dataset.image_path(index)
 
 
-def decode(dataset: SegmentationDataset, fingerprint: str) -> DecodedDataset:
+def build_image_cache(dataset: SegmentationDataset, fingerprint: str) -> MemmapDataset:
     """Decodes a split into the user's cache, or finds it there, as it was written to the bit.
 
     Args:
         dataset: The split.
-        fingerprint: Of its content; see `scan_dataset`. The cache goes by it and by the version of what decodes.
+        fingerprint: Of its content; see `compute_stats`. The cache goes by it and by the version of what decodes.
 
     Raises:
         DataError: If the cache cannot be written to or has too little space, or a file of the split cannot be read.
     """
     name = f"{fingerprint[:32]}-{FORMAT}-{PIL.__version__}"
     try:
-        return DecodedDataset(dataset, kept("decoded", name, lambda staged: _write(dataset, staged)))
+        return MemmapDataset(dataset, kept("decoded", name, lambda staged: _write(dataset, staged)))
     except OSError as error:
         raise DataError(
             f"{cache_folder() / 'decoded' / name}: decoded images cannot be kept there ({error.strerror}); set "

@@ -21,4 +21,4 @@ class TestTimeAugmentation:
         return len(self.scales) * (1 + self.flip)
 
 
-PLAIN = TestTimeAugmentation()
+NO_TTA = TestTimeAugmentation()

@@ -125,7 +125,7 @@ def atomic_file(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
         sync_folder(path.parent)
 
 
-def replace_file(path: Path, text: str) -> None:
+def atomic_write_text(path: Path, text: str) -> None:
     """Gives a file new content; at any moment it holds the old or the new one.
 
     Raises:
@@ -150,7 +150,7 @@ def free_name(path: Path) -> Path:
 
 
 @contextmanager
-def staged_folder(folder: Path, is_own: Callable[[Path], bool] = lambda older: True) -> Iterator[Path]:
+def atomic_folder(folder: Path, is_own: Callable[[Path], bool] = lambda older: True) -> Iterator[Path]:
     """Yields an empty folder that takes the place of `folder` once the block has ended without an error.
 
     An older `folder` is moved aside, and removed when the new one is in its place; one that is not ours gets a free
@@ -164,7 +164,7 @@ def staged_folder(folder: Path, is_own: Callable[[Path], bool] = lambda older: T
     Raises:
         OSError: If something cannot be written; an older `folder` is untouched.
     """
-    put_back(folder)
+    recover_folder(folder)
     for left in _left_by_kills(folder, "previous"):
         _clear(left, folder, is_own)
     for left in _left_by_kills(folder, "partial"):
@@ -193,8 +193,8 @@ def staged_folder(folder: Path, is_own: Callable[[Path], bool] = lambda older: T
         _clear(previous, folder, is_own)
 
 
-def put_back(folder: Path) -> None:
-    """Gives a folder its name again if `staged_folder` was cut off between taking it and giving it to the new one."""
+def recover_folder(folder: Path) -> None:
+    """Gives a folder its name again if `atomic_folder` was cut off between taking it and giving it to the new one."""
     previous = _left_by_kills(folder, "previous")
     if previous and not folder.exists():
         with suppress(OSError):  # what cannot be renamed cannot be written to either, which says so
@@ -238,7 +238,7 @@ def _left_by_kills(folder: Path, state: str) -> list[Path]:
 
 
 @contextmanager
-def alone(lock: Path, wait: bool = False) -> Iterator[bool]:
+def file_lock(lock: Path, wait: bool = False) -> Iterator[bool]:
     """Keeps other processes from the same block while it runs, and yields whether it could.
 
     The system lets go of it when this process ends, however it ends; processes forked meanwhile don't hold it. The
@@ -288,7 +288,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def reason(error: OSError, folder: Path) -> str:
+def describe_os_error(error: OSError, folder: Path) -> str:
     """Returns what went wrong in words; for a full disk with the bytes that are left there.
 
     Args:

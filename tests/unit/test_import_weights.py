@@ -11,7 +11,7 @@ import torch
 
 from exfuse.errors import CheckpointError
 from exfuse.models import backbones
-from exfuse.models.foreign import import_weights
+from exfuse.models.import_weights import import_weights
 from exfuse.models.unpickle import what_is_wrong
 
 ADVICE = ("weights_only", "safe_globals", "torch.load", "trust", "\033")

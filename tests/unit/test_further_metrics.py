@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from exfuse.evaluation.measures import (
+from exfuse.evaluation.metrics import (
     CALIBRATION_BINS,
     MEASURES,
     TRIMAP_WIDTHS,
@@ -15,7 +15,7 @@ from exfuse.evaluation.measures import (
     ScoredImage,
     TrimapIoU,
     boundary_region,
-    make_measures,
+    make_metrics,
     size_classes,
 )
 
@@ -171,10 +171,10 @@ def test_object_sizes_count_misses_to_the_object_and_claims_to_the_prediction() 
 
 def test_counts_of_two_shares_add_up_to_those_of_the_whole() -> None:
     images = [random_image(seed) for seed in range(4)]
-    whole, first, second = (make_measures(tuple(MEASURES), 4, IGNORE) for _ in range(3))
+    whole, first, second = (make_metrics(tuple(MEASURES), 4, IGNORE) for _ in range(3))
     for index, image in enumerate(images):
-        for measures in (whole, (first, second)[index % 2]):
-            for measure in measures.values():
+        for metrics in (whole, (first, second)[index % 2]):
+            for measure in metrics.values():
                 measure.update(image)
     for name, measure in whole.items():
         assert first[name].counts.any()

@@ -15,7 +15,7 @@ PAD_MULTIPLE = 32  # what the sides of an image are padded to: the stride of the
 
 
 @dataclass(frozen=True)
-class ModelInfo:
+class ModelMetadata:
     """What a network's weights alone do not say.
 
     Attributes:
@@ -53,7 +53,7 @@ class ModelInfo:
         }
 
     @classmethod
-    def from_json(cls, content: dict[str, Any]) -> "ModelInfo":
+    def from_json(cls, content: dict[str, Any]) -> "ModelMetadata":
         """Reads the content of `config.json`.
 
         Raises:

@@ -1,7 +1,7 @@
 """The endless, reproducible stream of training samples.
 
 The n-th sample of a run is a function of the seed alone: epochs are permutations of (seed, epoch) laid end to end,
-and a batch is the next `batch_size` samples of that line, cut into equal shares for the ranks. The number of workers
+and a batch is the next `batch_size` samples of that line, cut into equal shards for the ranks. The number of workers
 or ranks changes nothing in it, and going on after an interruption needs one number.
 """
 
@@ -57,8 +57,8 @@ class Batch(NamedTuple):
     keys: Tensor
 
 
-class SampleOrder(Sampler[list[SampleKey]]):
-    """Yields the keys of one rank's share of each batch.
+class ResumableBatchSampler(Sampler[list[SampleKey]]):
+    """Yields the keys of one rank's shard of each batch.
 
     Args:
         dataset_size: Samples in the data set.
@@ -66,8 +66,8 @@ class SampleOrder(Sampler[list[SampleKey]]):
         first_step: Batches to leave out at the start.
         last_step: Where to stop (exclusive).
         seed: Of the order.
-        rank: Which share.
-        ranks: How many shares.
+        rank: Which shard.
+        num_replicas: How many shards.
     """
 
     def __init__(
@@ -78,13 +78,13 @@ class SampleOrder(Sampler[list[SampleKey]]):
         last_step: int,
         seed: int,
         rank: int = 0,
-        ranks: int = 1,
+        num_replicas: int = 1,
     ) -> None:
         self.dataset_size = dataset_size
         self.batch_size = batch_size
         self.steps = range(first_step, last_step)
         self.seed = seed
-        self.share = range(rank * batch_size // ranks, (rank + 1) * batch_size // ranks)
+        self.shard = range(rank * batch_size // num_replicas, (rank + 1) * batch_size // num_replicas)
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -93,7 +93,7 @@ class SampleOrder(Sampler[list[SampleKey]]):
         order_of, order = -1, np.empty(0, dtype=np.int64)
         for step in self.steps:
             keys = []
-            for place in self.share:
+            for place in self.shard:
                 epoch, position = divmod(step * self.batch_size + place, self.dataset_size)
                 if epoch != order_of:
                     order_of, order = (
@@ -157,7 +157,7 @@ def step_seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0])
 
 
-def training_loader(dataset: AugmentedDataset[Any], order: SampleOrder, workers: int) -> Generator[Batch]:
+def training_loader(dataset: AugmentedDataset[Any], order: ResumableBatchSampler, workers: int) -> Generator[Batch]:
     """Yields host batches in the given order, read by `workers` processes (0: by this one).
 
     Raises:
