@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from exfuse.losses import SegmentationLoss
-from exfuse.models.builders import count_multiply_adds, count_parameters, create_model
+from exfuse.models.registry import count_multiply_adds, count_parameters, create_model
 from harness import Timing, again, interleave, parse_arguments, peak_memory, report_memory, write
 
 CLASSES = 21

@@ -23,8 +23,8 @@ from exfuse.inference.conversion import convert_openvino, export_program, write_
 from exfuse.inference.engines.base import LABELS, Precision
 from exfuse.inference.engines.openvino_engine import OpenVINOEngine, read_openvino, save_openvino
 from exfuse.inference.predictor import Predictor
-from exfuse.models.builders import count_multiply_adds, count_parameters
 from exfuse.models.folding import fold
+from exfuse.models.registry import count_multiply_adds, count_parameters
 from harness import again, interleave, parse_arguments, peak_memory, report_memory, write
 from subjects import CLASSES, OURS, info_of
 from torchvision_operators import declare_torchvision_operators

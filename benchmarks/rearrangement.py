@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from exfuse.models.backbones import BACKBONES
-from exfuse.models.builders import count_multiply_adds, count_parameters
+from exfuse.models.registry import count_multiply_adds, count_parameters
 from harness import again, interleave, parse_arguments, peak_memory, report_memory, write
 
 PAIRS = (("resnext101", "resnext101_rearranged"), ("resnet34", "resnet34_rearranged"))

@@ -1,13 +1,15 @@
 """The networks of the benchmarks of engines and peers."""
 
-from exfuse.models.builders import Parts
+from typing import Any
+
 from exfuse.models.metadata import ModelMetadata
+from exfuse.models.options import options_of
 
 CLASSES = 21
 
 # Ours, all on ResNet-101 with g = 7. "wide" is D = K * k * k throughout; "narrow" keeps K channels up to the last
 # step, as the GCN baseline does.
-OURS: dict[str, Parts] = {
+OURS: dict[str, dict[str, Any]] = {
     "full wide": {"decoder": "full", "decoder_width": "wide"},
     "full narrow": {"decoder": "full", "decoder_width": "narrow"},
     "stride4 wide": {"decoder": "stride4", "decoder_width": "wide"},
@@ -18,11 +20,11 @@ OURS: dict[str, Parts] = {
 }
 
 
-def info_of(parts: Parts) -> ModelMetadata:
+def info_of(options: dict[str, Any]) -> ModelMetadata:
     """Returns the description of one of ours, with weights yet to be drawn."""
     return ModelMetadata(
         name="exfuse_resnet101",
-        parts=parts,
+        options=options_of("exfuse_resnet101", options),
         class_names=tuple(f"class {index}" for index in range(CLASSES)),
         palette=tuple((index, index, index) for index in range(CLASSES)),
         ignore_index=255,

@@ -8,17 +8,17 @@ from exfuse.inference.predictor import Prediction, Predictor
 
 if TYPE_CHECKING:
     from exfuse.metrics import ConfusionMatrix
-    from exfuse.models.builders import MODELS, create_model
     from exfuse.models.exfuse import ExFuse, ExFuseOutput
     from exfuse.models.folding import fold
+    from exfuse.models.registry import create_model, list_models
     from exfuse.models.saving import save_pretrained
 
-__all__ = ["MODELS", "CheckpointError", "ConfigError", "ConfusionMatrix", "DataError", "ExFuse", "ExFuseError"]
+__all__ = ["CheckpointError", "ConfigError", "ConfusionMatrix", "DataError", "ExFuse", "ExFuseError"]
 __all__ += ["ExFuseOutput", "ExportError", "Prediction", "Predictor", "RequestError", "TrainingError"]
-__all__ += ["create_model", "fold", "save_pretrained"]
+__all__ += ["create_model", "fold", "list_models", "save_pretrained"]
 
 # Imported when first asked for: they bring torch, which a predictor on an exported model does without.
-_TORCH = {"MODELS": "models.builders", "create_model": "models.builders", "fold": "models.folding"}
+_TORCH = {"create_model": "models.registry", "list_models": "models.registry", "fold": "models.folding"}
 _TORCH |= {"save_pretrained": "models.saving"}
 _TORCH |= {"ConfusionMatrix": "metrics", "ExFuse": "models.exfuse", "ExFuseOutput": "models.exfuse"}
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from exfuse.cli.app import build_app
 from exfuse.models.metadata import ModelMetadata
+from exfuse.models.options import options_of
 from exfuse.models.pretrained import save_pretrained
 from exfuse.training.recipes import load_ablation_config, load_config, load_pretraining_config
 
@@ -66,7 +67,7 @@ def test_a_documented_command_parses(document: str, command: str) -> None:
 def test_the_readme_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = ModelMetadata(
         name="exfuse_tiny",
-        parts={},
+        options=options_of("exfuse_tiny", {}),
         class_names=("road", "sky"),
         palette=((128, 64, 128), (70, 130, 180)),
         ignore_index=255,

@@ -24,7 +24,7 @@ from exfuse.data.datasets import open_dataset
 from exfuse.data.synthetic import SCENE_CLASSES
 from exfuse.evaluation.evaluate import DEFINITION
 from exfuse.inference.predictor import Predictor
-from exfuse.models import builders
+from exfuse.models import registry
 from exfuse.training.recipes import load_config, read_recipe_text, recipe_names, recipe_summary
 
 EXFUSE = Path(sys.executable).with_name("exfuse")
@@ -90,12 +90,12 @@ def test_the_help_names_every_command_and_so_does_a_call_without_one() -> None:
 
 
 def test_models_lists_every_named_model_with_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    few = {name: builders.MODELS[name] for name in ("gcn_tiny", "exfuse_tiny", "gcn_resnet18")}  # all take seconds
-    monkeypatch.setattr(builders, "MODELS", few)
+    few = ["gcn_tiny", "exfuse_tiny", "gcn_resnet18"]  # all take seconds
+    monkeypatch.setattr(registry, "list_models", lambda: few)
     outcome = call_exfuse("models", "--classes", "2")
     assert outcome.code == 0
     rows = re.findall(r"(\w+)\s+│\s+([\d.]+) M\s+│\s+([\d.]+) G", outcome.output)
-    sizes = builders.describe_models(2)
+    sizes = registry.describe_models(2)
     expected = [(size.name, f"{size.parameters / 1e6:.2f}", f"{size.multiply_adds / 1e9:.2f}") for size in sizes]
     assert rows == expected
     assert [name for name, _, _ in rows] == list(few)

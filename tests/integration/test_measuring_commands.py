@@ -5,7 +5,6 @@ import json
 import shutil
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,6 @@ from exfuse.inference import tta
 from exfuse.inference.predictor import Predictor
 from exfuse.models import backbones
 from exfuse.models.backbone_weights import CLASSIFIER_TYPE
-from exfuse.models.builders import MODELS
 from exfuse.models.pretrained import save_pretrained
 from exfuse.models.semantic_supervision import SemanticSupervisionClassifier
 from exfuse.outputs.folder import claim_folder
@@ -176,7 +174,7 @@ def narrow_rearranged() -> backbones.ResNet:
 
 def narrow_backbones(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Writes a backbone for each of the paper's starts and returns the options that name them."""
-    monkeypatch.setitem(MODELS, "gcn_tiny_rearranged", partial(MODELS["gcn_tiny"].func, narrow_rearranged))
+    monkeypatch.setitem(backbones.BACKBONES, "tiny_rearranged", narrow_rearranged)
     bodies = {"plain": backbones.tiny, "supervised": backbones.tiny, "rearranged": narrow_rearranged}
     bodies["rearranged_supervised"] = narrow_rearranged
     given = []

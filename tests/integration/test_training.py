@@ -13,7 +13,7 @@ import threading
 import time
 import unicodedata
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -42,9 +42,9 @@ from exfuse.inference.predictor import Predictor
 from exfuse.losses import SegmentationLoss
 from exfuse.metrics import ConfusionMatrix
 from exfuse.models import backbones
-from exfuse.models.builders import create_model
 from exfuse.models.exfuse import ExFuse
 from exfuse.models.metadata import ModelMetadata
+from exfuse.models.registry import create_model
 from exfuse.outputs.folder import claim_folder
 from exfuse.training import loop, segmentation
 from exfuse.training.checkpoint import latest_checkpoint
@@ -837,7 +837,7 @@ def test_a_step_with_accumulation_and_clipping_is_the_one_on_paper(
     )
     train_quietly(config)
     torch.manual_seed(config.seed)
-    expected = create_model("exfuse_tiny", num_classes=7, **config.model.parts()).train()
+    expected = create_model("exfuse_tiny", num_classes=7, **asdict(config.model.options)).train()
     ((images, masks),) = seen
     labelled = masks != 255
     for part in range(3):

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from exfuse.errors import CheckpointError
 from exfuse.models import backbones
 from exfuse.models.backbone_weights import load_backbone_state, load_backbone_weights
-from exfuse.models.builders import count_multiply_adds, count_parameters
+from exfuse.models.registry import count_multiply_adds, count_parameters
 
 PUBLISHED = json.loads((Path(__file__).parent / "backbone_keys.json").read_text())
 OURS = {

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -26,16 +25,17 @@ from exfuse.inference.opening import EngineName
 from exfuse.inference.predictor import Predictor
 from exfuse.manifest import write_manifest
 from exfuse.models.metadata import ModelMetadata
+from exfuse.models.options import options_of
 from exfuse.models.pretrained import save_pretrained
 
 SHAPES = [(1, 64, 64), (3, 100, 71), (1, 257, 511), (1, 1024, 96), (2, 96, 1024)]
 SMALL = [(1, 1, 1), (2, 5, 40), (1, 32, 32)]
 
 
-def info_of(**parts: object) -> ModelMetadata:
+def info_of(name: str = "exfuse_tiny", **options: object) -> ModelMetadata:
     return ModelMetadata(
-        name="exfuse_tiny",
-        parts=parts,
+        name=name,
+        options=options_of(name, options),
         class_names=("a", "b", "c", "d", "e"),
         palette=((0, 0, 0), (50, 0, 0), (100, 0, 0), (150, 0, 0), (200, 0, 0)),
         ignore_index=255,
@@ -47,7 +47,7 @@ def info_of(**parts: object) -> ModelMetadata:
 NETWORKS = {
     "full": info_of(decoder_width=8),
     "stride4": info_of(decoder="stride4", decoder_width="narrow"),
-    "baseline": replace(info_of(decoder="stride4"), name="gcn_tiny"),
+    "baseline": info_of("gcn_tiny", decoder="stride4"),
 }
 
 
@@ -127,7 +127,7 @@ def test_n2_scores_and_labels_are_the_networks(written: Written, engine: Engine,
 
 
 def test_a_program_without_averaging_is_read_again(tmp_path: Path):
-    written = Written(replace(NETWORKS["baseline"], parts={"decoder": "stride4"}), tmp_path / "model")
+    written = Written(NETWORKS["baseline"], tmp_path / "model")
     images = pictures((1, 70, 90))
     assert (ProgramEngine(written.write(".pt2")).labels(images) == written.network.labels(images)).mean() > 0.999
 

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from exfuse.layers import DapControlConv, DenselyAdjacentPrediction, LearnedUpsample
 from exfuse.models.backbones import BasicBlock, Bottleneck, ResNet
-from exfuse.models.builders import create_model
 from exfuse.models.exfuse import ExFuse
 from exfuse.models.folding import FoldedTail, fold
+from exfuse.models.options import ModelOptions
+from exfuse.models.registry import create_model
 from exfuse.models.semantic_supervision import SupervisedBackbone
 
 
@@ -153,7 +154,7 @@ class PreActivated(nn.Module):
 def test_norms_of_other_peoples_backbones_are_left_alone() -> None:
     torch.manual_seed(0)
     backbone = PreActivated()
-    model = unsettle(ExFuse(backbone, num_classes=2, decoder="stride4", decoder_width=4)).double()
+    model = unsettle(ExFuse(backbone, 2, ModelOptions(decoder="stride4", decoder_width=4))).double()
     images = torch.randn(1, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(fold(model)(images).logits, model.eval()(images).logits, rtol=1e-9, atol=1e-9)
@@ -173,7 +174,7 @@ def batch_norms(model: nn.Module) -> int:
 @pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
 def test_no_batch_norm_is_left(block: type) -> None:
     body = ResNet(block, (1, 2, 1, 1), widths=(8, 8, 16, 16), stem_channels=8)
-    model = ExFuse(SupervisedBackbone(body), 3, decoder="stride4", decoder_width=9)
+    model = ExFuse(SupervisedBackbone(body), 3, ModelOptions(decoder="stride4", decoder_width=9))
     assert batch_norms(model) > 10
     assert batch_norms(fold(model)) == 0
 

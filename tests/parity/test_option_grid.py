@@ -16,10 +16,10 @@ from exfuse.inference.conversion import WRITE, export_program
 from exfuse.inference.engines.onnxruntime_engine import OnnxRuntimeEngine
 from exfuse.inference.engines.openvino_engine import OpenVINOEngine, read_openvino
 from exfuse.inference.engines.torch_engine import TorchEngine
-from exfuse.models.builders import Parts
 from exfuse.models.exfuse import ExFuse
 from exfuse.models.folding import fold
 from exfuse.models.metadata import ModelMetadata
+from exfuse.models.options import ModelOptions
 from exfuse.models.pretrained import load_pretrained, save_pretrained
 
 CLASSES = 2
@@ -56,7 +56,7 @@ class Combination(NamedTuple):
 
     family: str
     num_classes: int
-    parts: Parts
+    options: ModelOptions
     size: tuple[int, int]
 
     @property
@@ -64,7 +64,7 @@ class Combination(NamedTuple):
         """What it is built from."""
         return ModelMetadata(
             name=f"{self.family}_tiny",
-            parts=self.parts,
+            options=self.options,
             class_names=tuple(str(number) for number in range(self.num_classes)),
             palette=tuple((number, 0, 0) for number in range(self.num_classes)),
             ignore_index=255,
@@ -83,11 +83,11 @@ def combination(
         for base, value in (("K", num_classes), ("K k k", num_classes * window**2))
         for sign, step in (("-", -1), ("+", 1))
     }
-    parts = Parts(
+    options = ModelOptions(
         gcn_kernel=3, decoder=decoder, decoder_width=numbers.get(width, width), dap_window=window,
         dap_control_conv=plain, supervised_features=supervised, **embedding, **upsampling,
     )  # fmt: skip
-    return Combination(family, num_classes, parts, size)
+    return Combination(family, num_classes, options, size)
 
 
 def chosen(widths: Sequence[str | int] = WIDTHS, num_classes: int = CLASSES) -> list[Combination]:
@@ -108,7 +108,7 @@ def chosen(widths: Sequence[str | int] = WIDTHS, num_classes: int = CLASSES) -> 
 
 def of_eleven_classes() -> list[Combination]:
     """Widths that are the numbers of 11 classes, and their neighbours: 11 and, with a window of 3, 99."""
-    return [case for case in chosen((10, 11, 12, 98, 99, 100), 11) if case.parts["dap_window"] < 5]
+    return [case for case in chosen((10, 11, 12, 98, 99, 100), 11) if case.options.dap_window < 5]
 
 
 @pytest.fixture(scope="module")
@@ -160,12 +160,12 @@ def check(case: Combination, folder: Path) -> None:
 
 def folds_slowly(case: Combination) -> bool:
     """Returns whether folding takes seconds: a window of 5 behind a map that is as wide."""
-    width = case.parts["decoder_width"]
-    return case.parts["dap_window"] == 5 and width != "narrow" and (width == "wide" or width > case.num_classes + 1)
+    width = case.options.decoder_width
+    return case.options.dap_window == 5 and width != "narrow" and (width == "wide" or width > case.num_classes + 1)
 
 
 def named(case: Combination) -> str:
-    return f"{case.info.name} K={case.num_classes} {case.size} {case.parts}"
+    return f"{case.info.name} K={case.num_classes} {case.size} {case.options}"
 
 
 def failures(cases: list[Combination], folder: Path) -> list[str]:
@@ -181,11 +181,11 @@ def failures(cases: list[Combination], folder: Path) -> list[str]:
 def test_the_chosen_combinations_have_every_pair_of_options() -> None:
     def values(case: Combination) -> list[str]:
         embedding = (
-            case.parts["semantic_embedding"],
-            *(case.parts.get(f"semantic_embedding_{k}") for k in ("norm", "width")),
+            case.options.semantic_embedding,
+            *(getattr(case.options, f"semantic_embedding_{k}") for k in ("norm", "width")),
         )
-        upsampling = (case.parts["channel_resolution_embedding"], case.parts["auxiliary_prediction"])
-        return [str(embedding), str(upsampling), *map(str, (case.parts["supervised_features"], case.size, case.family))]
+        upsampling = (case.options.channel_resolution_embedding, case.options.auxiliary_prediction)
+        return [str(embedding), str(upsampling), *map(str, (case.options.supervised_features, case.size, case.family))]
 
     cases = chosen()
     heads = [[str(value) for value in head] for head in HEADS]
@@ -198,7 +198,7 @@ def test_the_chosen_combinations_have_every_pair_of_options() -> None:
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("plain", NO_TTA)
 def test_every_head_trains_is_kept_and_folds(decoder: str, plain: bool, group: None, tmp_path: Path) -> None:
-    of_this = [case for case in chosen() if (case.parts["decoder"], case.parts["dap_control_conv"]) == (decoder, plain)]
+    of_this = [case for case in chosen() if (case.options.decoder, case.options.dap_control_conv) == (decoder, plain)]
     cases = [case for case in of_this if not folds_slowly(case)]
     assert (len(of_this), len(cases)) == (18, 15)
     assert failures(cases, tmp_path) == []

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import exfuse
-from exfuse.models.builders import count_multiply_adds, count_parameters
+from exfuse.models.registry import count_multiply_adds, count_parameters
 
 # name -> (parameters, multiply-adds of one 512 x 512 image), 21 classes, counted on 2026-11-22.
 PINNED = {
@@ -21,6 +21,6 @@ PINNED = {
 @pytest.mark.parametrize("name", PINNED)
 def test_named_models_keep_their_size(name: str) -> None:
     with torch.device("meta"):
-        model = exfuse.MODELS[name](num_classes=21)
+        model = exfuse.create_model(name, num_classes=21)
     sizes = (round(count_parameters(model) / 1e6, 2), round(count_multiply_adds(model) / 1e9, 2))
     assert sizes == PINNED[name]

@@ -7,7 +7,7 @@ import torch
 
 from exfuse.data.synthetic import make_scene
 from exfuse.losses import cross_entropy
-from exfuse.models.builders import create_model
+from exfuse.models.registry import create_model
 
 
 def first_losses(normalize: bool, steps: int = 40) -> list[float]:

@@ -35,18 +35,19 @@ from exfuse.errors import CheckpointError, ConfigError, DataError
 from exfuse.manifest import MANIFEST, verify_folder, write_manifest
 from exfuse.models import backbones
 from exfuse.models.backbone_weights import load_backbone_weights
-from exfuse.models.builders import create_model
 from exfuse.models.folder import CONFIG_FILE, WEIGHTS_FILE
 from exfuse.models.import_weights import import_weights
 from exfuse.models.metadata import ModelMetadata
+from exfuse.models.options import options_of
 from exfuse.models.pretrained import load_pretrained, save_pretrained
+from exfuse.models.registry import create_model
 from exfuse.training.checkpoint import LATEST, TrainingState, load_checkpoint, save_checkpoint
 from exfuse.training.optim import build_optimizers
 from exfuse.training.recipes import load_config, read_recipe_text
 
 INFO = ModelMetadata(
     name="exfuse_tiny",
-    parts={"decoder": "stride4", "decoder_width": 8, "gcn_kernel": 3},
+    options=options_of("exfuse_tiny", {"decoder": "stride4", "decoder_width": 8, "gcn_kernel": 3}),
     class_names=("a", "b", "c"),
     palette=((0, 0, 0), (1, 1, 1), (2, 2, 2)),
     ignore_index=255,
@@ -265,7 +266,7 @@ def test_foreign_weights_that_hold_a_backbone_twice_are_refused(tmp_path: Path) 
 def test_s1_paths_and_tags_in_descriptions_lead_nowhere(model_folder: Path, tmp_path: Path) -> None:
     mark = tmp_path / "touched"
     good = json.loads((model_folder / CONFIG_FILE).read_text())
-    for name in ("os.system", "exfuse.models.builders.create_model", "../../exfuse_tiny", "__import__('os')"):
+    for name in ("os.system", "exfuse.models.registry.create_model", "../../exfuse_tiny", "__import__('os')"):
         changed = good | {"architecture": good["architecture"] | {"name": name}}
         (model_folder / CONFIG_FILE).write_text(json.dumps(changed))
         with pytest.raises(CheckpointError):

@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from exfuse.ablation.rows import ALL_OFF, PAPER, REFERENCE, plan_rows, trial_con
 from exfuse.ablation.run import Ablation, Trial
 from exfuse.ablation.table import Line, comma_separated, figure, markdown, table_lines, write_tables
 from exfuse.errors import ConfigError
-from exfuse.models.builders import create_model
+from exfuse.models.registry import create_model
 from exfuse.outputs.folder import claim_folder
 from exfuse.training.recipes import differing_keys, load_ablation_config
 
@@ -97,7 +97,7 @@ def test_every_cell_has_a_folder_of_its_own_and_rows_share_their_seeds() -> None
     assert {trial.seed for (_, seed), trial in trials.items() if seed == 1} == {11}
     assert trials["+ SEB", 0].output == Path("runs/paper/trials/seb_0")
     for trial in trials.values():
-        create_model(trial.model.name, num_classes=2, **trial.model.parts() | {"decoder_width": 18})
+        create_model(trial.model.name, num_classes=2, **asdict(trial.model.options) | {"decoder_width": 18})
 
 
 DECIDED = (

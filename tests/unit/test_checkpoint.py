@@ -27,8 +27,8 @@ from exfuse import manifest
 from exfuse.atomic_io import Digest, atomic_folder, digest_of, write_file
 from exfuse.errors import CheckpointError
 from exfuse.manifest import MANIFEST, verify_folder, write_manifest
-from exfuse.models.builders import create_model
 from exfuse.models.exfuse import ExFuse
+from exfuse.models.registry import create_model
 from exfuse.training import checkpoint
 from exfuse.training.checkpoint import (
     LATEST,

@@ -5,6 +5,7 @@ import os
 import time
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,17 @@ from exfuse.data.synthetic import SCENE_CLASSES
 from exfuse.distributed import DistContext
 from exfuse.errors import ConfigError
 from exfuse.models.backbones import BACKBONES
-from exfuse.models.builders import create_model
+from exfuse.models.registry import create_model
 from exfuse.training.checkpoint import TrainingState
 from exfuse.training.config import AblationConfig, PretrainingConfig, RunConfig, TrainingConfig
 from exfuse.training.optim import learning_rate_factor
 from exfuse.training.recipes import (
+    RENAMED,
     dump_config,
+    explained,
+    flat_keys,
     load_ablation_config,
+    load_any,
     load_config,
     load_pretraining_config,
     read_recipe_text,
@@ -78,7 +83,7 @@ def test_the_packaged_recipes_are_those_we_know_of() -> None:
 def test_every_training_recipe_loads_and_its_model_can_be_built(name: str) -> None:
     config = load_config(name)
     assert config.output.name == name
-    model = create_model(config.model.name, num_classes=len(SCENE_CLASSES), **config.model.parts())
+    model = create_model(config.model.name, num_classes=len(SCENE_CLASSES), **asdict(config.model.options))
     assert model.num_classes == len(SCENE_CLASSES)
 
 
@@ -91,13 +96,73 @@ def test_every_packaged_recipe_is_at_most_sixty_lines_and_says_what_it_is(name: 
 
 
 @pytest.mark.parametrize("key", [*DEMO_KEYS, *SECTIONS])
-def test_a_recipe_that_lacks_a_key_is_refused_with_the_name_of_the_key(key: str, tmp_path: Path) -> None:
+def test_a_key_that_a_recipe_lacks_has_its_default(key: str, tmp_path: Path) -> None:
     content = without_key(yaml.safe_load(read_recipe_text("demo")), key)
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
-    with pytest.raises(ConfigError) as caught:
+    nothing = tmp_path / "nothing.yaml"
+    nothing.write_text("seed: 0\n")
+    expected, found, usual = (load(name) for name in ("demo", str(path), str(nothing)))
+    for name, value in found.items():
+        of = usual if name == key or name.startswith(f"{key}.") else expected
+        if name != "output":
+            assert value == of[name], name
+    assert found["output"] == (Path("runs/mine") if key == "output" else Path("runs/demo/demo"))
+
+
+def load(recipe: str) -> dict[str, Any]:
+    """Returns all keys of a recipe, dotted, with their values."""
+    config = load_config(recipe)
+    return flat_keys(config.model_dump())
+
+
+V1 = Path(__file__).with_name("recipe_of_version_1.yaml")
+
+
+def test_a_recipe_of_version_1_with_all_its_53_keys_is_read_as_it_was_meant(tmp_path: Path) -> None:
+    older = yaml.safe_load(V1.read_text())
+    assert len(leaf_keys(older)) == 53
+    config = load_config(str(V1), ["output=runs/demo/demo"])
+    assert config == load_config("demo", ["optimizer.backbone_lr_scale=0.5", "gradient_accumulation=2"])
+    assert config.recipe_version == 2
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_a_name_of_version_1_is_unknown_in_version_2(old: str) -> None:
+    assert f"unknown key '{old}'; it is called '{RENAMED[old]}' now" in refusal(f"{old}=1")
+
+
+def test_both_names_of_a_key_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("accumulation: 2\ngradient_accumulation: 2\n")
+    with pytest.raises(ConfigError, match="accumulation is the older name of gradient_accumulation"):
         load_config(str(path))
-    assert str(caught.value) == f"{path}: the key {key!r} is missing"
+
+
+@pytest.mark.parametrize("version", ["3", "0", "null", "[1]", "two"])
+def test_a_version_that_is_not_known_is_refused_with_what_to_do(version: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"recipe_version: {version}\n")
+    with pytest.raises(ConfigError, match=r"mine\.yaml: recipe_version .* this exfuse reads 1 to 2"):
+        load_config(str(path))
+
+
+@pytest.mark.parametrize("name", sorted(PACKAGED_RECIPES))
+def test_the_explained_recipe_has_all_keys_and_is_read_back_to_the_same(name: str, tmp_path: Path) -> None:
+    config = load_any(name)
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(explained(config))
+    assert load_any(str(path)) == config
+    lines = path.read_text().splitlines()
+    content = yaml.safe_load(path.read_text())
+    assert sum(line.lstrip().startswith("# ") for line in lines) == len(leaf_keys(content))
+    assert leaf_keys(content) == list(flat_keys(config.model_dump()))
+
+
+def test_the_packaged_recipes_have_ten_to_twenty_two_keys() -> None:
+    counts = {name: len(leaf_keys(yaml.safe_load(read_recipe_text(name)))) for name in PACKAGED_RECIPES}
+    assert min(counts.values()) >= 10
+    assert max(counts.values()) <= 24
 
 
 def test_a_recipe_can_be_a_file_of_ones_own(tmp_path: Path) -> None:
@@ -156,8 +221,8 @@ def test_overrides_reach_nested_keys_with_the_types_of_their_yaml() -> None:
     assert config.data.root == Path("photos")
     assert config.data.crop_size == (96, 160)
     assert config.data.val_split == "test"
-    assert config.model.dap_window is None
-    assert config.model.parts()["semantic_embedding"] is False
+    assert config.model.dap_window == 3
+    assert config.model.options.semantic_embedding is False
     assert config.model.decoder_width == "narrow"
     assert config.optimizer.learning_rate == 0.001
     assert config.loss.dice == 0.5
@@ -177,16 +242,13 @@ def test_a_value_may_contain_an_equals_sign() -> None:
     assert load_config("demo", ["output=runs/lr=0.1"]).output == Path("runs/lr=0.1")
 
 
-def test_parts_that_are_null_are_left_to_the_named_model() -> None:
-    parts = load_config("demo").model.parts()
-    assert parts == {
-        "supervised_features": False,
-        "gcn_kernel": 7,
-        "semantic_embedding_norm": True,
-        "dap_control_conv": False,
-        "decoder": "stride4",
-        "decoder_width": 32,
-    }
+def test_options_that_are_null_or_left_out_are_as_the_name_says() -> None:
+    for overrides in ([], ["model.semantic_embedding=null", "model.dap_window=null"]):
+        for name, is_whole in (("exfuse_tiny", True), ("gcn_tiny", False)):
+            options = load_config("demo", [f"model.name={name}", *overrides]).model.options
+            assert options.semantic_embedding is options.channel_resolution_embedding is is_whole
+            assert options.dap_window == (3 if is_whole else 1)
+    assert load_config("demo", ["model.name=gcn_tiny", "model.dap_window=3"]).model.options.dap_window == 3
 
 
 @pytest.mark.parametrize(
@@ -327,9 +389,9 @@ def test_a_key_that_comes_twice_is_refused(line: str, key: str, tmp_path: Path) 
     text = read_recipe_text("demo").rstrip()
     path.write_text(f"{text}\n{line}\n", encoding="utf-8")
     assert f"line {len(text.splitlines()) + 1}: the key {key!r} comes a second time" in refusal(recipe=str(path))
-    nested = text.replace("  flip:", "  flip: 0.1\n  flip:")
+    nested = text.replace("  scale:", "  scale: [1, 1]\n  scale:")
     path.write_text(nested, encoding="utf-8")
-    assert "the key 'flip' comes a second time" in refusal(recipe=str(path))
+    assert "the key 'scale' comes a second time" in refusal(recipe=str(path))
 
 
 @pytest.mark.parametrize(
@@ -451,7 +513,7 @@ def test_every_number_of_a_recipe_has_two_limits(config: type[RunConfig]) -> Non
     numbers = numbers_in(schema, schema["$defs"])
     assert len(numbers) > 25
     for path, limits in numbers:
-        if "enum" in limits:
+        if "enum" in limits or "const" in limits:
             continue
         assert limits.keys() & {"minimum", "exclusiveMinimum"}, path
         assert limits.keys() & {"maximum", "exclusiveMaximum"}, path

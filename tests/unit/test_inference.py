@@ -18,11 +18,12 @@ from exfuse.inference.tta import NO_TTA
 from exfuse.manifest import MANIFEST
 from exfuse.models.folder import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from exfuse.models.metadata import ModelMetadata
+from exfuse.models.options import options_of
 from exfuse.models.pretrained import load_pretrained, save_pretrained
 
 INFO = ModelMetadata(
     name="exfuse_tiny",
-    parts={"gcn_kernel": 5, "dap_window": 3, "decoder": "stride4"},
+    options=options_of("exfuse_tiny", {"gcn_kernel": 5, "dap_window": 3, "decoder": "stride4"}),
     class_names=("ground", "tree", "house", "car", "sky"),
     palette=((10, 20, 30), (200, 0, 0), (0, 200, 0), (0, 0, 200), (220, 220, 0)),
     ignore_index=255,

@@ -19,12 +19,13 @@ from exfuse.inference.predictor import Predictor
 from exfuse.manifest import MANIFEST, write_manifest
 from exfuse.models.folder import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, find_model, verify_model
 from exfuse.models.metadata import ModelMetadata
+from exfuse.models.options import options_of
 from exfuse.models.pretrained import load_pretrained, save_pretrained
 from exfuse.training.segmentation import load_weights
 
 INFO = ModelMetadata(
     name="exfuse_tiny",
-    parts={"decoder": "stride4", "decoder_width": 8, "gcn_kernel": 3},
+    options=options_of("exfuse_tiny", {"decoder": "stride4", "decoder_width": 8, "gcn_kernel": 3}),
     class_names=("ground", "tree", "sky"),
     palette=((10, 20, 30), (200, 0, 0), (0, 200, 0)),
     ignore_index=255,
@@ -170,7 +171,9 @@ def test_weights_are_taken_from_the_same_network_however_it_is_spelled(
     one: tuple[str, dict[str, Any]], other: tuple[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     for number, (given, wanted) in enumerate(((one, other), (other, one))):
-        source, target = (replace(INFO, name=name, parts=parts) for name, parts in (given, wanted))
+        source, target = (
+            replace(INFO, name=name, options=options_of(name, changes)) for name, changes in (given, wanted)
+        )
         trained, model = source.build(), target.build()
         save_pretrained(tmp_path / str(number), trained, source.to_json(), "")
         load_weights(model, target, tmp_path / str(number))
@@ -180,7 +183,7 @@ def test_weights_are_taken_from_the_same_network_however_it_is_spelled(
 
 @pytest.mark.parametrize("parts", DIFFERENT)
 def test_weights_of_another_network_are_refused(parts: dict[str, Any], tmp_path: Path) -> None:
-    source, target = replace(INFO, parts=parts), replace(INFO, parts={})
+    source, target = (replace(INFO, options=options_of(INFO.name, changes)) for changes in (parts, {}))
     save_pretrained(tmp_path / "model", source.build(), source.to_json(), "")
     with pytest.raises(ConfigError) as caught:
         load_weights(target.build(), target, tmp_path / "model")
@@ -205,7 +208,7 @@ def test_a_network_made_in_python_is_saved_and_opened(kind: str, tmp_path: Path)
     assert torch.equal(torch.get_rng_state(), before)
     assert model.training
     predictor = Predictor.from_pretrained(folder, engine="torch")
-    assert predictor.info == replace(INFO, name="gcn_tiny", parts={"decoder": "stride4"}, metrics={"mean_iou": 0.5})
+    assert predictor.info == replace(INFO, name="gcn_tiny", options=model.options, metrics={"mean_iou": 0.5})
     pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     images = (torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255 - torch.tensor(INFO.image_mean).view(3, 1, 1)) / (
         torch.tensor(INFO.image_std).view(3, 1, 1)
@@ -268,7 +271,7 @@ def test_only_what_can_be_built_again_is_saved(tmp_path: Path) -> None:
     made = exfuse.create_model("exfuse_tiny", num_classes=3, decoder="stride4", gcn_kernel=3)
     changed = exfuse.create_model("exfuse_tiny", num_classes=3, decoder="stride4", gcn_kernel=3)
     changed.fuse2 = torch.nn.Identity()
-    by_hand = exfuse.ExFuse(made.backbone, 3, decoder="stride4", gcn_kernel=3)
+    by_hand = exfuse.ExFuse(made.backbone, 3, made.options)
     for model in (exfuse.fold(made), changed, by_hand, torch.nn.Linear(1, 1)):
         with pytest.raises(ConfigError):
             exfuse.save_pretrained(model, tmp_path / "model", **described())

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 import exfuse
 from exfuse.cli.app import build_app
 from exfuse.errors import ConfigError
-from exfuse.models import backbones, builders
-from exfuse.models.builders import count_multiply_adds, count_parameters, create_model, describe_models
+from exfuse.models import backbones, registry
 from exfuse.models.exfuse import FullSizeHead, QuarterSizeHead
 from exfuse.models.metadata import ModelMetadata
+from exfuse.models.options import option_types, options_of
 from exfuse.models.pretrained import check_restorable, load_pretrained, save_pretrained
+from exfuse.models.registry import count_multiply_adds, count_parameters, create_model, describe_models
 from exfuse.training.recipes import load_config
 from exfuse.training.segmentation import train
 
@@ -28,17 +29,15 @@ PARTS_OFF = {"semantic_embedding": False, "channel_resolution_embedding": False,
 
 def small(name: str, **parts: object) -> exfuse.ExFuse:
     """Returns the named network with its real topology, narrow enough for a test."""
-    build = exfuse.MODELS[name]
-    make = build.args[0]
     with torch.device("meta"):
-        full = make()
+        full = backbones.BACKBONES[name.partition("_")[2]]()
     grouped = full.layer1[0].conv2.groups
     block = type(full.layer1[0])
     depths = tuple(len(stage) for stage in (full.layer1, full.layer2, full.layer3, full.layer4))
     narrow = {"groups": grouped, "width_per_group": 4} if grouped > 1 else {}
     widths = (64, 64, 64, 64) if grouped > 1 else (8, 16, 16, 16)
     backbone = backbones.ResNet(block, depths, widths, stem_channels=8, **narrow)
-    return build.func(lambda: backbone, num_classes=3, **parts)
+    return exfuse.ExFuse(backbone, 3, options_of(name, parts))
 
 
 def missing_gradients(model: nn.Module, images: Tensor) -> list[str]:
@@ -48,7 +47,7 @@ def missing_gradients(model: nn.Module, images: Tensor) -> list[str]:
     return [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
 
 
-@pytest.mark.parametrize("name", exfuse.MODELS)
+@pytest.mark.parametrize("name", exfuse.list_models())
 @pytest.mark.parametrize("decoder", ["full", "stride4"])
 def test_every_parameter_of_every_named_model_gets_a_gradient(name: str, decoder: str) -> None:
     torch.manual_seed(0)
@@ -195,10 +194,8 @@ def test_float32_agrees_with_float64() -> None:
 def test_unknown_names_and_arguments_are_answered_with_near_ones() -> None:
     with pytest.raises(ConfigError, match=r"no model 'exfuse_resnet5O'; did you mean 'exfuse_resnet50'"):
         create_model("exfuse_resnet5O", num_classes=3)
-    with pytest.raises(ConfigError, match=r"no argument 'dap_windw'; did you mean 'dap_window'"):
-        create_model("exfuse_tiny", num_classes=3, dap_windw=3)  # type: ignore[call-arg]
-    with pytest.raises(TypeError):
-        exfuse.MODELS["exfuse_tiny"](num_classes=3, dap_windw=3)  # type: ignore[call-arg]
+    with pytest.raises(ConfigError, match=r"no option 'dap_windw'; did you mean 'dap_window'"):
+        create_model("exfuse_tiny", num_classes=3, dap_windw=3)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +228,7 @@ def is_allowed(argument: str, value: object) -> bool:
 
 
 @pytest.mark.parametrize("kind", VALUES)
-@pytest.mark.parametrize("argument", ["num_classes", *builders.Parts.__annotations__])
+@pytest.mark.parametrize("argument", ["num_classes", *option_types()])
 def test_a_value_of_another_type_is_refused_by_name_and_true_is_no_number(argument: str, kind: str) -> None:
     arguments = {"num_classes": 3} | {argument: VALUES[kind]}
     allowed = is_allowed(argument, VALUES[kind])
@@ -263,8 +260,7 @@ def test_the_table_of_models_takes_the_classes_that_models_take(classes: str) ->
 
 
 def test_sizes_are_counted_without_allocating(monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = {name: exfuse.MODELS[name] for name in ("gcn_tiny", "exfuse_tiny")}
-    monkeypatch.setattr(builders, "MODELS", chosen)
+    monkeypatch.setattr(registry, "list_models", lambda: ["gcn_tiny", "exfuse_tiny"])
     baseline, whole = describe_models(num_classes=21)
     assert (baseline.name, whole.name) == ("gcn_tiny", "exfuse_tiny")
     model = create_model("exfuse_tiny", num_classes=21)
@@ -363,7 +359,8 @@ def test_timm_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) 
 
 def info_of(name: str) -> ModelMetadata:
     names, palette = ("a", "b", "c"), ((0, 0, 0), (1, 1, 1), (2, 2, 2))
-    return ModelMetadata(name, {"decoder": "stride4", "decoder_width": 4}, names, palette, 255, (0.5,) * 3, (0.2,) * 3)
+    options = options_of(name, {"decoder": "stride4", "decoder_width": 4})
+    return ModelMetadata(name, options, names, palette, 255, (0.5,) * 3, (0.2,) * 3)
 
 
 @pytest.mark.parametrize("kind", ["plain", "drawn once", "constant", "attribute"])

@@ -12,11 +12,12 @@ from exfuse.inference import conversion
 from exfuse.inference.opening import EngineName, find_exported
 from exfuse.inference.predictor import Predictor
 from exfuse.models.metadata import ModelMetadata
+from exfuse.models.options import options_of
 from exfuse.models.pretrained import save_pretrained
 
 INFO = ModelMetadata(
     name="gcn_tiny",
-    parts={"decoder": "stride4"},
+    options=options_of("gcn_tiny", {"decoder": "stride4"}),
     class_names=("a", "b"),
     palette=((0, 0, 0), (9, 9, 9)),
     ignore_index=255,

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from exfuse.models.builders import create_model
 from exfuse.models.exfuse import ExFuse
+from exfuse.models.registry import create_model
 from exfuse.training.muon import Muon, orthogonalize
 from exfuse.training.optim import (
     ExponentialMovingAverage,

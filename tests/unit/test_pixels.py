@@ -23,11 +23,12 @@ from exfuse.errors import DataError
 from exfuse.inference.engines.base import Engine
 from exfuse.inference.predictor import Predictor
 from exfuse.models.metadata import ModelMetadata
+from exfuse.models.options import options_of
 from image_variants import GREY, HEIGHT, LABELS, PICTURE, WIDTH, Variant
 
 INFO = ModelMetadata(
     name="exfuse_tiny",
-    parts={},
+    options=options_of("exfuse_tiny", {}),
     class_names=("a", "b"),
     palette=((0, 0, 0), (1, 1, 1)),
     ignore_index=255,

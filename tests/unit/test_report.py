@@ -24,6 +24,7 @@ from exfuse.evaluation.evaluate import EvaluationReport
 from exfuse.inference.drawing import one_line
 from exfuse.metrics import ConfusionMatrix
 from exfuse.models.metadata import ModelMetadata
+from exfuse.models.options import options_of
 from exfuse.models.pretrained import save_pretrained
 
 LINES = [one_line(name) for name in NASTY_NAMES]
@@ -43,7 +44,7 @@ def report_of(names: Sequence[str], counted: bool = True, split: str = "val") ->
 def info_of(report: EvaluationReport) -> ModelMetadata:
     return ModelMetadata(
         name="exfuse_tiny",
-        parts={"decoder": "stride4"},
+        options=options_of("exfuse_tiny", {"decoder": "stride4"}),
         class_names=report.class_names,
         palette=voc_palette(len(report.class_names)),
         ignore_index=255,

@@ -5,7 +5,7 @@ import torch
 
 from exfuse.models import backbones
 from exfuse.models.backbones import BasicBlock, Bottleneck, ResNet
-from exfuse.models.builders import create_model
+from exfuse.models.registry import create_model
 from exfuse.models.semantic_supervision import FourBools, SemanticSupervisionClassifier, SupervisedBackbone
 
 ALL: FourBools = (True, True, True, True)

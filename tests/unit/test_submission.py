@@ -15,6 +15,7 @@ from exfuse.evaluation.submission import check_voc_submission, voc_test_images, 
 from exfuse.inference.engines.torch_engine import TorchEngine
 from exfuse.inference.predictor import Predictor
 from exfuse.models.metadata import ModelMetadata
+from exfuse.models.options import options_of
 
 FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
 SIZES = {"2008_01": (40, 50), "2010_02": (33, 64), "2012_03": (64, 32)}  # height, width
@@ -23,7 +24,7 @@ SIZES = {"2008_01": (40, 50), "2010_02": (33, 64), "2012_03": (64, 32)}  # heigh
 def predictor(names: tuple[str, ...] = VOC_NAMES) -> Predictor:
     info = ModelMetadata(
         name="exfuse_tiny",
-        parts={"decoder": "stride4", "decoder_width": 8, "gcn_kernel": 3},
+        options=options_of("exfuse_tiny", {"decoder": "stride4", "decoder_width": 8, "gcn_kernel": 3}),
         class_names=names,
         palette=voc_palette(len(names)),
         ignore_index=255,

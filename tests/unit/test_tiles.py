@@ -15,10 +15,11 @@ from exfuse.inference.strips import PngStreamWriter
 from exfuse.inference.tiles import Tiling, cut, label_strips
 from exfuse.inference.tta import NO_TTA
 from exfuse.models.metadata import ModelMetadata
+from exfuse.models.options import options_of
 
 INFO = ModelMetadata(
     name="exfuse_tiny",
-    parts={},
+    options=options_of("exfuse_tiny", {}),
     class_names=("dark", "red", "green", "blue"),
     palette=((0, 0, 0), (200, 0, 0), (0, 200, 0), (0, 0, 200)),
     ignore_index=255,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from exfuse.models.builders import MODELS
+from exfuse.models.registry import list_models
 from exfuse.training.config import AblationConfig, TrainingConfig
 
 DAP_WINDOW = 3
@@ -28,14 +28,14 @@ class Row:
 
     Attributes:
         name: What it is called.
-        parts: Arguments of the model that differ from `ALL_OFF`.
+        options: Those of the model that differ from `ALL_OFF`.
         begins_with: Which pre-trained backbone it takes, of the names in `PretrainedConfig`.
         rearranged: Whether the backbone is the rearranged one.
         narrow: Whether the decoder has K channels only.
     """
 
     name: str
-    parts: dict[str, Any]
+    options: dict[str, Any]
     begins_with: str = "plain"
     rearranged: bool = False
     narrow: bool = False
@@ -85,7 +85,7 @@ def plan_rows(config: AblationConfig) -> Plan:
     rows, left_out = [], []
     for row in PAPER:
         given, plain = getattr(config.pretrained, row.begins_with), config.pretrained.plain
-        if row.rearranged and _model_name(config, row) not in MODELS:
+        if row.rearranged and _model_name(config, row) not in list_models():
             left_out.append((row.name, f"there is no rearranged form of {config.model.name}"))
         elif row.begins_with.endswith("supervised") and None in (given, plain):
             # Against a reference from random weights it would show what pre-training gives, not supervision.
@@ -107,7 +107,7 @@ def trial_config(config: AblationConfig, row: Row, seed: int, num_classes: int) 
         seed: 0 to `config.seeds` - 1; added to the recipe's own.
         num_classes: K of the data set.
     """
-    model = config.model.model_dump() | ALL_OFF | row.parts
+    model = config.model.model_dump() | ALL_OFF | row.options
     model["name"] = _model_name(config, row)
     if row.narrow:
         model["decoder_width"] = "narrow"

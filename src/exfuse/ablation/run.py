@@ -5,7 +5,7 @@ import json
 import platform
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ from exfuse.evaluation.bootstrap import Int64Array, mean_iou
 from exfuse.evaluation.evaluate import score_split
 from exfuse.inference.predictor import Predictor
 from exfuse.models.backbone_weights import load_backbone_weights
-from exfuse.models.builders import count_multiply_adds, count_parameters, create_model
 from exfuse.models.folder import WEIGHTS_FILE
 from exfuse.models.metadata import ModelMetadata
+from exfuse.models.registry import count_multiply_adds, count_parameters, create_model
 from exfuse.training.checkpoint import has_checkpoint
 from exfuse.training.config import AblationConfig, TrainingConfig
 from exfuse.training.log import read_records
@@ -132,7 +132,7 @@ def _check_backbones(config: AblationConfig, rows: tuple[Row, ...], num_classes:
     ways = {(model.backbone_weights, model.name, model.supervised_features): model for model in models}
     for (weights, name, _), model in ways.items():
         if weights is not None:
-            network = create_model(name, num_classes=num_classes, **model.parts())
+            network = create_model(name, num_classes=num_classes, **asdict(model.options))
             load_backbone_weights(network.backbone, weights)  # type: ignore[arg-type]
 
 

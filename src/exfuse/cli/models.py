@@ -6,8 +6,8 @@ import typer
 from rich.table import Table
 
 from exfuse.console import terminal
-from exfuse.models.builders import describe_models
 from exfuse.models.exfuse import MAX_CLASSES
+from exfuse.models.registry import describe_models
 
 
 def models_command(

@@ -6,16 +6,18 @@ import typer
 from rich.text import Text
 
 from exfuse.console import terminal
-from exfuse.training.recipes import read_recipe_text, recipe_names, recipe_summary
+from exfuse.training.recipes import explained, load_any, read_recipe_text, recipe_names, recipe_summary
 
 
 def recipes_command(
     name: Annotated[str | None, typer.Argument(help="Print this recipe, to be saved and changed.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Print all keys, defaults included, each explained.")] = False,
 ) -> None:
     """List the recipes that come with the package, or print one."""
     console = terminal()
     if name is not None:
-        console.print(read_recipe_text(name), soft_wrap=True, end="")
+        text = explained(load_any(name)) if full else read_recipe_text(name)
+        console.print(text, soft_wrap=True, end="")
         return
     for recipe in recipe_names():
         console.print(Text.assemble((recipe, "bold"), f"  {recipe_summary(recipe)}"), soft_wrap=True)

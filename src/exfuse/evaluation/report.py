@@ -23,6 +23,7 @@ from exfuse.evaluation.evaluate import EvaluationReport
 from exfuse.inference.drawing import colorize, drawn_name, one_line
 from exfuse.inference.predictor import Predictor
 from exfuse.models.metadata import ModelMetadata
+from exfuse.models.options import changed_options
 
 EXAMPLES = 6
 
@@ -79,7 +80,9 @@ def model_card(info: ModelMetadata, report: EvaluationReport, chosen: bool) -> s
     """
     matrix, protocol = report.matrix, report.protocol
     choice = "The best of a run on this split, so it leans to the high side." if chosen else "The last of a run."
-    switches = ", ".join(f"{name}={value}" for name, value in info.parts.items()) or "as named"
+    switches = (
+        ", ".join(f"{key}={value}" for key, value in changed_options(info.name, info.options).items()) or "as named"
+    )
     rows = [
         f"| {escape_markdown(name)} | {_percent(iou)} | {_percent(accuracy)} |"
         for name, iou, accuracy in zip(report.class_names, matrix.iou(), matrix.accuracy(), strict=True)

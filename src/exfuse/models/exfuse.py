@@ -1,7 +1,6 @@
 """The ExFuse network: a backbone, the GCN decoder and the paper's parts, each on its own switch."""
 
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,14 +14,12 @@ from exfuse.layers import (
     LearnedUpsample,
     SemanticEmbeddingBranch,
 )
-from exfuse.layers.densely_adjacent_prediction import check_window
 from exfuse.layers.precision import in_float32
 from exfuse.models.backbones import Backbone
 from exfuse.models.metadata import PAD_MULTIPLE
+from exfuse.models.options import DecoderWidth, ModelOptions
 
 MAX_CLASSES = 255
-Decoder = Literal["full", "stride4"]
-DecoderWidth = Literal["wide", "narrow"] | int
 
 
 class ExFuseOutput(NamedTuple):
@@ -44,83 +41,56 @@ class ExFuse(nn.Module):
     Args:
         backbone: Feature extractor with strides 4, 8, 16 and 32; also an `nn.Module`.
         num_classes: K, 2 to 255: labels are kept in a byte, of which one value means none.
-        gcn_kernel: The odd size g of the global convolutions.
-        semantic_embedding: SEB on levels 2, 3 and 4.
-        semantic_embedding_norm: Batch norm on SEB's factors; False is the plain product.
-        semantic_embedding_width: Channels that SEB reduces the higher levels to, for speed; None is the paper's form.
-        channel_resolution_embedding: ECRE: sub-pixel upsampling in place of the first transposed convolution.
-        auxiliary_prediction: A prediction on the result of the first upsampling while training; None follows
-            `channel_resolution_embedding`.
-        dap_window: The odd window k of densely adjacent prediction; 1 is without.
-        dap_control_conv: A convolution of size k + 2 from the same K * k * k channels in place of the averaging; see
-            `DapControlConv`.
-        decoder: "full" goes on to the image's size with two more transposed convolutions, as the paper does;
-            "stride4" stops at a quarter of it and interpolates the scores bilinearly.
-        decoder_width: Channels D of the decoder: "wide" is K * k * k everywhere, "narrow" is K up to the last step,
-            which alone widens to K * k * k; a number gives D itself, and the same layers whatever the number.
+        options: Which of the papers' parts it has, and how large they are; the defaults if None.
 
     Raises:
         ValueError: If a number is out of its range.
     """
 
-    made_from: tuple[str, Mapping[str, Any]] | None = None  # the name and the parts that `create_model` was given
+    name: str | None = None  # what `create_model` was given
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        num_classes: int,
-        *,
-        gcn_kernel: int = 7,
-        semantic_embedding: bool = True,
-        semantic_embedding_norm: bool = True,
-        semantic_embedding_width: int | None = None,
-        channel_resolution_embedding: bool = True,
-        auxiliary_prediction: bool | None = None,
-        dap_window: int = 3,
-        dap_control_conv: bool = False,
-        decoder: Decoder = "full",
-        decoder_width: DecoderWidth = "wide",
-    ) -> None:
+    def __init__(self, backbone: Backbone, num_classes: int, options: ModelOptions | None = None) -> None:
         super().__init__()
         if not 2 <= num_classes <= MAX_CLASSES:
             raise ValueError(f"num_classes must be 2 to {MAX_CLASSES}, got {num_classes}")
-        check_window(dap_window)
-        if decoder not in ("full", "stride4"):
-            raise ValueError(f'decoder must be "full" or "stride4", got {decoder!r}')
+        self.options = options = options or ModelOptions()
         self.num_classes = num_classes
         self.backbone = backbone
         c2, c3, c4, c5 = backbone.channels
-        width = _decoder_channels(decoder_width, num_classes, dap_window)
+        window, kernel = options.dap_window, options.gcn_kernel
+        width = _decoder_channels(options.decoder_width, num_classes, window)
 
         self.seb2 = self.seb3 = self.seb4 = None
-        if semantic_embedding:
-            form = (semantic_embedding_norm, semantic_embedding_width)
+        if options.semantic_embedding:
+            form = (options.semantic_embedding_norm, options.semantic_embedding_width)
             self.seb2 = SemanticEmbeddingBranch(c2, (c3, c4, c5), *form)
             self.seb3 = SemanticEmbeddingBranch(c3, (c4, c5), *form)
             self.seb4 = SemanticEmbeddingBranch(c4, (c5,), *form)
 
-        self.gcn5 = nn.Sequential(GlobalConvolution(c5, width, gcn_kernel), BoundaryRefinement(width))
+        self.gcn5 = nn.Sequential(GlobalConvolution(c5, width, kernel), BoundaryRefinement(width))
         self.ecre: nn.Module
-        if channel_resolution_embedding:
+        if options.channel_resolution_embedding:
             self.ecre = ChannelResolutionEmbedding(width, width)
         else:
             self.ecre = LearnedUpsample(width, width)
-        if auxiliary_prediction is None:
-            auxiliary_prediction = channel_resolution_embedding
-        self.auxiliary_head = nn.Conv2d(width, num_classes, kernel_size=1) if auxiliary_prediction else None
+        with_auxiliary = options.auxiliary_prediction
+        if with_auxiliary is None:
+            with_auxiliary = options.channel_resolution_embedding
+        self.auxiliary_head = nn.Conv2d(width, num_classes, kernel_size=1) if with_auxiliary else None
 
-        self.fuse4 = Fusion(c4, width, gcn_kernel)
+        self.fuse4 = Fusion(c4, width, kernel)
         self.upsample4 = LearnedUpsample(width, width)
-        self.fuse3 = Fusion(c3, width, gcn_kernel)
+        self.fuse3 = Fusion(c3, width, kernel)
         self.upsample3 = LearnedUpsample(width, width)
-        self.fuse2 = Fusion(c2, width, gcn_kernel)
+        self.fuse2 = Fusion(c2, width, kernel)
         self.head: nn.Module
-        if decoder == "full":
-            is_narrow = decoder_width == "narrow" or (decoder_width == "wide" and dap_window == 1)
-            self.head = FullSizeHead(width, num_classes, dap_window, dap_control_conv, is_narrow)
+        # Without densely adjacent prediction, narrow and wide are the same.
+        named = {"narrow", "wide"} if window == 1 else {options.decoder_width}
+        is_narrow, is_wide = (options.decoder_width in named and word in named for word in ("narrow", "wide"))
+        if options.decoder == "full":
+            self.head = FullSizeHead(width, num_classes, window, options.dap_control_conv, is_narrow)
         else:
-            is_wide = decoder_width == "wide" or (decoder_width == "narrow" and dap_window == 1)
-            self.head = QuarterSizeHead(width, num_classes, dap_window, dap_control_conv, is_wide)
+            self.head = QuarterSizeHead(width, num_classes, window, options.dap_control_conv, is_wide)
 
     def forward(self, images: Tensor) -> ExFuseOutput:
         """Segments images.
@@ -230,6 +200,4 @@ def _decoder_channels(decoder_width: DecoderWidth, num_classes: int, dap_window:
         return num_classes * dap_window**2
     if decoder_width == "narrow":
         return num_classes
-    if isinstance(decoder_width, str) or decoder_width < 1:
-        raise ValueError(f'decoder_width must be "wide", "narrow" or a number of at least 1, got {decoder_width!r}')
     return decoder_width

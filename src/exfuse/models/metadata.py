@@ -1,14 +1,14 @@
-"""What a network's weights alone do not say. Knows no torch: an exported model is described without it."""
+"""Metadata of a saved model. Imports no torch: an exported model is described without it."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from operator import index as index_of
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from exfuse.data.classes import Classes
 from exfuse.errors import DataError
+from exfuse.models.options import ModelOptions, options_of
 
 if TYPE_CHECKING:
-    from exfuse.models.builders import Parts
     from exfuse.models.exfuse import ExFuse
 
 PAD_MULTIPLE = 32  # what the sides of an image are padded to: the stride of the deepest features
@@ -16,11 +16,11 @@ PAD_MULTIPLE = 32  # what the sides of an image are padded to: the stride of the
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """What a network's weights alone do not say.
+    """Metadata of a saved model: architecture, classes, palette, normalisation, scores.
 
     Attributes:
-        name: The model's name in `MODELS`.
-        parts: The keyword arguments it was built with.
+        name: The model's name, one of `list_models()`.
+        options: The switches it was built with.
         class_names: One a class.
         palette: One RGB colour (0-255) a class.
         ignore_index: The label that was left out in training.
@@ -30,7 +30,7 @@ class ModelMetadata:
     """
 
     name: str
-    parts: "Parts"
+    options: ModelOptions
     class_names: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     ignore_index: int
@@ -42,7 +42,7 @@ class ModelMetadata:
         """Returns the content of `config.json`."""
         return {
             "model_type": "exfuse",
-            "architecture": {"name": self.name, "num_classes": len(self.class_names), **self.parts},
+            "architecture": {"name": self.name, "num_classes": len(self.class_names), **asdict(self.options)},
             "id2label": {str(index): name for index, name in enumerate(self.class_names)},
             "palette": [list(color) for color in self.palette],
             "ignore_index": self.ignore_index,
@@ -80,7 +80,7 @@ class ModelMetadata:
             )
         return cls(
             name=name,
-            parts=cast("Parts", architecture),
+            options=options_of(name, architecture),
             class_names=classes.names,
             palette=classes.palette,
             ignore_index=classes.ignore_index,
@@ -91,9 +91,9 @@ class ModelMetadata:
 
     def build(self) -> "ExFuse":
         """Builds the network with random weights."""
-        from exfuse.models.builders import create_model
+        from exfuse.models.registry import create_model
 
-        return create_model(self.name, num_classes=len(self.class_names), **self.parts)
+        return create_model(self.name, num_classes=len(self.class_names), **asdict(self.options))
 
 
 def _three_floats(values: Any) -> tuple[float, float, float]:

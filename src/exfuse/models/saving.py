@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from exfuse.errors import CheckpointError, ConfigError
 from exfuse.models import pretrained
-from exfuse.models.builders import Parts
 from exfuse.models.exfuse import ExFuse
 from exfuse.models.folder import WRONG_CONTENT
 from exfuse.models.metadata import ModelMetadata
@@ -44,14 +43,13 @@ def save_pretrained(
     folder = Path(folder)
     if folder.is_symlink() or (folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))):
         raise CheckpointError(f"{folder}: something is there already; a model is written into a new or an empty folder")
-    if not isinstance(model, ExFuse) or model.made_from is None:
+    if not isinstance(model, ExFuse) or model.name is None:
         raise ConfigError(
             f"save_pretrained takes what create_model returned, not a {type(model).__name__} made otherwise"
         )
-    name, parts = model.made_from
     info = ModelMetadata(
-        name=name,
-        parts=cast(Parts, dict(parts)),
+        name=model.name,
+        options=model.options,
         class_names=tuple(class_names),
         palette=tuple(palette),
         ignore_index=ignore_index,
@@ -64,4 +62,4 @@ def save_pretrained(
     except WRONG_CONTENT as error:
         raise ConfigError(f"{folder}: the model cannot be described ({error})") from error
     pretrained.check_restorable(model, info)
-    pretrained.save_pretrained(folder, model, info.to_json(), card or f"# {name}\n")
+    pretrained.save_pretrained(folder, model, info.to_json(), card or f"# {model.name}\n")

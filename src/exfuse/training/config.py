@@ -1,18 +1,21 @@
-"""The closed types that a recipe is read into: every key of a training run, none with a default.
+"""The closed types that a recipe is read into: every key with its default, its range and one line of explanation.
 
 Every number has limits, far outside of what makes sense, so that none of them overflows or fills the memory by itself.
+The explanations are what `exfuse recipes NAME --full` and docs/options.md print.
 """
 
 import unicodedata
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
 
-from exfuse.models.builders import Parts
+from exfuse.models.options import ModelOptions, check_option, family_defaults, option_limit, option_text, option_types
 
 PathOrText = TypeVar("PathOrText", str, Path)
 
+RECIPE_VERSION = 2  # to be raised when a key gets another name or meaning; see `exfuse.training.recipes`
 MAX_NAME = 4096  # characters, as many as a path may have
 
 
@@ -35,38 +38,48 @@ Rate = Annotated[float, Field(gt=0, le=1000)]
 Weight = Annotated[float, Field(ge=0, le=1000)]
 Scale = Annotated[float, Field(ge=0.01, le=100)]
 Deviation = Annotated[float, Field(ge=0.001, le=10)]
-Channels = Annotated[int, Field(ge=1, le=4096)]
+Area = Annotated[float, Field(gt=0, le=1)]
 CropSide = Annotated[int, Field(ge=64, le=8192, multiple_of=32)]
 
 
+def _key(default: Any, text: str, **limits: Any) -> Any:
+    """Returns a key of a recipe: its default, its explanation in one line, and the limits of a number."""
+    return Field(default=default, description=text, **limits)
+
+
+def _section(kind: type[BaseModel]) -> Any:
+    return Field(default_factory=kind, description="")
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
 
 class InputConfig(_Section):
-    """What is trained on, and how it is shown. `root` None in a recipe means the user must say it."""
+    """The images of a run and how they are augmented."""
 
-    root: FilePath | None
-    train_split: Text
-    val_split: Text
-    crop_size: tuple[CropSide, CropSide]
-    flip: Fraction
-    brightness: Fraction
-    contrast: Fraction
-    saturation: Fraction
-    image_mean: tuple[Fraction, Fraction, Fraction]
-    image_std: tuple[Deviation, Deviation, Deviation]
-    workers: Annotated[int, Field(ge=0, le=64)]
+    root: FilePath | None = _key(None, "the data set: a folder or a dataset file; must be given")
+    train_split: Text = _key("train", "split to train on")
+    val_split: Text = _key("val", "split to measure on")
+    crop_size: tuple[CropSide, CropSide] = _key((320, 320), "height and width of a training crop, multiples of 32")
+    flip: Fraction = _key(0.5, "probability of a horizontal flip")
+    brightness: Fraction = _key(0.3, "largest random change of brightness, 0 to 1")
+    contrast: Fraction = _key(0.3, "largest random change of contrast, 0 to 1")
+    saturation: Fraction = _key(0.3, "largest random change of saturation, 0 to 1")
+    image_mean: tuple[Fraction, Fraction, Fraction] = _key(
+        (0.485, 0.456, 0.406), "RGB mean that is subtracted, of images from 0 to 1; ImageNet's by default"
+    )
+    image_std: tuple[Deviation, Deviation, Deviation] = _key(
+        (0.229, 0.224, 0.225), "RGB standard deviation by which is divided; ImageNet's by default"
+    )
+    workers: int = _key(0, "processes that read images; 0 reads in the training process", ge=0, le=64)
 
 
 class DataConfig(InputConfig):
-    """Images with masks, a folder or a dataset file.
+    """Images with masks."""
 
-    `scale` is the range of the random scale; `cache` keeps decoded training images in the user's cache.
-    """
-
-    scale: tuple[Scale, Scale]
-    cache: bool
+    scale: tuple[Scale, Scale] = _key((0.5, 2.0), "range of the random scale")
+    cache: bool = _key(False, "keep decoded training images in the user's cache")
 
     @model_validator(mode="after")
     def _ordered(self) -> "DataConfig":
@@ -76,14 +89,11 @@ class DataConfig(InputConfig):
 
 
 class ClassificationDataConfig(InputConfig):
-    """Images in one folder a class.
+    """Images in one folder a class."""
 
-    A training crop shows a random share of the image between the two of `area`; for scoring the shorter side is brought
-    to `resize` and the middle is cut out.
-    """
-
-    area: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]]
-    resize: Annotated[int, Field(ge=32, le=16384)]
+    crop_size: tuple[CropSide, CropSide] = _key((224, 224), "height and width of a crop, multiples of 32")
+    area: tuple[Area, Area] = _key((0.08, 1.0), "range of the random share of an image that a training crop shows")
+    resize: int = _key(256, "length of the shorter side for scoring, from whose middle a crop is cut", ge=32, le=16384)
 
     @model_validator(mode="after")
     def _ordered(self) -> "ClassificationDataConfig":
@@ -94,27 +104,49 @@ class ClassificationDataConfig(InputConfig):
         return self
 
 
-class ModelConfig(_Section):
-    """Which network: a name of `exfuse models`, and arguments of `ExFuse`; a part that is null is as the name says.
+class _NamedModel(_Section):
+    name: Text = _key("exfuse_resnet18", "one of `exfuse models`, or exfuse_timm/NAME")
 
-    `backbone_weights` is a folder that `exfuse pretrain` left, or a .safetensors file named as torchvision and timm do.
-    `weights` is a model folder of `exfuse train` whose network, of the same architecture and classes, is trained on.
+
+def _option_key(option: str, default: Any, annotation: Any) -> Any:
+    def checked(value: int) -> int:
+        check_option(option, value)
+        return value
+
+    number = Annotated[int, Field(ge=1, le=option_limit(option)), AfterValidator(checked)]
+    is_optional = annotation == int | None
+    if annotation is int or is_optional:
+        annotation = number | None if is_optional else number
+    elif int in getattr(annotation, "__args__", ()):
+        annotation = Literal["wide", "narrow"] | number
+    return annotation, _key(default, option_text(option))
+
+
+_Switches: Any = create_model(
+    "_Switches",
+    __base__=_NamedModel,
+    **{key.name: _option_key(key.name, key.default, option_types()[key.name]) for key in fields(ModelOptions)},
+)
+
+
+class ModelConfig(_Switches):  # type: ignore[misc]
+    """The network: a name, the options of `exfuse.models.options.ModelOptions`, and what it starts from.
+
+    An option that is left out or null is as the model's name says.
     """
 
-    name: Text
-    supervised_features: bool
-    gcn_kernel: Annotated[int, Field(ge=1, le=255)]
-    semantic_embedding: bool | None
-    semantic_embedding_norm: bool
-    semantic_embedding_width: Channels | None
-    channel_resolution_embedding: bool | None
-    auxiliary_prediction: bool | None
-    dap_window: Literal[1, 3, 5] | None
-    dap_control_conv: bool
-    decoder: Literal["full", "stride4"]
-    decoder_width: Literal["wide", "narrow"] | Channels
-    backbone_weights: FilePath | None
-    weights: FilePath | None
+    backbone_weights: FilePath | None = _key(
+        None, "a folder of `exfuse pretrain`, or a .safetensors file in torchvision's or timm's naming"
+    )
+    weights: FilePath | None = _key(None, "a model folder to start from, of the same architecture and classes")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_named(cls, content: Any) -> Any:
+        if not isinstance(content, dict):
+            return content
+        usual = family_defaults(str(content.get("name", cls.model_fields["name"].default)))
+        return usual | {key: value for key, value in content.items() if value is not None or key not in usual}
 
     @model_validator(mode="after")
     def _one_start(self) -> "ModelConfig":
@@ -122,74 +154,71 @@ class ModelConfig(_Section):
             raise ValueError("weights and backbone_weights are both set; a network can begin with one of them")
         return self
 
-    def parts(self) -> Parts:
-        """Returns the keyword arguments that the recipe sets."""
-        return cast(Parts, self.model_dump(exclude={"name", "backbone_weights", "weights"}, exclude_none=True))
+    @property
+    def options(self) -> ModelOptions:
+        """The switches of the network."""
+        return ModelOptions(**{key.name: getattr(self, key.name) for key in fields(ModelOptions)})
 
 
 class LossConfig(_Section):
-    """The weighted sum that is minimised; see `SegmentationLoss`."""
+    """The weighted sum that is minimised; see `exfuse.losses.SegmentationLoss`."""
 
-    class_weights: Literal["none", "enet", "median_frequency", "root_median_frequency"]
-    ohem: bool
-    dice: Weight
-    lovasz: Weight
-    auxiliary: Weight
+    class_weights: Literal["none", "enet", "median_frequency", "root_median_frequency"] = _key(
+        "none", "weights of the classes in the cross entropy, from how often each occurs in the training split"
+    )
+    ohem: bool = _key(False, "online hard example mining: the cross entropy of the hardest pixels alone")
+    dice: Weight = _key(0.0, "weight of the soft Dice loss")
+    lovasz: Weight = _key(0.0, "weight of the Lovasz-softmax loss")
+    auxiliary: Weight = _key(0.4, "weight of the auxiliary prediction's loss")
 
 
 class OptimizerConfig(_Section):
-    """How it is minimised. `momentum` is that of SGD and Muon. `clip_grad_norm` 0 is without.
+    """How the loss is minimised."""
 
-    The warm-up takes at most half of the run's steps; a run with a longer one says so and shortens it.
-    """
-
-    name: Literal["adamw", "sgd", "muon"]
-    learning_rate: Rate
-    backbone_lr_scale: Rate
-    weight_decay: Weight
-    momentum: Fraction
-    schedule: Literal["polynomial", "cosine"]
-    warmup_steps: Annotated[int, Field(ge=0, le=10**9)]
-    clip_grad_norm: Annotated[float, Field(ge=0, le=10**9)]
+    name: Literal["adamw", "sgd", "muon"] = _key("muon", "muon (with AdamW for what is no matrix), adamw or sgd")
+    learning_rate: Rate = _key(0.002, "peak learning rate")
+    backbone_lr_scale: Rate = _key(1.0, "the backbone's learning rate as a multiple of it")
+    weight_decay: Weight = _key(0.05, "weight decay; norms and biases have none")
+    momentum: Fraction = _key(0.95, "momentum of sgd and muon")
+    schedule: Literal["polynomial", "cosine"] = _key("polynomial", "how the rate falls: (1 - t)^0.9 or half a cosine")
+    warmup_steps: int = _key(100, "steps over which the rate rises; at most half of the run's", ge=0, le=10**9)
+    clip_grad_norm: float = _key(5.0, "largest norm of the gradient; 0 is without a limit", ge=0, le=10**9)
 
 
 class ClassifierConfig(_Section):
-    """The classifier that is pre-trained; see `SemanticSupervisionClassifier`.
+    """The classifier that is pre-trained; see `exfuse.models.semantic_supervision`."""
 
-    `head_weights` are those of the auxiliary losses on stages res-2 to res-5; a stage of weight 0 has no head, so four
-    zeros are plain pre-training.
-    """
-
-    backbone: Text
-    head_weights: tuple[Weight, Weight, Weight, Weight]
-    label_smoothing: Share
+    backbone: Text = _key("resnet18", "the backbone to pre-train")
+    head_weights: tuple[Weight, Weight, Weight, Weight] = _key(
+        (0.1, 0.2, 0.3, 0.4), "weights of the auxiliary losses on stages res-2 to res-5; 0 is without a head"
+    )
+    label_smoothing: Share = _key(0.1, "label smoothing of the cross entropy")
 
 
 class RunConfig(_Section):
-    """What every training run says.
-
-    `batch_size` counts the samples of one optimizer step over all processes; `gradient_accumulation` cuts it into
-    that many forward passes. Pieces count by their labelled pixels, as they would in one pass; see `exfuse.losses`.
-    `ema_decay` 0 is without. `evaluate_every` counts epochs, `checkpoint_every` and `log_every` steps. A run ends at a
-    loss or gradient that is not finite, or leaves such steps out, at most `max_skipped_steps` in a row.
-    """
+    """What every training run has."""
 
     command: ClassVar[str]
 
-    output: FilePath
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
-    epochs: Count
-    batch_size: Annotated[int, Field(ge=1, le=65536)]
-    gradient_accumulation: Annotated[int, Field(ge=1, le=65536)]
-    precision: Literal["fp32", "bf16"]
-    channels_last: bool
-    ema_decay: Share
-    evaluate_every: Count
-    checkpoint_every: Count
-    log_every: Count
-    max_skipped_steps: Annotated[int, Field(ge=0, le=10)]
+    recipe_version: Literal[2] = _key(RECIPE_VERSION, "version of these keys")
+    output: FilePath = _key(Path("runs/unnamed"), "folder of the run; runs/ and the recipe's name by default")
+    seed: int = _key(0, "of weights, sample order and augmentation", ge=0, lt=2**32)
+    epochs: Count = _key(60, "passes over the training split")
+    batch_size: int = _key(8, "samples of one optimizer step, over all processes", ge=1, le=65536)
+    gradient_accumulation: int = _key(
+        1, "forward passes that a batch is cut into; pieces count by their labelled pixels", ge=1, le=65536
+    )
+    precision: Literal["fp32", "bf16"] = _key("bf16", "of the forward pass; weights are always fp32")
+    channels_last: bool = _key(True, "memory layout of the network, faster on most processors")
+    ema_decay: Share = _key(0.998, "decay of the moving average of the weights; 0 is without")
+    evaluate_every: Count = _key(5, "epochs between two evaluations")
+    checkpoint_every: Count = _key(500, "steps between two checkpoints")
+    log_every: Count = _key(20, "steps between two records of the loss")
+    max_skipped_steps: int = _key(
+        0, "steps in a row that may be left out as their loss or gradient is not finite; 0 stops the run", ge=0, le=10
+    )
     data: InputConfig
-    optimizer: OptimizerConfig
+    optimizer: OptimizerConfig = _section(OptimizerConfig)
 
     @model_validator(mode="after")
     def _divisible(self) -> "RunConfig":
@@ -201,11 +230,11 @@ class RunConfig(_Section):
 
 
 class SegmentationConfig(RunConfig):
-    """What every run says that trains a segmentation network."""
+    """What every run has that trains a segmentation network."""
 
-    data: DataConfig
-    model: ModelConfig
-    loss: LossConfig
+    data: DataConfig = _section(DataConfig)
+    model: ModelConfig = _section(ModelConfig)
+    loss: LossConfig = _section(LossConfig)
 
 
 class TrainingConfig(SegmentationConfig):
@@ -213,7 +242,7 @@ class TrainingConfig(SegmentationConfig):
 
     command = "exfuse train"
 
-    task: Literal["segmentation"]
+    task: Literal["segmentation"] = _key("segmentation", "the command that the recipe is for: exfuse train")
 
 
 class PretrainingConfig(RunConfig):
@@ -221,42 +250,40 @@ class PretrainingConfig(RunConfig):
 
     command = "exfuse pretrain"
 
-    task: Literal["classification"]
-    data: ClassificationDataConfig
-    model: ClassifierConfig
+    task: Literal["classification"] = _key("classification", "the command that the recipe is for: exfuse pretrain")
+    data: ClassificationDataConfig = _section(ClassificationDataConfig)
+    model: ClassifierConfig = _section(ClassifierConfig)
 
 
 class PretrainedConfig(_Section):
-    """Folders of `exfuse pretrain` that the rows of an ablation begin with; without them they begin at random.
+    """Folders of `exfuse pretrain` that the rows of an ablation start from; without them they start at random."""
 
-    `plain` is without auxiliary heads, `supervised` with them; the other two are the same of the rearranged backbone.
-    """
-
-    plain: FilePath | None
-    supervised: FilePath | None
-    rearranged: FilePath | None
-    rearranged_supervised: FilePath | None
+    plain: FilePath | None = _key(None, "the backbone, without auxiliary heads")
+    supervised: FilePath | None = _key(None, "the backbone, with auxiliary heads")
+    rearranged: FilePath | None = _key(None, "the rearranged backbone, without auxiliary heads")
+    rearranged_supervised: FilePath | None = _key(None, "the rearranged backbone, with auxiliary heads")
 
 
 class AblationConfig(SegmentationConfig):
-    """Runs of `exfuse ablate`: the recipe that all rows share, the number of seeds, what the rows begin with."""
+    """Runs of `exfuse ablate`: the recipe that all rows share."""
 
     command = "exfuse ablate"
 
-    task: Literal["ablation"]
-    seeds: Annotated[int, Field(ge=1, le=1000)]
-    pretrained: PretrainedConfig
+    task: Literal["ablation"] = _key("ablation", "the command that the recipe is for: exfuse ablate")
+    seeds: int = _key(3, "runs of each row", ge=1, le=1000)
+    pretrained: PretrainedConfig = _section(PretrainedConfig)
 
     @model_validator(mode="after")
     def _rows_decide(self) -> "AblationConfig":
-        model = self.model
-        decided = {
-            "semantic_embedding": None, "semantic_embedding_width": None, "channel_resolution_embedding": None,
-            "auxiliary_prediction": None, "dap_window": None, "backbone_weights": None, "weights": None,
-            "dap_control_conv": False, "supervised_features": False, "decoder_width": "wide",
-        }  # fmt: skip
-        for key, value in decided.items():
-            if getattr(model, key) != value:
+        usual = ModelConfig(name=self.model.name)
+        for key in ROWS_DECIDE:
+            if getattr(self.model, key) != getattr(usual, key):
                 hint = "; use pretrained.plain" if key.endswith("weights") else ""
-                raise ValueError(f"model.{key} is decided by each row of the ablation; leave it {value}{hint}")
+                raise ValueError(f"model.{key} is decided by each row of the ablation; leave it out{hint}")
         return self
+
+
+ROWS_DECIDE = (
+    "semantic_embedding", "semantic_embedding_width", "channel_resolution_embedding", "auxiliary_prediction",
+    "dap_window", "backbone_weights", "weights", "dap_control_conv", "supervised_features", "decoder_width",
+)  # fmt: skip

@@ -1,25 +1,34 @@
-"""Recipes: flat YAML files that say everything about a training run, read into the types of `exfuse.training.config`.
+"""Recipes: YAML files that set keys of a training run, read into the types of `exfuse.training.config`.
 
-A recipe has no defaults and no inheritance: every key stands in it, so what is on the page is what runs.
+A key that a recipe leaves out has its default. A run records all keys with their version, so that it can be resumed
+when defaults have changed or keys have been added since.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from exfuse.atomic_io import read_file
 from exfuse.errors import ConfigError, brief, did_you_mean, without_path
-from exfuse.training.config import AblationConfig, PretrainingConfig, RunConfig, TrainingConfig
+from exfuse.training.config import RECIPE_VERSION, AblationConfig, PretrainingConfig, RunConfig, TrainingConfig
 from exfuse.validation import MAX_YAML, describe, load_yaml
 
 OF_ONE_PROCESS = ("data.root", "data.workers", "model.backbone_weights", "model.weights")
 MAX_KEY = 100  # characters of a dotted key; ours have 33
 ConfigType = TypeVar("ConfigType", bound=RunConfig)
+
+# Keys of version 1, which had no version of its own: a recipe had all of them.
+RENAMED = {
+    "accumulation": "gradient_accumulation",
+    "optimizer.backbone_factor": "optimizer.backbone_lr_scale",
+    "optimizer.gradient_clip": "optimizer.clip_grad_norm",
+    "model.plain_prediction": "model.dap_control_conv",
+}
 
 KINDS: dict[str, type[RunConfig]] = {
     "segmentation": TrainingConfig,
@@ -43,32 +52,28 @@ def load_config(recipe: str, overrides: Sequence[str] = ()) -> TrainingConfig:
     Raises:
         ConfigError: If the recipe is not found, or a key or value is wrong.
     """
-    return parse_config(_read(recipe, overrides), recipe, TrainingConfig)
+    return _load(recipe, overrides, TrainingConfig)
 
 
 def load_pretraining_config(recipe: str, overrides: Sequence[str] = ()) -> PretrainingConfig:
     """Reads a recipe of `exfuse pretrain`, as `load_config` does."""
-    return parse_config(_read(recipe, overrides), recipe, PretrainingConfig)
+    return _load(recipe, overrides, PretrainingConfig)
 
 
 def load_ablation_config(recipe: str, overrides: Sequence[str] = ()) -> AblationConfig:
     """Reads a recipe of `exfuse ablate`, as `load_config` does."""
-    return parse_config(_read(recipe, overrides), recipe, AblationConfig)
+    return _load(recipe, overrides, AblationConfig)
 
 
-def parse_config(content: dict[str, Any], source: str, kind: type[ConfigType]) -> ConfigType:
-    """Validates what was read from `source`.
+def load_any(recipe: str) -> RunConfig:
+    """Reads a recipe of any command, which its `task` says; without one it is `exfuse train`'s.
 
     Raises:
-        ConfigError: With the source, the key and the nearest known one.
+        ConfigError: As `load_config`.
     """
-    meant = KINDS.get(str(content.get("task")), kind)
-    if meant is not kind:
-        raise ConfigError(f"{source}: this is a recipe for {meant.command}, not for {kind.command}")
-    try:
-        return kind.model_validate(content)
-    except ValidationError as error:
-        raise ConfigError(f"{source}: {describe(error, kind)}") from error
+    content = _parse_yaml(read_recipe_text(recipe), recipe)
+    task = content.get("task") if isinstance(content, dict) else None
+    return _load(recipe, (), KINDS.get(str(task), TrainingConfig))
 
 
 def dump_config(config: RunConfig) -> str:
@@ -82,7 +87,7 @@ def load_recorded(path: Path, kind: type[ConfigType]) -> ConfigType:
     Raises:
         ConfigError: If it cannot be read or is of another kind of run.
     """
-    return parse_config(_read(str(path), ()), str(path), kind)
+    return _load(str(path), (), kind)
 
 
 def differing_keys(first: RunConfig, second: RunConfig) -> dict[str, tuple[Any, Any]]:
@@ -91,19 +96,20 @@ def differing_keys(first: RunConfig, second: RunConfig) -> dict[str, tuple[Any, 
     How the data is reached and how often something is written down does not count.
     """
     free = {"output", "checkpoint_every", "log_every", "max_skipped_steps", "data.root", "data.workers", "data.cache"}
-    a, b = _flatten(first.model_dump()), _flatten(second.model_dump())
+    a, b = flat_keys(first.model_dump()), flat_keys(second.model_dump())
     return {key: (a[key], b[key]) for key in a if a[key] != b[key] and key not in free}
 
 
 def shared_settings(config: RunConfig) -> dict[str, Any]:
     """Returns what all processes of a run must have alike, by dotted key: all but where each finds its data."""
-    return {key: value for key, value in _flatten(config.model_dump()).items() if key not in OF_ONE_PROCESS}
+    return {key: value for key, value in flat_keys(config.model_dump()).items() if key not in OF_ONE_PROCESS}
 
 
-def _flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_keys(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the values of nested keys by their dotted names."""
     flat: dict[str, Any] = {}
     for key, value in content.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        flat |= flat_keys(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
 
 
@@ -135,27 +141,85 @@ def recipe_summary(recipe: str) -> str:
     return read_recipe_text(recipe).partition("\n")[0].removeprefix("#").strip()
 
 
-def _read(recipe: str, overrides: Sequence[str]) -> dict[str, Any]:
+def explained(config: RunConfig) -> str:
+    """Returns a configuration as YAML that is read back to an equal one, with a line of explanation for each key."""
+    return "".join(f"{line}\n" for line in _explained(config, ""))
+
+
+def _explained(section: BaseModel, indent: str) -> Iterator[str]:
+    for key, field in type(section).model_fields.items():
+        value = getattr(section, key)
+        if isinstance(value, BaseModel):
+            yield f"{indent}{key}:"
+            yield from _explained(value, indent + "  ")
+        else:
+            plain = list(section.model_dump(mode="json", include={key}).values())
+            shown = yaml.safe_dump(plain, default_flow_style=True, width=2 * MAX_YAML).strip().removeprefix("[")
+            yield f"{indent}# {field.description}"
+            yield f"{indent}{key}: {shown.removesuffix(']')}"
+
+
+def _load(recipe: str, overrides: Sequence[str], kind: type[ConfigType]) -> ConfigType:
+    """Reads a recipe of any version, applies overrides and validates the result."""
     content = _parse_yaml(read_recipe_text(recipe), recipe)
     if not isinstance(content, dict):
         raise ConfigError(f"{recipe}: expected keys and values, got {type(content).__name__}")
+    meant = KINDS.get(str(content.get("task")), kind)
+    if meant is not kind:
+        raise ConfigError(f"{recipe}: this is a recipe for {meant.command}, not for {kind.command}")
+    _upgrade(content, recipe)
     for override in overrides:
-        _apply(content, override)
-    return content
+        _apply(content, override, kind)
+    if older := [key for key in flat_keys(content) if key in RENAMED]:
+        raise ConfigError(f"{recipe}: unknown key {older[0]!r}; it is called {RENAMED[older[0]]!r} now")
+    content.setdefault("output", f"runs/{Path(recipe).stem}")
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(f"{recipe}: {describe(error, kind)}") from error
 
 
-def _apply(content: dict[str, Any], override: str) -> None:
+def _upgrade(content: dict[str, Any], source: str) -> None:
+    """Gives the keys of an older version their names of today."""
+    version = content.setdefault("recipe_version", 1)
+    if version == RECIPE_VERSION:
+        return
+    if version != 1:
+        raise ConfigError(
+            f"{source}: recipe_version {brief(version)} is not known; this exfuse reads 1 to {RECIPE_VERSION}, a newer "
+            "one may read it"
+        )
+    content["recipe_version"] = RECIPE_VERSION
+    for old, new in RENAMED.items():
+        *sections, key = old.split(".")
+        inner: Any = content
+        for section in sections:
+            inner = inner.get(section) if isinstance(inner, dict) else None
+        if isinstance(inner, dict) and key in inner:
+            name = new.rpartition(".")[2]
+            if name in inner:
+                raise ConfigError(f"{source}: {old} is the older name of {new}; leave it out")
+            inner[name] = inner.pop(key)
+
+
+def _apply(content: dict[str, Any], override: str, kind: type[BaseModel]) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key or len(key) > MAX_KEY:
         raise ConfigError(f"{override[:MAX_KEY]!r}: expected key=value, for example data.root=photos")
     *sections, last = key.split(".")
     for section in sections:
-        inner = content.get(section)
-        if not isinstance(inner, dict):
-            hint = did_you_mean(section, [name for name, field in content.items() if isinstance(field, dict)])
-            raise ConfigError(f"{key}: there is no section {section!r}; {hint}")
-        content = inner
+        inside = {name: field.annotation for name, field in kind.model_fields.items() if _is_section(field.annotation)}
+        if section not in inside:
+            raise ConfigError(f"{key}: there is no section {section!r}; {did_you_mean(section, inside)}")
+        kind = cast(type[BaseModel], inside[section])
+        content = content.setdefault(section, {})
+        if not isinstance(content, dict):
+            raise ConfigError(f"{key}: the recipe's {section} is not keys and values")
     content[last] = _parse_yaml(value, key)
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _parse_yaml(text: str, source: str) -> Any:

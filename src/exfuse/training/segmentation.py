@@ -31,6 +31,7 @@ from exfuse.losses import (
 from exfuse.models.backbone_weights import load_backbone_weights, pretraining_normalization
 from exfuse.models.exfuse import ExFuse, ExFuseOutput
 from exfuse.models.metadata import ModelMetadata
+from exfuse.models.options import changed_options
 from exfuse.models.pretrained import check_restorable, load_pretrained, save_pretrained
 from exfuse.models.semantic_supervision import is_own
 from exfuse.outputs.folder import claim_folder
@@ -215,9 +216,8 @@ def load_weights(model: ExFuse, info: ModelMetadata, source: Path) -> None:
         raise ConfigError(f"model.weights: {source} knows other classes ({', '.join(other.class_names[:5])}, ...)")
     # The same network has several spellings: null is as the name says, and one name with parts may be another.
     if _structure(trained) != _structure(model):
-        raise ConfigError(
-            f"model.weights: {source} holds {other.name} with {other.parts}, not {info.name} with {info.parts}"
-        )
+        theirs, ours = (f"{of.name} with {changed_options(of.name, of.options)}" for of in (other, info))
+        raise ConfigError(f"model.weights: {source} holds {theirs}, not {ours}")
     model.load_state_dict(trained.state_dict())
 
 
@@ -260,7 +260,7 @@ def model_info(config: TrainingConfig, dataset: SegmentationDataset) -> ModelMet
     """Returns what the run's network has to say about itself."""
     return ModelMetadata(
         name=config.model.name,
-        parts=config.model.parts(),
+        options=config.model.options,
         class_names=dataset.classes.names,
         palette=dataset.classes.palette,
         ignore_index=dataset.classes.ignore_index,

@@ -1,0 +1,104 @@
+"""Named models: a name is a family and a backbone, `exfuse_resnet50`; others can register backbones of their own."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from exfuse.errors import ConfigError, brief, did_you_mean
+from exfuse.models.backbones import BACKBONES, Backbone
+from exfuse.models.exfuse import ExFuse
+from exfuse.models.options import FAMILIES, check_type, options_of
+from exfuse.models.semantic_supervision import SupervisedBackbone
+from exfuse.models.timm_backbone import TimmBackbone
+
+TIMM = "timm/"
+
+
+def list_models() -> list[str]:
+    """Returns the names of all models: families x backbones."""
+    return [f"{family}_{backbone}" for family in sorted(FAMILIES, reverse=True) for backbone in BACKBONES]
+
+
+def create_model(name: str, *, num_classes: int, **options: Any) -> ExFuse:
+    """Builds a named model with random weights.
+
+    Args:
+        name: One of `list_models()`, or `exfuse_timm/NAME` and `gcn_timm/NAME` for a feature extractor of the timm
+            library (`pip install exfuse[timm]`).
+        num_classes: K, 2 to 255.
+        options: Fields of `ModelOptions` that differ from the family's defaults.
+
+    Raises:
+        ConfigError: If the name or an option is unknown (with the nearest known ones), a value is of a wrong type or
+            out of range, or the network is too large for the memory.
+    """
+    try:
+        check_type("name", name, str)
+        check_type("num_classes", num_classes, int)
+        chosen = options_of(name, options)
+        backbone = _backbone_of(name)()
+        model = ExFuse(SupervisedBackbone(backbone) if chosen.supervised_features else backbone, num_classes, chosen)
+    except ConfigError:
+        raise
+    except (ValueError, ArithmeticError, MemoryError, RuntimeError) as error:
+        raise ConfigError(f"{name if isinstance(name, str) else 'model'}: {brief(error)}") from error
+    model.name = name
+    return model
+
+
+def _backbone_of(name: str) -> Callable[[], Backbone]:
+    family, _, backbone = name.partition("_")
+    if family in FAMILIES and backbone.startswith(TIMM):
+        return lambda: TimmBackbone(backbone.removeprefix(TIMM))
+    if family not in FAMILIES or backbone not in BACKBONES:
+        raise ConfigError(f"there is no model {name!r}; {did_you_mean(name, list_models())}")
+    return BACKBONES[backbone]
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    """Returns the number of trainable parameters."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def count_multiply_adds(model: torch.nn.Module, height: int = 512, width: int = 512) -> int:
+    """Returns the multiply-adds of all convolutions and matrix products for one image, in eval.
+
+    Args:
+        model: A network on any device, the meta device (where it costs no time) included.
+        height: Image height in pixels.
+        width: Image width in pixels.
+    """
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.empty(1, 3, height, width, device=device))
+    model.train(was_training)
+    return cast(int, counter.get_total_flops()) // 2
+
+
+class ModelSize(NamedTuple):
+    """What a named model holds and what one 512 x 512 image costs it."""
+
+    name: str
+    parameters: int
+    multiply_adds: int
+
+
+def describe_models(num_classes: int = 21) -> list[ModelSize]:
+    """Returns the size of every named model, without allocating one.
+
+    Args:
+        num_classes: K of the models that are counted; 21 is PASCAL VOC.
+
+    Raises:
+        ConfigError: If it is out of range.
+    """
+    rows = []
+    for name in list_models():
+        with torch.device("meta"):
+            model = create_model(name, num_classes=num_classes)
+        rows.append(ModelSize(name, count_parameters(model), count_multiply_adds(model)))
+    return rows
