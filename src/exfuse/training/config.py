@@ -202,7 +202,7 @@ class RunConfig(_Section):
 
     recipe_version: Literal[2] = _key(RECIPE_VERSION, "version of these keys")
     output: FilePath = _key(Path("runs/unnamed"), "folder of the run; runs/ and the recipe's name by default")
-    seed: int = _key(0, "of weights, sample order and augmentation", ge=0, lt=2**32)
+    seed: int = _key(0, "of weights, sample order and augmentation", ge=0, le=2**32 - 1)
     epochs: Count = _key(60, "passes over the training split")
     batch_size: int = _key(8, "samples of one optimizer step, over all processes", ge=1, le=65536)
     gradient_accumulation: int = _key(
