@@ -26,7 +26,9 @@ def page() -> str:
     for kind in KINDS:
         rows = [row for row in table(kind, "") if row not in known]
         known.update(rows)
-        parts.append(f"## `{kind.command}`\n\n| key | default | values | meaning |\n|---|---|---|---|\n" + "\n".join(rows))
+        parts.append(
+            f"## `{kind.command}`\n\n| key | default | values | meaning |\n|---|---|---|---|\n" + "\n".join(rows)
+        )
     return "\n".join(parts) + "\n"
 
 

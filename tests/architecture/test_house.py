@@ -87,7 +87,7 @@ def test_torchvision_and_timm_stay_out_of_the_core() -> None:
         for name in imports_of(path)
         if name.split(".")[0] in ("torchvision", "timm")
     }
-    assert users == {"timm_backbone.py": "timm"}
+    assert users == {"timm.py": "timm"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))

@@ -24,6 +24,7 @@ from exfuse.inference import tta
 from exfuse.inference.predictor import Predictor
 from exfuse.models import backbones
 from exfuse.models.backbone_weights import CLASSIFIER_TYPE
+from exfuse.models.backbones import resnet
 from exfuse.models.pretrained import save_pretrained
 from exfuse.models.semantic_supervision import SemanticSupervisionClassifier
 from exfuse.outputs.folder import claim_folder
@@ -168,14 +169,14 @@ def test_an_ablation_runs_every_cell_once(pack: Path, tmp_path: Path, monkeypatc
     assert "not the record of a cell" in broken.errors
 
 
-def narrow_rearranged() -> backbones.ResNet:
-    return backbones.ResNet(backbones.BasicBlock, (2, 1, 1, 1), widths=(16, 32, 64, 128), stem_channels=16)
+def narrow_rearranged() -> resnet.ResNet:
+    return resnet.ResNet(resnet.BasicBlock, (2, 1, 1, 1), widths=(16, 32, 64, 128), stem_channels=16)
 
 
 def narrow_backbones(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Writes a backbone for each of the paper's starts and returns the options that name them."""
     monkeypatch.setitem(backbones.BACKBONES, "tiny_rearranged", narrow_rearranged)
-    bodies = {"plain": backbones.tiny, "supervised": backbones.tiny, "rearranged": narrow_rearranged}
+    bodies = {"plain": resnet.tiny, "supervised": resnet.tiny, "rearranged": narrow_rearranged}
     bodies["rearranged_supervised"] = narrow_rearranged
     given = []
     for name, body in bodies.items():
@@ -375,7 +376,7 @@ def test_checkpoint_verify_finds_a_changed_byte(pack: Path, tmp_path: Path) -> N
 
 
 def test_weights_import_says_what_it_took(tmp_path: Path) -> None:
-    torch.save(backbones.tiny().state_dict() | {"fc.weight": torch.zeros(5, 128)}, tmp_path / "weights.pth")
+    torch.save(resnet.tiny().state_dict() | {"fc.weight": torch.zeros(5, 128)}, tmp_path / "weights.pth")
     output = tmp_path / "out.safetensors"
     outcome = call_exfuse("weights", "import", tmp_path / "weights.pth", "--backbone", "tiny", "-o", output)
     assert outcome.code == 0, outcome.errors

@@ -18,7 +18,7 @@ from exfuse.data.image_folder import central_view, open_image_folder
 from exfuse.distributed import DistContext
 from exfuse.errors import ConfigError, DataError
 from exfuse.inference.preprocessing import normalize
-from exfuse.models import backbones
+from exfuse.models.backbones import resnet
 from exfuse.models.semantic_supervision import SemanticSupervisionClassifier
 from exfuse.training.classification import count_correct, pretrain
 from exfuse.training.log import RunLog
@@ -71,7 +71,7 @@ def test_a_run_leaves_records_and_the_best_and_the_last_classifier(pretrained: P
 def test_the_accuracies_are_those_of_the_model_that_is_left(pretrained: Path, photos: Path) -> None:
     config = json.loads((pretrained / "backbone" / "config.json").read_text())
     recipe = load_pretraining_config(str(pretrained / "config.yaml"))
-    model = SemanticSupervisionClassifier(backbones.tiny(), 3).eval()
+    model = SemanticSupervisionClassifier(resnet.tiny(), 3).eval()
     model.load_state_dict(load_file(pretrained / "backbone" / "model.safetensors"))
     val = open_image_folder(photos, "val")
     right = np.zeros(5)
@@ -85,7 +85,7 @@ def test_the_accuracies_are_those_of_the_model_that_is_left(pretrained: Path, ph
 
 def test_every_rank_counts_its_own_share(pretrained: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_pretraining_config(str(pretrained / "config.yaml"))
-    model = SemanticSupervisionClassifier(backbones.tiny(), 3)
+    model = SemanticSupervisionClassifier(resnet.tiny(), 3)
     val, cpu = open_image_folder(photos, "val"), torch.device("cpu")
     together = count_correct(model, val, recipe, DistContext(0, 1, cpu))
     monkeypatch.setattr("exfuse.training.classification.all_reduce_sum", lambda values, dist: values)

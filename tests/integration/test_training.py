@@ -41,7 +41,7 @@ from exfuse.inference.engines.torch_engine import TorchEngine
 from exfuse.inference.predictor import Predictor
 from exfuse.losses import SegmentationLoss
 from exfuse.metrics import ConfusionMatrix
-from exfuse.models import backbones
+from exfuse.models.backbones import resnet
 from exfuse.models.exfuse import ExFuse
 from exfuse.models.metadata import ModelMetadata
 from exfuse.models.registry import create_model
@@ -962,7 +962,7 @@ def test_backbone_weights_are_where_training_starts(
     pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(77)
-    state = backbones.tiny().state_dict()
+    state = resnet.tiny().state_dict()
     save_file(state, tmp_path / "backbone.safetensors")
     config = tiny_config(pack, tmp_path / "run", f"model.backbone_weights={tmp_path / 'backbone.safetensors'}")
     networks = keep_networks(monkeypatch)

@@ -10,16 +10,17 @@ from safetensors.torch import save_file
 from exfuse.errors import CheckpointError
 from exfuse.models import backbones
 from exfuse.models.backbone_weights import load_backbone_state, load_backbone_weights
+from exfuse.models.backbones import resnet
 from exfuse.models.registry import count_multiply_adds, count_parameters
 
 PUBLISHED = json.loads((Path(__file__).parent / "backbone_keys.json").read_text())
 OURS = {
-    "resnet18": backbones.resnet18,
-    "resnet34": backbones.resnet34,
-    "resnet50": backbones.resnet50,
-    "resnet101": backbones.resnet101,
-    "resnext50_32x4d": backbones.resnext50,
-    "resnext101_32x4d": backbones.resnext101,
+    "resnet18": resnet.resnet18,
+    "resnet34": resnet.resnet34,
+    "resnet50": resnet.resnet50,
+    "resnet101": resnet.resnet101,
+    "resnext50_32x4d": resnet.resnext50,
+    "resnext101_32x4d": resnet.resnext101,
 }
 
 
@@ -43,7 +44,7 @@ def test_a_public_state_dict_loads_as_it_is(published: str) -> None:
 
 
 def test_weights_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> None:
-    state = backbones.resnet18().state_dict()
+    state = resnet.resnet18().state_dict()
     path = tmp_path / "weights.safetensors"
     for change, message in (
         ({"conv1.weight": None}, "lacks conv1.weight"),
@@ -53,20 +54,20 @@ def test_weights_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> None:
         changed = {name: value for name, value in (state | change).items() if value is not None}
         save_file(changed, path)
         with pytest.raises(CheckpointError, match=message):
-            load_backbone_weights(backbones.resnet18(), path)
+            load_backbone_weights(resnet.resnet18(), path)
 
 
 def test_an_unreadable_weights_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     with pytest.raises(CheckpointError, match=r"weights\.safetensors"):
-        load_backbone_weights(backbones.resnet18(), path)
+        load_backbone_weights(resnet.resnet18(), path)
     path.write_bytes(b"\x80\x04junk")
     with pytest.raises(CheckpointError, match="not a readable safetensors file"):
-        load_backbone_weights(backbones.resnet18(), path)
+        load_backbone_weights(resnet.resnet18(), path)
 
 
-@pytest.mark.parametrize("make", [*OURS.values(), backbones.resnext101_rearranged, backbones.resnext131])
-def test_features_have_the_stated_strides_and_channels(make: type[backbones.ResNet]) -> None:
+@pytest.mark.parametrize("make", [*OURS.values(), resnet.resnext101_rearranged, resnet.resnext131])
+def test_features_have_the_stated_strides_and_channels(make: type[resnet.ResNet]) -> None:
     with torch.device("meta"):
         backbone = make()
         features = backbone(torch.empty(1, 3, 64, 96))
@@ -78,8 +79,8 @@ def test_features_have_the_stated_strides_and_channels(make: type[backbones.ResN
 
 def test_rearranged_resnext_costs_the_same_within_one_percent() -> None:
     with torch.device("meta"):
-        original, rearranged = backbones.resnext101(), backbones.resnext101_rearranged()
-        deeper = backbones.resnext131()
+        original, rearranged = resnet.resnext101(), resnet.resnext101_rearranged()
+        deeper = resnet.resnext131()
     cost = count_multiply_adds(original)
     assert abs(count_multiply_adds(rearranged) / cost - 1) < 0.01
     assert count_parameters(rearranged) > count_parameters(original)
@@ -88,7 +89,7 @@ def test_rearranged_resnext_costs_the_same_within_one_percent() -> None:
 
 def test_rearranged_resnet34_costs_exactly_the_same() -> None:
     with torch.device("meta"):
-        original, rearranged = backbones.resnet34(), backbones.resnet34_rearranged()
+        original, rearranged = resnet.resnet34(), resnet.resnet34_rearranged()
     assert count_multiply_adds(rearranged) == count_multiply_adds(original) == 19_138_609_152
     assert count_parameters(rearranged) > count_parameters(original)
 
@@ -96,9 +97,9 @@ def test_rearranged_resnet34_costs_exactly_the_same() -> None:
 def test_multiply_adds_agree_with_the_published_count_of_resnet50() -> None:
     # He et al. (CVPR 2016, table 1) give 3.8 G for their form and 224 x 224; with the stride in the 3 x 3 it is 4.1 G.
     with torch.device("meta"):
-        assert 4.0e9 < count_multiply_adds(backbones.resnet50(), 224, 224) < 4.2e9
+        assert 4.0e9 < count_multiply_adds(resnet.resnet50(), 224, 224) < 4.2e9
 
 
 def test_a_basic_block_has_no_grouped_form() -> None:
     with pytest.raises(ValueError, match="no grouped form"):
-        backbones.ResNet(backbones.BasicBlock, (1, 1, 1, 1), groups=32, width_per_group=4)
+        resnet.ResNet(resnet.BasicBlock, (1, 1, 1, 1), groups=32, width_per_group=4)

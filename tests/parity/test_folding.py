@@ -2,14 +2,17 @@
 
 import copy
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from exfuse.errors import ConfigError
 from exfuse.layers import DapControlConv, DenselyAdjacentPrediction, LearnedUpsample
-from exfuse.models.backbones import BasicBlock, Bottleneck, ResNet
+from exfuse.models.backbones.base import Backbone, ConvNormPair
+from exfuse.models.backbones.resnet import BasicBlock, Bottleneck, ResNet
 from exfuse.models.exfuse import ExFuse
 from exfuse.models.folding import FoldedTail, fold
 from exfuse.models.options import ModelOptions
@@ -135,7 +138,7 @@ def test_in_fp32_logits_agree_to_rounding_and_labels_where_they_are_clear(switch
     assert torch.equal(folded.argmax(1)[clear], expected.argmax(1)[clear])
 
 
-class PreActivated(nn.Module):
+class PreActivated(Backbone):
     """A backbone whose norms stand before the convolutions of the same number."""
 
     channels = (4, 8, 8, 8)
@@ -158,6 +161,19 @@ def test_norms_of_other_peoples_backbones_are_left_alone() -> None:
     images = torch.randn(1, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(fold(model)(images).logits, model.eval()(images).logits, rtol=1e-9, atol=1e-9)
+
+
+class WrongPairs(PreActivated):
+    """The same, which claims that all its norms are in pairs."""
+
+    def conv_norm_pairs(self) -> Iterator[ConvNormPair]:
+        return iter(())
+
+
+def test_a_norm_that_its_backbone_does_not_name_is_an_error() -> None:
+    model = ExFuse(WrongPairs(), 2, ModelOptions(decoder="stride4", decoder_width=4))
+    with pytest.raises(ConfigError, match=r"backbone\.bn1: .*WrongPairs\.conv_norm_pairs"):
+        fold(model)
 
 
 def test_a_window_wider_than_the_smallest_map_is_left_as_it_is() -> None:

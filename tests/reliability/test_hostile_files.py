@@ -33,8 +33,8 @@ from exfuse.data.datasets import open_dataset, read_dataset_file
 from exfuse.data.samples import image_size, read_image, read_mask
 from exfuse.errors import CheckpointError, ConfigError, DataError
 from exfuse.manifest import MANIFEST, verify_folder, write_manifest
-from exfuse.models import backbones
 from exfuse.models.backbone_weights import load_backbone_weights
+from exfuse.models.backbones import resnet
 from exfuse.models.folder import CONFIG_FILE, WEIGHTS_FILE
 from exfuse.models.import_weights import import_weights
 from exfuse.models.metadata import ModelMetadata
@@ -151,7 +151,7 @@ def test_s1_malicious_weights_run_nothing_and_are_refused(kind: str, model_folde
         with pytest.raises(CheckpointError):
             load_pretrained(model_folder)
         with pytest.raises(CheckpointError):
-            load_backbone_weights(backbones.tiny(), tmp_path / "backbone.safetensors")
+            load_backbone_weights(resnet.tiny(), tmp_path / "backbone.safetensors")
     assert not mark.exists()
 
 
@@ -214,14 +214,14 @@ def test_s1_foreign_weights_that_are_more_than_tensors_are_refused(kind: str, tm
 @pytest.mark.parametrize("prefix", ["", "module.", "module.backbone."])
 def test_foreign_weights_of_a_backbone_are_taken(nested: str | None, prefix: str, tmp_path: Path) -> None:
     torch.manual_seed(5)
-    state = backbones.tiny().state_dict()
+    state = resnet.tiny().state_dict()
     named = {prefix + name: value for name, value in state.items()} | {"fc.weight": torch.zeros(10, 128)}
     source = tmp_path / "weights.pth"
     torch.save(named if nested is None else {nested: named, "epoch": 90, "optimizer": {"lr": 0.1}}, source)
     report = import_weights(source, "tiny", tmp_path / "out.safetensors")
     assert set(report.taken) == set(state)
     assert report.left == ("fc.weight",)
-    backbone = backbones.tiny()
+    backbone = resnet.tiny()
     load_backbone_weights(backbone, tmp_path / "out.safetensors")
     assert all(torch.equal(value, state[name]) for name, value in backbone.state_dict().items())
 
@@ -230,7 +230,7 @@ def test_foreign_weights_of_another_backbone_are_refused_by_name(tmp_path: Path)
     source, output = tmp_path / "weights.pth", tmp_path / "out.safetensors"
     with pytest.raises(CheckpointError, match=r"weights\.pth: no such file"):
         import_weights(source, "tiny", output)
-    state = backbones.tiny().state_dict()
+    state = resnet.tiny().state_dict()
     torch.save({name: value for name, value in state.items() if name != "bn1.bias"}, source)
     with pytest.raises(CheckpointError, match=r"does not fit this backbone, it lacks bn1\.bias"):
         import_weights(source, "tiny", output)
@@ -247,14 +247,14 @@ def test_s1_modules_beside_foreign_weights_are_not_imported(
 ) -> None:
     mark = tmp_path / "touched"
     (tmp_path / f"{module}.py").write_text(f"open({str(mark)!r}, 'w').close()\n")
-    torch.save(backbones.tiny().state_dict(), tmp_path / "weights.pth")
+    torch.save(resnet.tiny().state_dict(), tmp_path / "weights.pth")
     monkeypatch.chdir(tmp_path)
     import_weights(Path("weights.pth"), "tiny", tmp_path / "out.safetensors")
     assert not mark.exists()
 
 
 def test_foreign_weights_that_hold_a_backbone_twice_are_refused(tmp_path: Path) -> None:
-    state = backbones.tiny().state_dict()
+    state = resnet.tiny().state_dict()
     two = {
         f"{prefix}{name}": value for prefix in ("student.module.", "module.", "model.") for name, value in state.items()
     }

@@ -16,7 +16,7 @@ import typer
 from exfuse.cli.app import GROUPS, build_app
 from exfuse.data.classes import VOC_NAMES, voc_palette
 from exfuse.data.synthetic import SCENE_CLASSES
-from exfuse.models import backbones
+from exfuse.models.backbones import resnet
 from exfuse.models.metadata import ModelMetadata
 from exfuse.models.pretrained import save_pretrained
 
@@ -100,7 +100,7 @@ def every_command(out: Path, model: Path, pack: Path, photos: Path, voc: Path) -
     info = description(tuple(VOC_NAMES), tuple(voc_palette(21)))
     save_pretrained(voc.with_name("of_voc"), info.build(), info.to_json(), "")
     (voc / "ImageSets" / "Segmentation" / "test.txt").write_text("2009_99\n")
-    torch.save(backbones.tiny().state_dict(), voc.with_name("tiny.pth"))
+    torch.save(resnet.tiny().state_dict(), voc.with_name("tiny.pth"))
     photo = next((pack / "images").glob("val_*"))
     predict = [
         ["predict", model, photo, "--engine", engine, "-o", out / f"by_{engine}"]

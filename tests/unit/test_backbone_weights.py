@@ -11,15 +11,15 @@ from torch import Tensor
 
 from exfuse.errors import CheckpointError
 from exfuse.manifest import MANIFEST
-from exfuse.models import backbones
 from exfuse.models.backbone_weights import CLASSIFIER_TYPE, load_backbone_weights, pretraining_normalization
+from exfuse.models.backbones import resnet
 from exfuse.models.folder import CONFIG_FILE, WEIGHTS_FILE
 from exfuse.models.pretrained import save_pretrained
 from exfuse.models.semantic_supervision import FourBools, SemanticSupervisionClassifier, SupervisedBackbone
 
 
 def classifier_folder(folder: Path, with_head: FourBools) -> dict[str, Tensor]:
-    model = SemanticSupervisionClassifier(backbones.tiny(), 4, with_head)
+    model = SemanticSupervisionClassifier(resnet.tiny(), 4, with_head)
     description = {"model_type": CLASSIFIER_TYPE, "architecture": {"with_head": with_head}}
     save_pretrained(folder, model, description | {"image_mean": [0.5] * 3, "image_std": [0.2] * 3}, card="")
     return model.state_dict()
@@ -28,7 +28,7 @@ def classifier_folder(folder: Path, with_head: FourBools) -> dict[str, Tensor]:
 @pytest.mark.parametrize("with_head", [(True, True, True, True), (False, False, False, False)])
 def test_a_plain_backbone_takes_the_body_and_drops_the_heads(with_head: FourBools, tmp_path: Path) -> None:
     state = classifier_folder(tmp_path / "backbone", with_head)
-    backbone = backbones.tiny()
+    backbone = resnet.tiny()
     load_backbone_weights(backbone, tmp_path / "backbone")
     for name, value in backbone.state_dict().items():
         assert torch.equal(value, state[f"backbone.body.{name}"])
@@ -36,7 +36,7 @@ def test_a_plain_backbone_takes_the_body_and_drops_the_heads(with_head: FourBool
 
 def test_a_supervised_backbone_takes_the_convolutions_of_the_heads_too(tmp_path: Path) -> None:
     state = classifier_folder(tmp_path / "backbone", (True, True, True, True))
-    backbone = SupervisedBackbone(backbones.tiny())
+    backbone = SupervisedBackbone(resnet.tiny())
     load_backbone_weights(backbone, tmp_path / "backbone")
     loaded = backbone.state_dict()
     assert any(name.startswith("heads.3.conv2") for name in loaded)
@@ -47,7 +47,7 @@ def test_a_supervised_backbone_takes_the_convolutions_of_the_heads_too(tmp_path:
 def test_heads_that_were_not_trained_cannot_be_read(tmp_path: Path) -> None:
     classifier_folder(tmp_path / "backbone", (False, True, True, True))
     with pytest.raises(CheckpointError, match=r"without a head on res2, .*supervised_features=false"):
-        load_backbone_weights(SupervisedBackbone(backbones.tiny()), tmp_path / "backbone")
+        load_backbone_weights(SupervisedBackbone(resnet.tiny()), tmp_path / "backbone")
 
 
 def test_how_the_images_were_normalised_is_read(tmp_path: Path) -> None:
@@ -58,15 +58,15 @@ def test_how_the_images_were_normalised_is_read(tmp_path: Path) -> None:
 
 def test_public_weights_have_no_heads_to_read(tmp_path: Path) -> None:
     path = tmp_path / "resnet.safetensors"
-    save_file(backbones.tiny().state_dict(), path)
+    save_file(resnet.tiny().state_dict(), path)
     with pytest.raises(CheckpointError, match=r"has no auxiliary heads.*supervised_features=false"):
-        load_backbone_weights(SupervisedBackbone(backbones.tiny()), path)
+        load_backbone_weights(SupervisedBackbone(resnet.tiny()), path)
 
 
 def test_another_architecture_is_refused(tmp_path: Path) -> None:
     classifier_folder(tmp_path / "backbone", (True, True, True, True))
     with pytest.raises(CheckpointError, match="does not fit this backbone"):
-        load_backbone_weights(backbones.resnet18(), tmp_path / "backbone")
+        load_backbone_weights(resnet.resnet18(), tmp_path / "backbone")
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_folder_that_is_no_classifier_is_refused(config: str | None, message: 
     else:
         (folder / CONFIG_FILE).write_text(config)
     with pytest.raises(CheckpointError, match=message):
-        load_backbone_weights(backbones.tiny(), folder)
+        load_backbone_weights(resnet.tiny(), folder)
 
 
 def test_a_damaged_weights_file_is_refused(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_damaged_weights_file_is_refused(tmp_path: Path) -> None:
     (folder / MANIFEST).unlink()
     (folder / WEIGHTS_FILE).write_bytes(b"\x80\x04junk")
     with pytest.raises(CheckpointError, match=r"model\.safetensors: not a readable safetensors file"):
-        load_backbone_weights(backbones.tiny(), folder)
+        load_backbone_weights(resnet.tiny(), folder)
 
 
 @pytest.mark.parametrize("name", [WEIGHTS_FILE, CONFIG_FILE])
@@ -108,23 +108,23 @@ def test_a_changed_folder_is_refused_until_its_manifest_is_deleted(name: str, tm
     content[-3] ^= 1  # in the last weight, or the line break before the description's last bracket
     (folder / name).write_bytes(content)
     with pytest.raises(CheckpointError) as caught:
-        load_backbone_weights(backbones.tiny(), folder)
+        load_backbone_weights(resnet.tiny(), folder)
     assert str(folder / name) in str(caught.value)
     assert str(folder / MANIFEST) in str(caught.value)
     if name == WEIGHTS_FILE:
         (folder / MANIFEST).unlink()
-        load_backbone_weights(backbones.tiny(), folder)
+        load_backbone_weights(resnet.tiny(), folder)
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
-    state = backbones.tiny().state_dict()
+    state = resnet.tiny().state_dict()
     state["layer2.0.bn1.running_var"][3] = torch.inf
     save_file(state, tmp_path / "resnet.safetensors")
     with pytest.raises(CheckpointError, match=r"resnet\.safetensors: .*layer2\.0\.bn1\.running_var"):
-        load_backbone_weights(backbones.tiny(), tmp_path / "resnet.safetensors")
+        load_backbone_weights(resnet.tiny(), tmp_path / "resnet.safetensors")
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "resnet.safetensors")
     with pytest.raises(CheckpointError, match=r"resnet\.safetensors.*not a regular file"):
-        load_backbone_weights(backbones.tiny(), tmp_path / "resnet.safetensors")
+        load_backbone_weights(resnet.tiny(), tmp_path / "resnet.safetensors")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from exfuse.errors import CheckpointError
-from exfuse.models import backbones
+from exfuse.models.backbones import resnet
 from exfuse.models.import_weights import import_weights
 from exfuse.models.unpickle import what_is_wrong
 
@@ -18,7 +18,7 @@ ADVICE = ("weights_only", "safe_globals", "torch.load", "trust", "\033")
 
 
 def state() -> dict[str, object]:
-    return dict(backbones.tiny().state_dict())
+    return dict(resnet.tiny().state_dict())
 
 
 class Opener:

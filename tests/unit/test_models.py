@@ -16,6 +16,7 @@ import exfuse
 from exfuse.cli.app import build_app
 from exfuse.errors import ConfigError
 from exfuse.models import backbones, registry
+from exfuse.models.backbones import resnet
 from exfuse.models.exfuse import FullSizeHead, QuarterSizeHead
 from exfuse.models.metadata import ModelMetadata
 from exfuse.models.options import option_types, options_of
@@ -36,7 +37,7 @@ def small(name: str, **parts: object) -> exfuse.ExFuse:
     depths = tuple(len(stage) for stage in (full.layer1, full.layer2, full.layer3, full.layer4))
     narrow = {"groups": grouped, "width_per_group": 4} if grouped > 1 else {}
     widths = (64, 64, 64, 64) if grouped > 1 else (8, 16, 16, 16)
-    backbone = backbones.ResNet(block, depths, widths, stem_channels=8, **narrow)
+    backbone = resnet.ResNet(block, depths, widths, stem_channels=8, **narrow)
     return exfuse.ExFuse(backbone, 3, options_of(name, parts))
 
 
@@ -319,7 +320,7 @@ def fake_timm(reductions: list[int]) -> SimpleNamespace:
 
 def test_a_stage_without_a_block_is_refused() -> None:
     with pytest.raises(ValueError, match=r"every stage needs a block, got the depths \(2, 0, 2, 2\)"):
-        backbones.ResNet(backbones.BasicBlock, (2, 0, 2, 2))
+        resnet.ResNet(resnet.BasicBlock, (2, 0, 2, 2))
 
 
 def test_a_timm_feature_extractor_becomes_a_backbone(monkeypatch: pytest.MonkeyPatch) -> None:

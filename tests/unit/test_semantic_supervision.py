@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from exfuse.models import backbones
-from exfuse.models.backbones import BasicBlock, Bottleneck, ResNet
+from exfuse.models.backbones import resnet
+from exfuse.models.backbones.resnet import BasicBlock, Bottleneck, ResNet
 from exfuse.models.registry import create_model
 from exfuse.models.semantic_supervision import FourBools, SemanticSupervisionClassifier, SupervisedBackbone
 
@@ -17,8 +18,8 @@ def small_bottleneck() -> ResNet:
 
 def test_heads_keep_the_channels_of_narrow_stages_and_cap_those_of_wide_ones() -> None:
     with torch.device("meta"):
-        assert SupervisedBackbone(backbones.resnet18()).channels == (64, 128, 256, 512)
-        assert SupervisedBackbone(backbones.resnet50()).channels == (256, 512, 512, 512)
+        assert SupervisedBackbone(resnet.resnet18()).channels == (64, 128, 256, 512)
+        assert SupervisedBackbone(resnet.resnet50()).channels == (256, 512, 512, 512)
 
 
 def test_features_have_the_strides_and_channels_that_the_decoder_is_told() -> None:

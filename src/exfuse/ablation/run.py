@@ -133,7 +133,7 @@ def _check_backbones(config: AblationConfig, rows: tuple[Row, ...], num_classes:
     for (weights, name, _), model in ways.items():
         if weights is not None:
             network = create_model(name, num_classes=num_classes, **asdict(model.options))
-            load_backbone_weights(network.backbone, weights)  # type: ignore[arg-type]
+            load_backbone_weights(network.backbone, weights)
 
 
 def _complete_seeds(trials: dict[tuple[int, str], Trial], rows: tuple[Row, ...]) -> int:

@@ -39,7 +39,7 @@ class ExFuse(nn.Module):
     """ExFuse (Zhang et al., ECCV 2018) on the GCN baseline; with every part off it is the baseline.
 
     Args:
-        backbone: Feature extractor with strides 4, 8, 16 and 32; also an `nn.Module`.
+        backbone: Feature extractor with strides 4, 8, 16 and 32.
         num_classes: K, 2 to 255: labels are kept in a byte, of which one value means none.
         options: Which of the papers' parts it has, and how large they are; the defaults if None.
 

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from exfuse.errors import ConfigError
 from exfuse.layers import DapControlConv, DenselyAdjacentPrediction, LearnedUpsample
+from exfuse.models.backbones.base import pairs_by_name
 from exfuse.models.exfuse import ExFuse, FullSizeHead, QuarterSizeHead
-from exfuse.models.semantic_supervision import body_of, is_own
+from exfuse.models.semantic_supervision import body_of
 
 LARGEST_REACH = 3  # cells: the decoder's map of the smallest image is 8 x 8
 PROBED_AT_ONCE = 64  # channels, which bounds the memory
@@ -29,10 +31,12 @@ def fold(model: ExFuse) -> ExFuse:
 
     Args:
         model: Left as it is.
+
+    Raises:
+        ConfigError: If a batch norm is in none of the pairs that its backbone declares, with its name.
     """
     folded = copy.deepcopy(model).eval().requires_grad_(False)
-    # Other people's backbones are left alone: their names promise no order, and their norms may do more.
-    _fold_batch_norms(folded, spared=None if is_own(folded.backbone) else body_of(folded.backbone))
+    _fold_batch_norms(folded)
     _fold_head(folded.head, next(folded.parameters()))
     return folded
 
@@ -175,19 +179,19 @@ def _kernel(place: Place, taps: list[Tensor], channels: int, reach: int) -> Tens
     return torch.stack(taps, dim=-1).transpose(0, 1).reshape(-1, channels, rows, columns).contiguous()
 
 
-def _fold_batch_norms(module: nn.Module, spared: object) -> None:
-    """Merges each batch norm into the convolution it follows, found by the names that all our modules use."""
-    for child in module.children():
-        if child is not spared:
-            _fold_batch_norms(child, spared)
-    if isinstance(module, nn.Sequential):
-        pairs = [(str(index), str(index + 1)) for index in range(len(module) - 1)]
-    else:
-        pairs = [(f"conv{number}", f"bn{number}") for number in (1, 2, 3)]
-    for first, second in pairs:
-        convolution, norm = getattr(module, first, None), getattr(module, second, None)
-        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            dtype = convolution.weight.dtype
-            merged = fuse_conv_bn_eval(convolution.double(), norm.double()).to(dtype)  # rounded once
-            setattr(module, first, merged)
-            setattr(module, second, nn.Identity())
+def _fold_batch_norms(model: ExFuse) -> None:
+    """Merges each batch norm into the convolution that it follows; a backbone that declares no pairs stays as it is."""
+    body = body_of(model.backbone)
+    pairs = itertools.chain(pairs_by_name(model), model.backbone.conv_norm_pairs() or ())
+    for parent, first, second in list(pairs):
+        convolution, norm = getattr(parent, first), getattr(parent, second)
+        dtype = convolution.weight.dtype
+        merged = fuse_conv_bn_eval(convolution.double(), norm.double()).to(dtype)  # rounded once
+        setattr(parent, first, merged)
+        setattr(parent, second, nn.Identity())
+    spared = set(body.modules()) if body.conv_norm_pairs() is None else set()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module not in spared:
+            raise ConfigError(
+                f"{name}: a batch norm without a convolution; {type(body).__name__}.conv_norm_pairs lacks it"
+            )

@@ -28,7 +28,6 @@ from exfuse.models.folder import (
     verify_model,
 )
 from exfuse.models.metadata import ModelMetadata
-from exfuse.models.semantic_supervision import is_own
 from exfuse.outputs.folder import is_replaceable
 
 
@@ -85,7 +84,7 @@ def load_pretrained(source: str | Path) -> tuple[ExFuse, ModelMetadata]:
     path = folder / WEIGHTS_FILE
     try:
         weights = _read_weights(path, model.state_dict())
-        if not is_own(model.backbone):
+        if not model.backbone.is_restorable:
             # It may hold tensors that are not in its state dict, whose values its constructor alone knows.
             with torch.random.fork_rng(devices=[]):
                 model = info.build()

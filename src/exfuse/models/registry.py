@@ -8,10 +8,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from exfuse.errors import ConfigError, brief, did_you_mean
 from exfuse.models.backbones import BACKBONES, Backbone
+from exfuse.models.backbones.timm import TimmBackbone
 from exfuse.models.exfuse import ExFuse
 from exfuse.models.options import FAMILIES, check_type, options_of
 from exfuse.models.semantic_supervision import SupervisedBackbone
-from exfuse.models.timm_backbone import TimmBackbone
 
 TIMM = "timm/"
 

@@ -6,12 +6,14 @@ what they give. The paper's text was not at hand for the heads' width: here a co
 stage, and at most `MAX_HEAD_WIDTH`.
 """
 
+import itertools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from exfuse.models.backbones import Backbone, Features, FourInts, ResNet
+from exfuse.models.backbones.base import Backbone, ConvNormPair, Features, FourInts, pairs_by_name
 
 MAX_HEAD_WIDTH = 512
 STAGES = ("res2", "res3", "res4", "res5")
@@ -42,17 +44,18 @@ class HeadConvolutions(nn.Module):
         return F.relu(self.bn2(self.conv2(x)))
 
 
-class SupervisedBackbone(nn.Module):
+class SupervisedBackbone(Backbone):
     """A backbone whose stages are read through the convolutions of their auxiliary heads.
 
     Args:
-        body: The backbone; also an `nn.Module`.
+        body: The backbone.
         with_head: For stages res-2 to res-5, whether there is a head; a stage without one is read as it is.
     """
 
     def __init__(self, body: Backbone, with_head: FourBools = (True, True, True, True)) -> None:
         super().__init__()
-        self.body: Backbone = body
+        self.body = body
+        self.is_restorable = body.is_restorable
         c2, c3, c4, c5 = (
             min(channels, MAX_HEAD_WIDTH) if head else channels
             for channels, head in zip(body.channels, with_head, strict=True)
@@ -72,15 +75,14 @@ class SupervisedBackbone(nn.Module):
         x2, x3, x4, x5 = (head(x) for head, x in zip(self.heads, stages, strict=True))
         return x2, x3, x4, x5
 
+    def conv_norm_pairs(self) -> Iterator[ConvNormPair]:
+        """See `Backbone`; those of the heads, and of the body if it has any."""
+        return itertools.chain(pairs_by_name(self), self.body.conv_norm_pairs() or ())
+
 
 def body_of(backbone: Backbone) -> Backbone:
     """Returns a backbone without the heads that it may be read through."""
     return backbone.body if isinstance(backbone, SupervisedBackbone) else backbone
-
-
-def is_own(backbone: Backbone) -> bool:
-    """Returns whether we wrote the backbone, and so know that its state dict is all of it."""
-    return isinstance(body_of(backbone), ResNet)
 
 
 class ClassifierOutput(NamedTuple):
@@ -101,7 +103,7 @@ class SemanticSupervisionClassifier(nn.Module):
     A head is two 3 x 3 convolutions, global average pooling and a linear layer.
 
     Args:
-        body: The backbone; also an `nn.Module`.
+        body: The backbone.
         num_classes: K.
         with_head: Which of res-2 to res-5 have a head; four times False is plain pre-training.
     """

@@ -33,7 +33,6 @@ from exfuse.models.exfuse import ExFuse, ExFuseOutput
 from exfuse.models.metadata import ModelMetadata
 from exfuse.models.options import changed_options
 from exfuse.models.pretrained import check_restorable, load_pretrained, save_pretrained
-from exfuse.models.semantic_supervision import is_own
 from exfuse.outputs.folder import claim_folder
 from exfuse.training.config import DataConfig, LossConfig, TrainingConfig
 from exfuse.training.log import read_records
@@ -172,10 +171,10 @@ def set_up(config: TrainingConfig, dist: DistContext, console: Console) -> tuple
     check_data(facts, dist)
     info = model_info(config, train_split.dataset)
     model = info.build()
-    if not is_own(model.backbone):
+    if not model.backbone.is_restorable:
         check_restorable(model, info)
     if config.model.backbone_weights is not None:
-        load_backbone_weights(model.backbone, config.model.backbone_weights)  # type: ignore[arg-type]
+        load_backbone_weights(model.backbone, config.model.backbone_weights)
         _compare_normalization(config, console)
     if config.model.weights is not None:
         load_weights(model, info, config.model.weights)

@@ -3,25 +3,12 @@
 Parameter names are those of torchvision and timm, so that public ImageNet state dicts load as they are.
 """
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Iterator
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Features = tuple[Tensor, Tensor, Tensor, Tensor]
-FourInts = tuple[int, int, int, int]
-
-STRIDES: FourInts = (4, 8, 16, 32)
-
-
-class Backbone(Protocol):
-    """What the decoder needs of a feature extractor."""
-
-    channels: FourInts
-
-    def __call__(self, images: Tensor) -> Features:
-        """Maps `(N, 3, H, W)`, H and W multiples of 32, to x2, x3, x4, x5 at strides 4, 8, 16 and 32."""
+from exfuse.models.backbones.base import Backbone, ConvNormPair, Features, FourInts, pairs_by_name, register_backbone
 
 
 class BasicBlock(nn.Module):
@@ -78,7 +65,7 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential
     return nn.Sequential(projection, nn.BatchNorm2d(out_channels))
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
     """A ResNet or ResNeXt without its classifier.
 
     Args:
@@ -92,6 +79,8 @@ class ResNet(nn.Module):
     Raises:
         ValueError: If a stage has no block, or the block does not come in groups of that width.
     """
+
+    is_restorable = True
 
     def __init__(
         self,
@@ -130,6 +119,10 @@ class ResNet(nn.Module):
         x4 = self.layer3(x3)
         x5 = self.layer4(x4)
         return x2, x3, x4, x5
+
+    def conv_norm_pairs(self) -> Iterator[ConvNormPair]:
+        """See `Backbone`."""
+        return pairs_by_name(self)
 
 
 def tiny() -> ResNet:
@@ -191,15 +184,16 @@ def resnext131() -> ResNet:
     return ResNet(Bottleneck, (8, 8, 19, 8), groups=32, width_per_group=4)
 
 
-BACKBONES: dict[str, Callable[[], ResNet]] = {
-    "tiny": tiny,
-    "resnet18": resnet18,
-    "resnet34": resnet34,
-    "resnet34_rearranged": resnet34_rearranged,
-    "resnet50": resnet50,
-    "resnet101": resnet101,
-    "resnext50": resnext50,
-    "resnext101": resnext101,
-    "resnext101_rearranged": resnext101_rearranged,
-    "resnext131": resnext131,
-}
+for _make in (
+    tiny,
+    resnet18,
+    resnet34,
+    resnet34_rearranged,
+    resnet50,
+    resnet101,
+    resnext50,
+    resnext101,
+    resnext101_rearranged,
+    resnext131,
+):
+    register_backbone(_make.__name__, _make)

@@ -1,12 +1,12 @@
 """Any feature extractor of the timm library as a backbone (extra `exfuse[timm]`)."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from exfuse.errors import ConfigError
-from exfuse.models.backbones import STRIDES, Features, FourInts
+from exfuse.models.backbones.base import STRIDES, Backbone, Features, FourInts
 
 
-class TimmBackbone(nn.Module):
+class TimmBackbone(Backbone):
     """Wraps a timm model with fresh weights so that it gives four features at strides 4, 8, 16 and 32.
 
     timm is imported here and nowhere else; it needs torchvision, which this package does not.
