@@ -17,7 +17,7 @@ CLASSES = 21
 NETWORKS = ("backbone", "gcn_resnet50", "gcn_resnet50 stride4", "exfuse_resnet50", "exfuse_resnet50 stride4")
 PRECISIONS = ("fp32", "bf16")
 TRAIN_BATCH = 2
-LOSS = SegmentationLoss(255, None, ohem=False, dice=0.0, lovasz=0.0, auxiliary=0.4)
+LOSS = SegmentationLoss(255, None, ohem=False, terms={}, auxiliary=0.4)
 
 
 def build(network: str) -> nn.Module:

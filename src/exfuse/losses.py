@@ -8,6 +8,8 @@ batch.
 """
 
 import math
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -128,6 +130,30 @@ def _jaccard_gradient(foreground: Tensor) -> Tensor:
     return torch.diff(jaccard, prepend=jaccard.new_zeros(1))
 
 
+LossTerm = Callable[[Tensor, Tensor, int], Tensor]  # of logits, target and ignore_index
+
+# What a recipe can add to the cross-entropy, each with its weight: `loss.NAME`.
+LOSSES: dict[str, LossTerm] = {"dice": dice_loss, "lovasz": lovasz_softmax}
+
+
+def register_loss(name: str, loss: LossTerm) -> None:
+    """Makes a loss known to recipes, which give it a weight: `loss.NAME=0.5`.
+
+    Args:
+        name: Lower-case letters, digits and underscores; not taken yet.
+        loss: Called with logits `(N, K, H, W)`, int64 targets `(N, H, W)` and the ignored label; returns a scalar, a
+            mean over the labelled pixels, and 0 with a gradient if there are none.
+
+    Raises:
+        ValueError: If the name is taken or has other characters.
+    """
+    if not re.fullmatch(r"[a-z0-9_]+", name):
+        raise ValueError(f"a loss's name has lower-case letters, digits and underscores, got {name!r}")
+    if name in LOSSES or name in ("class_weights", "ohem", "auxiliary"):
+        raise ValueError(f"there is a key loss.{name} already")
+    LOSSES[name] = loss
+
+
 @dataclass(frozen=True)
 class SegmentationLoss:
     """A weighted sum of losses on the prediction, and cross-entropy on the auxiliary ones.
@@ -138,16 +164,14 @@ class SegmentationLoss:
         ignore_index: Target label that is left out.
         class_weights: `(K,)` for the cross-entropies, or None.
         ohem: Take only hard pixels for the cross-entropy of the prediction.
-        dice: Weight of the Dice loss.
-        lovasz: Weight of the Lovász loss.
+        terms: Weight of each further loss, by its name in `LOSSES`.
         auxiliary: Weight of each auxiliary prediction.
     """
 
     ignore_index: int
     class_weights: Tensor | None
     ohem: bool
-    dice: float
-    lovasz: float
+    terms: Mapping[str, float]
     auxiliary: float
 
     def __call__(self, logits: Tensor, auxiliary_logits: tuple[Tensor, ...], target: Tensor) -> Tensor:
@@ -160,10 +184,9 @@ class SegmentationLoss:
         """
         main = ohem_cross_entropy if self.ohem else cross_entropy
         loss = main(logits, target, self.ignore_index, self.class_weights)
-        if self.dice:
-            loss = loss + self.dice * dice_loss(logits, target, self.ignore_index)
-        if self.lovasz:
-            loss = loss + self.lovasz * lovasz_softmax(logits, target, self.ignore_index)
+        for name, weight in self.terms.items():
+            if weight:
+                loss = loss + weight * LOSSES[name](logits, target, self.ignore_index)
         for scores in auxiliary_logits:
             enlarged = F.interpolate(scores, size=target.shape[-2:], mode="bilinear", align_corners=False)
             loss = loss + self.auxiliary * cross_entropy(enlarged, target, self.ignore_index, self.class_weights)
@@ -200,3 +223,11 @@ def median_frequency_weights(stats: DatasetStats) -> Tensor:
 def root_median_frequency_weights(stats: DatasetStats) -> Tensor:
     """The square roots of `median_frequency_weights`: half way, in logarithms, between those and no weights."""
     return median_frequency_weights(stats).sqrt()
+
+
+# How class weights follow from how often each class occurs, by the name that recipes have: `loss.class_weights`.
+CLASS_WEIGHTS: dict[str, Callable[[DatasetStats], Tensor]] = {
+    "enet": enet_weights,
+    "median_frequency": median_frequency_weights,
+    "root_median_frequency": root_median_frequency_weights,
+}

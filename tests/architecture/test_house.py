@@ -42,7 +42,7 @@ MAY_IMPORT = {
         "atomic_io", "errors", "manifest", "console", "outputs",
     },
     "__main__": {"cli"},
-    "__init__": {"inference", "models", "metrics", "errors"},
+    "__init__": {"inference", "models", "metrics", "losses", "errors"},
 }  # fmt: skip
 
 

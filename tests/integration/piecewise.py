@@ -71,7 +71,7 @@ def gradient_of(weights: str, accumulation: int, dist: DistContext) -> dict[str,
     config = SimpleNamespace(accumulation=accumulation, data=data, channels_last=False, precision="fp32")
     network = DistributedDataParallel(model) if dist.size > 1 else model
     run: Any = SimpleNamespace(config=config, dist=dist, network=network)
-    task: Any = SmallTask(SegmentationLoss(255, WEIGHTS[weights], ohem=False, dice=0, lovasz=0, auxiliary=0.4))
+    task: Any = SmallTask(SegmentationLoss(255, WEIGHTS[weights], ohem=False, terms={}, auxiliary=0.4))
     share = IMAGES // dist.size
     own = Batch(*(part[dist.rank * share : (dist.rank + 1) * share] for part in whole_batch()))
     loss = _backward(run, task, own)

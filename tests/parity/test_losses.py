@@ -256,7 +256,7 @@ def test_single_precision_is_close_to_double(loss: Callable[[Tensor, Tensor], Te
 def test_the_segmentation_loss_is_the_sum_of_its_parts(ohem: bool, weights: Tensor | None):
     logits, target = random_batch(1)
     auxiliary = (random_batch(7)[0][..., :3, :4], random_batch(8)[0][..., :2, :2])
-    loss = SegmentationLoss(IGNORE, weights, ohem, dice=0.5, lovasz=0.25, auxiliary=0.4)
+    loss = SegmentationLoss(IGNORE, weights, ohem, {"dice": 0.5, "lovasz": 0.25}, auxiliary=0.4)
     values = [1.0] * 4 if weights is None else weights.tolist()
     pixels = labelled_pixels(logits, target)
     expected = mean_negative_log(hard_pixels(pixels, 0.7, 1 / 16) if ohem else pixels, values)
@@ -268,7 +268,7 @@ def test_the_segmentation_loss_is_the_sum_of_its_parts(ohem: bool, weights: Tens
 
 def test_parts_of_weight_zero_are_left_out():
     logits, target = random_batch(1)
-    loss = SegmentationLoss(IGNORE, None, ohem=False, dice=0, lovasz=0, auxiliary=0.4)
+    loss = SegmentationLoss(IGNORE, None, ohem=False, terms={}, auxiliary=0.4)
     assert torch.equal(loss(logits, (), target), cross_entropy(logits, target, IGNORE))
 
 
@@ -277,7 +277,7 @@ def test_pieces_count_by_their_labelled_pixels(weights: Tensor | None):
     logits, target = (torch.cat(parts) for parts in zip(*(random_batch(seed) for seed in range(3)), strict=True))
     target[0] = IGNORE
     target[1:3, :4] = IGNORE
-    loss = SegmentationLoss(IGNORE, weights, ohem=False, dice=0, lovasz=0, auxiliary=0.4)
+    loss = SegmentationLoss(IGNORE, weights, ohem=False, terms={}, auxiliary=0.4)
 
     def gradient(sizes: list[int]) -> tuple[float, Tensor]:
         scores, total = logits.clone().requires_grad_(), 0.0

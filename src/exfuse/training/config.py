@@ -11,6 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
 
+from exfuse.errors import brief, did_you_mean
+from exfuse.losses import CLASS_WEIGHTS, LOSSES
 from exfuse.models.options import ModelOptions, check_option, family_defaults, option_limit, option_text, option_types
 
 PathOrText = TypeVar("PathOrText", str, Path)
@@ -160,16 +162,47 @@ class ModelConfig(_Switches):  # type: ignore[misc]
         return ModelOptions(**{key.name: getattr(self, key.name) for key in fields(ModelOptions)})
 
 
-class LossConfig(_Section):
-    """The weighted sum that is minimised; see `exfuse.losses.SegmentationLoss`."""
+def _known_class_weights(name: str) -> str:
+    if name != "none" and name not in CLASS_WEIGHTS:
+        raise ValueError(
+            f"there are no class weights {brief(name, 60)!r}; {did_you_mean(brief(name, 60), ['none', *CLASS_WEIGHTS])}"
+        )
+    return name
 
-    class_weights: Literal["none", "enet", "median_frequency", "root_median_frequency"] = _key(
-        "none", "weights of the classes in the cross entropy, from how often each occurs in the training split"
+
+_WEIGHTS: dict[str, Any] = {name: (Weight, _key(0.0, f"weight of the loss {name}; 0 is without")) for name in LOSSES}
+_Terms: Any = create_model("_Terms", __base__=_Section, **_WEIGHTS)
+
+
+class LossConfig(_Terms):  # type: ignore[misc]
+    """The weighted sum that is minimised; see `exfuse.losses.SegmentationLoss`.
+
+    A loss that was registered by others is a further key, with its weight.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Weight]
+
+    class_weights: Annotated[str, AfterValidator(_known_class_weights)] = _key(
+        "none", f"weights of the classes by how often each occurs in training: none, {', '.join(CLASS_WEIGHTS)}"
     )
     ohem: bool = _key(False, "online hard example mining: the cross entropy of the hardest pixels alone")
-    dice: Weight = _key(0.0, "weight of the soft Dice loss")
-    lovasz: Weight = _key(0.0, "weight of the Lovasz-softmax loss")
     auxiliary: Weight = _key(0.4, "weight of the auxiliary prediction's loss")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_terms(cls, content: Any) -> Any:
+        if isinstance(content, dict):
+            known = [*cls.model_fields, *LOSSES]
+            for key in content:
+                if key not in known:
+                    raise ValueError(f"unknown key {brief(key, 60)!r}; {did_you_mean(brief(key, 60), known)}")
+        return content
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """The weight of each further loss."""
+        return {name: getattr(self, name, 0.0) for name in LOSSES}
 
 
 class OptimizerConfig(_Section):

@@ -22,12 +22,7 @@ from exfuse.evaluation.evaluate import EvaluationReport, describe_protocol, scor
 from exfuse.evaluation.report import model_card, run_report
 from exfuse.inference.engines.torch_engine import TorchEngine
 from exfuse.inference.predictor import Predictor
-from exfuse.losses import (
-    SegmentationLoss,
-    enet_weights,
-    median_frequency_weights,
-    root_median_frequency_weights,
-)
+from exfuse.losses import CLASS_WEIGHTS, SegmentationLoss
 from exfuse.models.backbone_weights import load_backbone_weights, pretraining_normalization
 from exfuse.models.exfuse import ExFuse, ExFuseOutput
 from exfuse.models.metadata import ModelMetadata
@@ -40,11 +35,6 @@ from exfuse.training.loop import Evaluation, run_training
 from exfuse.training.run import check_data, start_run, training_session
 
 REPORT_FILE = "report.html"
-CLASS_WEIGHTS = {
-    "enet": enet_weights,
-    "median_frequency": median_frequency_weights,
-    "root_median_frequency": root_median_frequency_weights,
-}
 
 
 def train(config: TrainingConfig, resume: bool, console: Console) -> EvaluationReport:
@@ -252,7 +242,7 @@ def _build_loss(config: LossConfig, train_split: Split, dist: DistContext) -> Se
     if config.class_weights != "none":
         weights = CLASS_WEIGHTS[config.class_weights](train_split.stats).to(dist.device)
     ignore_index = train_split.dataset.classes.ignore_index
-    return SegmentationLoss(ignore_index, weights, config.ohem, config.dice, config.lovasz, config.auxiliary)
+    return SegmentationLoss(ignore_index, weights, config.ohem, config.terms, config.auxiliary)
 
 
 def model_info(config: TrainingConfig, dataset: SegmentationDataset) -> ModelMetadata:

@@ -1,0 +1,121 @@
+"""A backbone and a loss that were registered from outside the package: trained, saved, loaded, folded, exported."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from tiny_run import read_metrics
+from torch import Tensor, nn
+
+import exfuse
+from exfuse import losses
+from exfuse.data.datasets import open_dataset
+from exfuse.errors import ConfigError
+from exfuse.export.export import export_model
+from exfuse.models.backbones import BACKBONES
+from exfuse.models.backbones.base import Backbone, ConvNormPair, Features, pairs_by_name
+from exfuse.models.pretrained import load_pretrained
+from exfuse.training.recipes import load_config
+from exfuse.training.segmentation import train
+
+
+class Pooled(Backbone):
+    """Four convolutions with their norms, each behind a pooling."""
+
+    channels = (8, 8, 12, 16)
+    is_restorable = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (3, *self.channels)
+        self.stages = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(before, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+            for before, width in itertools.pairwise(widths)
+        )
+
+    def forward(self, images: Tensor) -> Features:
+        features, x = [], images
+        for factor, stage in zip((4, 2, 2, 2), self.stages, strict=True):
+            x = stage(nn.functional.avg_pool2d(x, factor))
+            features.append(x)
+        return features[0], features[1], features[2], features[3]
+
+    def conv_norm_pairs(self) -> Iterator[ConvNormPair]:
+        return pairs_by_name(self)
+
+
+def tversky(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    """One minus the mean Tversky index with weights 0.3 and 0.7 (Salehi et al., 2017)."""
+    labelled = (target != ignore_index)[:, None]
+    truth = nn.functional.one_hot(target.masked_fill(~labelled[:, 0], 0), logits.shape[1]).movedim(-1, 1) * labelled
+    found = logits.softmax(dim=1) * labelled
+    hits, false, missed = (
+        part.sum(dim=(0, 2, 3)) for part in (found * truth, found * (1 - truth), (1 - found) * truth)
+    )
+    return 1 - (hits / (hits + 0.3 * false + 0.7 * missed).clamp(min=1e-12)).mean()
+
+
+@pytest.fixture
+def registered() -> Iterator[None]:
+    """Registers both for one test."""
+    exfuse.register_backbone("pooled", Pooled)
+    exfuse.register_loss("tversky", tversky)
+    yield
+    del BACKBONES["pooled"], losses.LOSSES["tversky"]
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize("name", ["exfuse_pooled", "gcn_pooled"])
+def test_what_others_register_trains_is_saved_loaded_folded_and_exported(name: str, pack: Path, tmp_path: Path) -> None:
+    assert name in exfuse.list_models()
+    overrides = [
+        f"data.root={pack}", f"output={tmp_path / 'run'}", f"model.name={name}", "loss.tversky=0.5", "epochs=2",
+        "batch_size=4", "data.crop_size=[64, 64]", "evaluate_every=2", "log_every=1", "model.decoder_width=8",
+        "optimizer.warmup_steps=1", "precision=fp32",
+    ]  # fmt: skip
+    config = load_config("demo", overrides)
+    assert config.loss.terms == {"dice": 0.0, "lovasz": 0.0, "tversky": 0.5}
+    train(config, resume=False, console=Console(quiet=True))
+    train(config, resume=True, console=Console(quiet=True))  # its recorded recipe is read, and nothing is left to do
+    assert len(list(read_metrics(tmp_path / "run"))) >= 6
+    model, info = load_pretrained(tmp_path / "run" / "model")
+    assert isinstance(model.backbone, Pooled)
+    folded = exfuse.fold(model)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(folded(images).logits, model(images).logits, rtol=1e-3, atol=1e-4)
+    dataset = open_dataset(pack, "val")
+    export_model(tmp_path / "run" / "model", tmp_path / "onnx", "onnx", "fp32", [dataset[0]])
+    predictor = exfuse.Predictor.from_pretrained(tmp_path / "onnx" / "model.onnx")
+    expected = exfuse.Predictor.from_pretrained(tmp_path / "run" / "model", engine="torch")
+    assert np.mean(predictor(dataset[1].image).labels == expected(dataset[1].image).labels) > 0.999
+    assert info.name == name
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [("loss.tversky=-1", "loss.tversky"), ("loss.tvresky=1", "unknown key 'tvresky'; did you mean 'tversky'")],
+)
+def test_the_weight_of_a_registered_loss_is_checked_as_any_other(override: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_config("demo", [override])
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize("name", ["tiny", "pooled", "Pooled", "a-b", ""])
+def test_a_backbone_gets_a_name_of_its_own(name: str) -> None:
+    with pytest.raises(ValueError, match="backbone"):
+        exfuse.register_backbone(name, Pooled)
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize("name", ["dice", "tversky", "ohem", "Focal"])
+def test_a_loss_gets_a_name_of_its_own(name: str) -> None:
+    with pytest.raises(ValueError, match="loss"):
+        exfuse.register_loss(name, tversky)
