@@ -15,10 +15,10 @@ from rich.console import Console
 from exfuse.data.loader import ResumableBatchSampler, training_loader
 from exfuse.distributed import only_process
 from exfuse.training.checkpoint import load_checkpoint, save_checkpoint
-from exfuse.training.loop import take_step
 from exfuse.training.recipes import load_config
 from exfuse.training.run import Run, start_run
 from exfuse.training.segmentation import SegmentationTask, set_up
+from exfuse.training.step import take_step
 from harness import interleave, memory_gib, peak_gib, write
 
 RECIPE = "camvid_resnet18"

@@ -1,4 +1,4 @@
-"""The gradient of one batch by the training loop's own backward pass, in pieces and on several processes: FOLDER.
+"""The gradient of one batch by the training loop's own step, in pieces and on several processes: FOLDER.
 
 Under torchrun each process leaves FOLDER/RANK.json. The batch has an image without labels, and others with few.
 """
@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from exfuse.data.loader import Batch
 from exfuse.distributed import DistContext, process_group
 from exfuse.losses import SegmentationLoss
-from exfuse.training.loop import _backward
+from exfuse.training.step import take_step
 
 IMAGES = 8
 WEIGHTS = {"equal": None, "weighted": torch.tensor([0.2, 3.0, 1.7], dtype=torch.float64)}
@@ -68,13 +68,21 @@ def gradient_of(weights: str, accumulation: int, dist: DistContext) -> dict[str,
     """Returns the loss and the gradient that this process has after the backward pass."""
     model = Small()
     data = SimpleNamespace(image_mean=(0.5, 0.5, 0.5), image_std=(0.25, 0.25, 0.25))
-    config = SimpleNamespace(accumulation=accumulation, data=data, channels_last=False, precision="fp32")
+    optimizer = SimpleNamespace(schedule="polynomial", clip_grad_norm=0)
+    config = SimpleNamespace(
+        gradient_accumulation=accumulation, data=data, channels_last=False, precision="fp32", seed=0,
+        max_skipped_steps=0, optimizer=optimizer,
+    )  # fmt: skip
     network = DistributedDataParallel(model) if dist.size > 1 else model
-    run: Any = SimpleNamespace(config=config, dist=dist, network=network)
+    # Without an optimizer the step leaves the gradients where they are.
+    run: Any = SimpleNamespace(
+        config=config, dist=dist, model=model, network=network, optimizers=[], ema=None, total_steps=10,
+        warmup_steps=1, state=SimpleNamespace(step=0, skipped=0),
+    )  # fmt: skip
     task: Any = SmallTask(SegmentationLoss(255, WEIGHTS[weights], ohem=False, terms={}, auxiliary=0.4))
     share = IMAGES // dist.size
     own = Batch(*(part[dist.rank * share : (dist.rank + 1) * share] for part in whole_batch()))
-    loss = _backward(run, task, own)
+    loss = take_step(run, task, own)
     return {"loss": loss, "gradient": torch.cat([p.grad.flatten() for p in model.parameters()]).tolist()}
 
 

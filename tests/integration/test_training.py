@@ -46,14 +46,14 @@ from exfuse.models.exfuse import ExFuse
 from exfuse.models.metadata import ModelMetadata
 from exfuse.models.registry import create_model
 from exfuse.outputs.folder import claim_folder
-from exfuse.training import loop, segmentation
+from exfuse.training import loop, nonfinite, segmentation
 from exfuse.training.checkpoint import latest_checkpoint
 from exfuse.training.log import RunLog
-from exfuse.training.loop import Evaluation
 from exfuse.training.recipes import dump_config, load_config
 from exfuse.training.run import check_shards
 from exfuse.training.segmentation import train
 from exfuse.training.signals import Interrupted
+from exfuse.training.task import Evaluation
 
 MODEL_FILES = {"model.safetensors", "config.json", "README.md", "manifest.json"}
 
@@ -711,7 +711,7 @@ def test_a_full_disk_does_not_hide_what_was_not_finite(
         atomic_write_text(path, text)
 
     spoil_gradients(monkeypatch, {0})
-    monkeypatch.setattr(loop, "atomic_write_text", refuse)
+    monkeypatch.setattr(nonfinite, "atomic_write_text", refuse)
     with pytest.raises(CheckpointError, match=r"not_finite_0\.json: could not be .*No space left.* step 1 is"):
         train_quietly(tiny_config(pack, tmp_path / "run"))
 

@@ -33,8 +33,9 @@ from exfuse.models.folder import CONFIG_FILE, WRONG_CONTENT, unreadable
 from exfuse.models.pretrained import save_pretrained
 from exfuse.models.semantic_supervision import STAGES, ClassifierOutput, FourBools, SemanticSupervisionClassifier
 from exfuse.training.config import ClassificationDataConfig, PretrainingConfig
-from exfuse.training.loop import Evaluation, run_training
+from exfuse.training.lifecycle import run_training
 from exfuse.training.run import check_data, start_run, training_session
+from exfuse.training.task import Evaluation
 
 
 class HeadAccuracy(NamedTuple):

@@ -30,9 +30,10 @@ from exfuse.models.options import changed_options
 from exfuse.models.pretrained import check_restorable, load_pretrained, save_pretrained
 from exfuse.outputs.folder import claim_folder
 from exfuse.training.config import DataConfig, LossConfig, TrainingConfig
+from exfuse.training.lifecycle import run_training
 from exfuse.training.log import read_records
-from exfuse.training.loop import Evaluation, run_training
 from exfuse.training.run import check_data, start_run, training_session
+from exfuse.training.task import Evaluation
 
 REPORT_FILE = "report.html"
 
