@@ -42,7 +42,7 @@ MAY_IMPORT = {
         "atomic_io", "errors", "manifest", "console", "outputs",
     },
     "__main__": {"cli"},
-    "__init__": {"inference", "models", "metrics", "losses", "errors"},
+    "__init__": {"data", "inference", "models", "metrics", "losses", "errors"},
 }  # fmt: skip
 
 
@@ -112,7 +112,7 @@ def test_nothing_dangerous_is_called(path: Path) -> None:
 
 
 def test_the_public_surface_is_small_and_real() -> None:
-    assert len((SOURCE / "__init__.py").read_text().splitlines()) < 40
+    assert len((SOURCE / "__init__.py").read_text().splitlines()) < 60
     assert all(hasattr(exfuse, name) for name in exfuse.__all__)
     assert exfuse.__all__ == sorted(exfuse.__all__, key=lambda name: (not name.isupper(), name[0].islower(), name))
     layers = importlib.import_module("exfuse.layers")

@@ -1,4 +1,4 @@
-"""A backbone and a loss that were registered from outside the package: trained, saved, loaded, folded, exported."""
+"""A backbone, a loss and a data format of others: trained with, saved, loaded, folded, exported."""
 
 import itertools
 from collections.abc import Iterator
@@ -14,7 +14,9 @@ from torch import Tensor, nn
 import exfuse
 from exfuse import losses
 from exfuse.data.datasets import open_dataset
-from exfuse.errors import ConfigError
+from exfuse.data.formats import FORMATS
+from exfuse.data.formats.base import FoundImage, OnMissing
+from exfuse.errors import ConfigError, DataError
 from exfuse.export.export import export_model
 from exfuse.models.backbones import BACKBONES
 from exfuse.models.backbones.base import Backbone, ConvNormPair, Features, pairs_by_name
@@ -59,21 +61,52 @@ def tversky(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
     return 1 - (hits / (hits + 0.3 * false + 0.7 * missed).clamp(min=1e-12)).mean()
 
 
+class Suffixed(exfuse.DatasetFormat):
+    """`train/x.jpg` with `train/x_mask.png` in the same folder."""
+
+    name = "suffixed"
+    contents = "{split}/NAME.jpg with {split}/NAME_mask.png"
+
+    def detect(self, root: Path, split: str) -> bool:
+        return any((root / split).glob("*_mask.png"))
+
+    def images(self, root: Path, split_source: str, missing: OnMissing) -> Iterator[FoundImage]:
+        for path in sorted((root / split_source).glob("*.jpg")):
+            yield FoundImage(path.stem, path, f"{path.stem}_mask")
+
+    def masks(self, root: Path, split_source: str) -> Path:
+        return root / split_source
+
+
 @pytest.fixture
 def registered() -> Iterator[None]:
     """Registers both for one test."""
     exfuse.register_backbone("pooled", Pooled)
     exfuse.register_loss("tversky", tversky)
+    exfuse.register_format(Suffixed())
     yield
-    del BACKBONES["pooled"], losses.LOSSES["tversky"]
+    del BACKBONES["pooled"], losses.LOSSES["tversky"], FORMATS["suffixed"]
+
+
+def suffixed(pack: Path, folder: Path) -> Path:
+    """Returns the drawn scenes as `Suffixed` has them."""
+    root = folder / "suffixed"
+    for split in ("train", "val"):
+        (root / split).mkdir(parents=True)
+        for entry in open_dataset(pack, split).entries:
+            (root / split / f"{entry.name}.jpg").symlink_to(entry.image)
+            (root / split / f"{entry.name}_mask.png").symlink_to(entry.mask)
+    (root / "classes.json").symlink_to(pack / "classes.json")
+    return root
 
 
 @pytest.mark.usefixtures("registered")
 @pytest.mark.parametrize("name", ["exfuse_pooled", "gcn_pooled"])
 def test_what_others_register_trains_is_saved_loaded_folded_and_exported(name: str, pack: Path, tmp_path: Path) -> None:
     assert name in exfuse.list_models()
+    data = suffixed(pack, tmp_path)
     overrides = [
-        f"data.root={pack}", f"output={tmp_path / 'run'}", f"model.name={name}", "loss.tversky=0.5", "epochs=2",
+        f"data.root={data}", f"output={tmp_path / 'run'}", f"model.name={name}", "loss.tversky=0.5", "epochs=2",
         "batch_size=4", "data.crop_size=[64, 64]", "evaluate_every=2", "log_every=1", "model.decoder_width=8",
         "optimizer.warmup_steps=1", "precision=fp32",
     ]  # fmt: skip
@@ -89,7 +122,8 @@ def test_what_others_register_trains_is_saved_loaded_folded_and_exported(name: s
     images = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         torch.testing.assert_close(folded(images).logits, model(images).logits, rtol=1e-3, atol=1e-4)
-    dataset = open_dataset(pack, "val")
+    dataset = open_dataset(data, "val")
+    assert len(dataset) == len(open_dataset(pack, "val")) > 1
     export_model(tmp_path / "run" / "model", tmp_path / "onnx", "onnx", "fp32", [dataset[0]])
     predictor = exfuse.Predictor.from_pretrained(tmp_path / "onnx" / "model.onnx")
     expected = exfuse.Predictor.from_pretrained(tmp_path / "run" / "model", engine="torch")
@@ -119,3 +153,11 @@ def test_a_backbone_gets_a_name_of_its_own(name: str) -> None:
 def test_a_loss_gets_a_name_of_its_own(name: str) -> None:
     with pytest.raises(ValueError, match="loss"):
         exfuse.register_loss(name, tversky)
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_format_gets_a_name_of_its_own_and_is_named_in_errors(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="suffixed"):
+        exfuse.register_format(Suffixed())
+    with pytest.raises(DataError, match=r"train/NAME_mask\.png; or give a dataset file"):
+        open_dataset(tmp_path, "train")

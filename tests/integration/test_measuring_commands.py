@@ -305,7 +305,7 @@ def test_a_model_of_another_kind_is_refused(
     if override.endswith("OTHER"):
         names = [f"class {index}" for index in range(7)]
         (tmp_path / "other.yaml").write_text(
-            f"root: {pack}\nlayout: lists\nsplits: {{train: train.txt, val: val.txt}}\nnames: {json.dumps(names)}\n"
+            f"root: {pack}\nformat: lists\nsplits: {{train: train.txt, val: val.txt}}\nnames: {json.dumps(names)}\n"
         )
         override = f"data.root={tmp_path / 'other.yaml'}"
     with pytest.raises(ConfigError) as caught:

@@ -27,7 +27,7 @@ def describe_few(data: Path, folder: Path) -> Path:
     classes = json.loads((data / "classes.json").read_text(encoding="utf-8"))["classes"]
     description = {
         "root": "few",
-        "layout": "lists",
+        "format": "lists",
         "splits": {split: f"{split}.txt" for split in IMAGES},
         "names": [row["name"] for row in classes],
         "palette": [row["color"] for row in classes],

@@ -65,6 +65,6 @@ def dataset_with_every_list(pack: Path, folder: Path) -> Path:
     """Returns a dataset file of the drawn scenes that has the splits of all recipes."""
     splits = {split: "val.txt" if split == "val" else "train.txt" for split in ("train", "val", "trainaug", "mixed")}
     path = folder / "scenes.yaml"
-    content = {"root": str(pack), "layout": "lists", "splits": splits, "names": list(SCENE_CLASSES.names)}
+    content = {"root": str(pack), "format": "lists", "splits": splits, "names": list(SCENE_CLASSES.names)}
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     return path

@@ -10,15 +10,15 @@ from PIL import Image
 
 from exfuse.data import doctor
 from exfuse.data.classes import voc_palette
+from exfuse.data.classes_file import read_classes
 from exfuse.data.datasets import open_dataset, read_dataset_file
 from exfuse.data.doctor import open_leniently
 from exfuse.data.files import MAX_DESCRIPTION
-from exfuse.data.layouts import read_classes
 from exfuse.data.samples import IMAGE_SUFFIXES
 from exfuse.data.synthetic import SCENE_CLASSES
 from exfuse.errors import ConfigError, DataError, shown
 
-LAYOUTS = pytest.mark.parametrize("layout", ["lists", "folders", "voc"])
+FORMATS = pytest.mark.parametrize("format_name", ["lists", "folders", "voc"])
 SPLITS = {"train": ["c", "a", "b"], "val": ["e", "d"]}
 FOLDERS = {"lists": ("images", "masks"), "folders": ("images", "masks"), "voc": ("JPEGImages", "SegmentationClass")}
 
@@ -36,24 +36,24 @@ def save(path: Path, values: np.ndarray) -> None:
     Image.fromarray(values).save(path)
 
 
-def write_data(root: Path, layout: str) -> Path:
-    images, masks = FOLDERS[layout]
+def write_data(root: Path, format_name: str) -> Path:
+    images, masks = FOLDERS[format_name]
     for split, names in SPLITS.items():
-        part = f"{split}/" if layout == "folders" else ""
+        part = f"{split}/" if format_name == "folders" else ""
         for name in names:
             save(root / images / f"{part}{name}.png", pixels_of(name))
             save(root / masks / f"{part}{name}.png", labels_of(name))
         listed = {"lists": root / f"{split}.txt", "voc": root / "ImageSets" / "Segmentation" / f"{split}.txt"}
-        if layout in listed:
-            listed[layout].parent.mkdir(parents=True, exist_ok=True)
-            listed[layout].write_text("\n".join(names) + "\n")
+        if format_name in listed:
+            listed[format_name].parent.mkdir(parents=True, exist_ok=True)
+            listed[format_name].write_text("\n".join(names) + "\n")
     return root
 
 
 def write_description(path: Path, **entries: object) -> Path:
     content = {
         "root": "data",
-        "layout": "lists",
+        "format": "lists",
         "splits": {"train": "train.txt", "val": "val.txt"},
         "names": ["ground", "tree", "house"],
     }
@@ -66,11 +66,11 @@ def three_classes(**entries: object) -> dict[str, object]:
     return {"classes": rows, "ignore_index": 255} | entries
 
 
-@LAYOUTS
+@FORMATS
 @pytest.mark.parametrize("split", SPLITS)
-def test_every_layout_gives_the_same_samples(tmp_path: Path, layout: str, split: str):
-    dataset = open_dataset(write_data(tmp_path, layout), split)
-    names = sorted(SPLITS[split]) if layout == "folders" else SPLITS[split]
+def test_every_layout_gives_the_same_samples(tmp_path: Path, format_name: str, split: str):
+    dataset = open_dataset(write_data(tmp_path, format_name), split)
+    names = sorted(SPLITS[split]) if format_name == "folders" else SPLITS[split]
     assert [entry.name for entry in dataset.entries] == names
     assert len(dataset) == len(names)
     samples = list(dataset)
@@ -139,10 +139,10 @@ def test_the_synthetic_pack_names_its_own_classes(pack: Path):
     assert open_dataset(pack, "val").classes == SCENE_CLASSES
 
 
-@pytest.mark.parametrize("layout", ["lists", "folders"])
-def test_labels_that_nobody_named_are_numbered(tmp_path: Path, layout: str):
-    write_data(tmp_path, layout)
-    part = "train/" if layout == "folders" else ""
+@pytest.mark.parametrize("format_name", ["lists", "folders"])
+def test_labels_that_nobody_named_are_numbered(tmp_path: Path, format_name: str):
+    write_data(tmp_path, format_name)
+    part = "train/" if format_name == "folders" else ""
     save(tmp_path / "masks" / f"{part}a.png", np.full((6, 8), 4, dtype=np.uint8))
     classes = open_dataset(tmp_path, "train").classes
     assert classes.names == ("class_0", "class_1", "class_2", "class_3", "class_4")
@@ -150,10 +150,10 @@ def test_labels_that_nobody_named_are_numbered(tmp_path: Path, layout: str):
     assert classes.ignore_index == 255
 
 
-@pytest.mark.parametrize("layout", ["lists", "folders"])
-def test_numbered_classes_are_the_same_in_every_split(tmp_path: Path, layout: str):
-    write_data(tmp_path, layout)
-    part = "train/" if layout == "folders" else ""
+@pytest.mark.parametrize("format_name", ["lists", "folders"])
+def test_numbered_classes_are_the_same_in_every_split(tmp_path: Path, format_name: str):
+    write_data(tmp_path, format_name)
+    part = "train/" if format_name == "folders" else ""
     save(tmp_path / "masks" / f"{part}a.png", np.full((6, 8), 4, dtype=np.uint8))
     assert open_dataset(tmp_path, "val").classes == open_dataset(tmp_path, "train").classes
 
@@ -178,17 +178,17 @@ def test_masks_of_0_and_255_alone_are_refused_with_what_to_do(tmp_path: Path):
     with pytest.raises(DataError, match=r"label_map: \{255: 1\}"):
         open_dataset(tmp_path, "train")
     described = {
-        "root": ".", "layout": "folders", "splits": {"train": "train"}, "names": ["rest", "thing"],
+        "root": ".", "format": "folders", "splits": {"train": "train"}, "names": ["rest", "thing"],
         "label_map": {255: 1},
     }  # fmt: skip
     (tmp_path / "data.yaml").write_text(yaml.safe_dump(described))
     np.testing.assert_array_equal(open_dataset(tmp_path / "data.yaml", "train")[0].mask, mask // 255)
 
 
-@pytest.mark.parametrize("layout", ["lists", "folders"])
-def test_an_image_that_is_named_twice_is_refused(tmp_path: Path, layout: str):
-    write_data(tmp_path, layout)
-    if layout == "lists":
+@pytest.mark.parametrize("format_name", ["lists", "folders"])
+def test_an_image_that_is_named_twice_is_refused(tmp_path: Path, format_name: str):
+    write_data(tmp_path, format_name)
+    if format_name == "lists":
         with (tmp_path / "train.txt").open("a") as file:
             file.write("a\n")
     else:
@@ -251,15 +251,15 @@ def test_classes_json_in_another_encoding_is_named(tmp_path: Path):
         read_classes(path)
 
 
-@LAYOUTS
-def test_a_label_outside_the_classes_is_named_with_count_and_place(tmp_path: Path, layout: str):
+@FORMATS
+def test_a_label_outside_the_classes_is_named_with_count_and_place(tmp_path: Path, format_name: str):
     mask = labels_of("a")
     mask[2, 3] = mask[4, 1] = mask[5, 7] = 40
-    write_data(tmp_path / "data", layout)
-    path = next((tmp_path / "data" / FOLDERS[layout][1]).rglob("a.png"))
+    write_data(tmp_path / "data", format_name)
+    path = next((tmp_path / "data" / FOLDERS[format_name][1]).rglob("a.png"))
     save(path, mask)
-    splits = {"train": "train.txt" if layout == "lists" else "train"}
-    dataset = open_dataset(write_description(tmp_path / "d.yaml", layout=layout, splits=splits), "train")
+    splits = {"train": "train.txt" if format_name == "lists" else "train"}
+    dataset = open_dataset(write_description(tmp_path / "d.yaml", format=format_name, splits=splits), "train")
     index = [entry.name for entry in dataset.entries].index("a")
     with pytest.raises(DataError) as raised:
         dataset[index]
@@ -275,32 +275,32 @@ def test_a_mask_of_another_size_is_named(tmp_path: Path):
     assert str(raised.value) == f"{mask}: the mask is 9 x 6, its image {image} is 8 x 6"
 
 
-@LAYOUTS
+@FORMATS
 @pytest.mark.parametrize("part", [0, 1], ids=["image", "mask"])
-def test_a_truncated_file_is_named(tmp_path: Path, layout: str, part: int):
-    write_data(tmp_path, layout)
+def test_a_truncated_file_is_named(tmp_path: Path, format_name: str, part: int):
+    write_data(tmp_path, format_name)
     (tmp_path / "classes.json").write_text(json.dumps(three_classes()))
-    path = next((tmp_path / FOLDERS[layout][part]).rglob("b.png"))
+    path = next((tmp_path / FOLDERS[format_name][part]).rglob("b.png"))
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(DataError, match="not a readable") as raised:
         list(open_dataset(tmp_path, "train"))
     assert str(path) in str(raised.value)
 
 
-@LAYOUTS
-def test_a_missing_mask_is_named_when_the_set_is_opened(tmp_path: Path, layout: str):
-    write_data(tmp_path, layout)
-    path = next((tmp_path / FOLDERS[layout][1]).rglob("b.png"))
+@FORMATS
+def test_a_missing_mask_is_named_when_the_set_is_opened(tmp_path: Path, format_name: str):
+    write_data(tmp_path, format_name)
+    path = next((tmp_path / FOLDERS[format_name][1]).rglob("b.png"))
     path.unlink()
     with pytest.raises(DataError, match="no such mask") as raised:
         open_dataset(tmp_path, "train")
     assert str(path) in str(raised.value)
 
 
-@pytest.mark.parametrize("layout", ["lists", "voc"])
-def test_a_missing_image_is_named_with_the_line_that_lists_it(tmp_path: Path, layout: str):
-    write_data(tmp_path, layout)
-    (tmp_path / FOLDERS[layout][0] / "b.png").unlink()
+@pytest.mark.parametrize("format_name", ["lists", "voc"])
+def test_a_missing_image_is_named_with_the_line_that_lists_it(tmp_path: Path, format_name: str):
+    write_data(tmp_path, format_name)
+    (tmp_path / FOLDERS[format_name][0] / "b.png").unlink()
     with pytest.raises(DataError, match=r"train\.txt: line 3: no image named 'b'"):
         open_dataset(tmp_path, "train")
 
@@ -346,30 +346,30 @@ def test_a_mask_that_is_not_one_byte_a_pixel_is_refused(tmp_path: Path, values: 
         open_dataset(tmp_path, "train")[0]
 
 
-@pytest.mark.parametrize("layout", ["lists", "voc"])
+@pytest.mark.parametrize("format_name", ["lists", "voc"])
 @pytest.mark.parametrize("name", ["../../outside/a", "sub/../../../outside/a", "{absolute}/outside/a"])
-def test_a_list_cannot_lead_out_of_the_data_set(tmp_path: Path, layout: str, name: str):
-    root = write_data(tmp_path / "data", layout)
-    (root / FOLDERS[layout][0] / "sub").mkdir()
+def test_a_list_cannot_lead_out_of_the_data_set(tmp_path: Path, format_name: str, name: str):
+    root = write_data(tmp_path / "data", format_name)
+    (root / FOLDERS[format_name][0] / "sub").mkdir()
     save(tmp_path / "outside" / "a.png", pixels_of("a"))
     named = name.format(absolute=tmp_path)
-    listed = root / ("train.txt" if layout == "lists" else "ImageSets/Segmentation/train.txt")
+    listed = root / ("train.txt" if format_name == "lists" else "ImageSets/Segmentation/train.txt")
     listed.write_text(f"{named}\n")
     with pytest.raises(DataError, match="leads out of the folder") as raised:
         open_dataset(root, "train")
     assert f"{listed}: line 1: {shown(named)} leads" in str(raised.value)
 
 
-@LAYOUTS
-def test_a_split_cannot_lead_out_of_the_data_set(tmp_path: Path, layout: str):
-    write_data(tmp_path / "data", layout)
-    write_data(tmp_path / "outside", layout)
+@FORMATS
+def test_a_split_cannot_lead_out_of_the_data_set(tmp_path: Path, format_name: str):
+    write_data(tmp_path / "data", format_name)
+    write_data(tmp_path / "outside", format_name)
     place = {
         "lists": "../outside/train.txt",
         "folders": "../../outside/images/train",
         "voc": "../../../outside/ImageSets/Segmentation/train",
-    }[layout]
-    described = write_description(tmp_path / "d.yaml", layout=layout, splits={"train": place})
+    }[format_name]
+    described = write_description(tmp_path / "d.yaml", format=format_name, splits={"train": place})
     with pytest.raises(DataError, match="leads out of the folder"):
         open_dataset(described, "train")
 
@@ -401,7 +401,7 @@ def as_other_set(tmp_path: Path, source: str) -> Path:
     elif source == "nowhere.yaml":
         write_description(path, root="gone")
     elif source == "zero.yaml":
-        path.write_text('root: "a\\0b"\nlayout: lists\nsplits: {train: train.txt}\nnames: [a, b]\n')
+        path.write_text('root: "a\\0b"\nformat: lists\nsplits: {train: train.txt}\nnames: [a, b]\n')
     elif source == "splits.yaml":
         write_description(path, splits={"train": "images"})
     elif source == "own.yaml":
@@ -439,9 +439,9 @@ def test_what_is_no_data_set_is_named_in_one_line(source: str, named: str, tmp_p
 
 
 @pytest.mark.parametrize("split", ["", "..", "/", "a\0b", "x" * 100_000, "a/../../b", "train\n"])
-@LAYOUTS
-def test_names_of_splits_are_checked(split: str, layout: str, tmp_path: Path):
-    write_data(tmp_path, layout)
+@FORMATS
+def test_names_of_splits_are_checked(split: str, format_name: str, tmp_path: Path):
+    write_data(tmp_path, format_name)
     with pytest.raises(DataError) as raised:
         open_dataset(tmp_path, split)
     assert len(str(raised.value)) < 1500
@@ -467,17 +467,17 @@ LONG_MESSAGES: dict[str, Callable[[Path], Path]] = {
     "JSON": lambda root: put(root, "classes.json", HUGE),
     "key": lambda root: put(root, "d.yaml", f"root: .\n? {HUGE}\n: 1"),
     "root": lambda root: put(
-        root, "d.yaml", f"root: {HUGE}\nlayout: lists\nsplits: {{train: train.txt}}\nnames: [a, b]"
+        root, "d.yaml", f"root: {HUGE}\nformat: lists\nsplits: {{train: train.txt}}\nnames: [a, b]"
     ),
-    "layout": lambda root: put(root, "d.yaml", f"root: .\nlayout: {HUGE}\nsplits: {{train: train.txt}}\nnames: [a, b]"),
+    "format": lambda root: put(root, "d.yaml", f"root: .\nformat: {HUGE}\nsplits: {{train: train.txt}}\nnames: [a, b]"),
     "splits": lambda root: put(
         root,
         "d.yaml",
-        "root: .\nlayout: lists\nnames: [a, b]\nsplits:\n" + "".join(f"  {n}: x\n" for n in range(2_000)),
+        "root: .\nformat: lists\nnames: [a, b]\nsplits:\n" + "".join(f"  {n}: x\n" for n in range(2_000)),
     ),
-    "split": lambda root: put(root, "d.yaml", f"root: .\nlayout: lists\nnames: [a, b]\nsplits: {{train: {HUGE}}}"),
-    "names": lambda root: put(root, "d.yaml", f"root: .\nlayout: lists\nnames: [{HUGE}, {HUGE}]\nsplits: {{train: a}}"),
-    "names a word": lambda root: put(root, "d.yaml", f"root: .\nlayout: lists\nnames: {HUGE}\nsplits: {{train: a}}"),
+    "split": lambda root: put(root, "d.yaml", f"root: .\nformat: lists\nnames: [a, b]\nsplits: {{train: {HUGE}}}"),
+    "names": lambda root: put(root, "d.yaml", f"root: .\nformat: lists\nnames: [{HUGE}, {HUGE}]\nsplits: {{train: a}}"),
+    "names a word": lambda root: put(root, "d.yaml", f"root: .\nformat: lists\nnames: {HUGE}\nsplits: {{train: a}}"),
     "syntax": lambda root: put(root, "d.yaml", f"[{HUGE}"),
     "tag": lambda root: put(root, "d.yaml", f"!{HUGE} a"),
     "twice": lambda root: put(root, "d.yaml", f"{HUGE[:1000]}: a\n{HUGE[:1000]}: b"),
@@ -555,21 +555,21 @@ def test_what_a_list_lacks_is_counted(tmp_path: Path, monkeypatch: pytest.Monkey
         open_leniently(tmp_path, "train")
 
 
-@LAYOUTS
-def test_a_split_without_images_is_refused(tmp_path: Path, layout: str):
-    write_data(tmp_path, layout)
-    if layout == "folders":
+@FORMATS
+def test_a_split_without_images_is_refused(tmp_path: Path, format_name: str):
+    write_data(tmp_path, format_name)
+    if format_name == "folders":
         (tmp_path / "images" / "test").mkdir()
     else:
-        (tmp_path / ("test.txt" if layout == "lists" else "ImageSets/Segmentation/test.txt")).write_text("\n")
+        (tmp_path / ("test.txt" if format_name == "lists" else "ImageSets/Segmentation/test.txt")).write_text("\n")
     with pytest.raises(DataError, match="split 'test' has no images"):
         open_dataset(tmp_path, "test")
 
 
-@LAYOUTS
-def test_a_split_that_a_folder_lacks_is_named(tmp_path: Path, layout: str):
+@FORMATS
+def test_a_split_that_a_folder_lacks_is_named(tmp_path: Path, format_name: str):
     with pytest.raises(DataError, match="trian"):
-        open_dataset(write_data(tmp_path, layout), "trian")
+        open_dataset(write_data(tmp_path, format_name), "trian")
 
 
 def test_a_folder_that_holds_no_data_set_is_told_what_is_expected(tmp_path: Path):
@@ -583,13 +583,13 @@ def test_a_missing_folder_is_named(tmp_path: Path):
         open_dataset(tmp_path / "gone", "train")
 
 
-@LAYOUTS
-def test_a_dataset_file_maps_stored_values_to_labels(tmp_path: Path, layout: str):
-    write_data(tmp_path / "data", layout)
-    place = "{}.txt" if layout == "lists" else "{}"
+@FORMATS
+def test_a_dataset_file_maps_stored_values_to_labels(tmp_path: Path, format_name: str):
+    write_data(tmp_path / "data", format_name)
+    place = "{}.txt" if format_name == "lists" else "{}"
     path = write_description(
         tmp_path / "d.yaml",
-        layout=layout,
+        format=format_name,
         splits={split: place.format(split) for split in SPLITS},
         palette=[[1, 2, 3], [4, 5, 6], [7, 8, 9]],
         ignore_index=200,
@@ -647,7 +647,16 @@ def test_a_misspelt_split_of_a_dataset_file_gets_a_hint(tmp_path: Path):
     assert str(raised.value) == f"{path}: no split 'trian'; did you mean 'train'?"
 
 
-@pytest.mark.parametrize("key", ["root", "layout", "splits", "names"])
+def test_a_dataset_file_may_call_the_format_by_its_older_name(tmp_path: Path):
+    write_data(tmp_path / "data", "lists")
+    newer, older = (tmp_path / name for name in ("newer.yaml", "older.yaml"))
+    write_description(newer)
+    older.write_text(newer.read_text().replace("format:", "layout:"))
+    assert "layout:" in older.read_text()
+    assert open_dataset(older, "train") == open_dataset(newer, "train")
+
+
+@pytest.mark.parametrize("key", ["root", "format", "splits", "names"])
 def test_a_missing_key_of_a_dataset_file_is_named(tmp_path: Path, key: str):
     path = write_description(tmp_path / "d.yaml", **{key: None})
     with pytest.raises(ConfigError, match=f"the key '{key}' is missing"):
@@ -657,7 +666,7 @@ def test_a_missing_key_of_a_dataset_file_is_named(tmp_path: Path, key: str):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("layout", "coco"),
+        ("format", "coco"),
         ("splits", ["train"]),
         ("names", ["only"]),
         ("names", [f"name {index}" for index in range(256)]),

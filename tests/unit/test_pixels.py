@@ -16,7 +16,7 @@ import image_variants
 from exfuse.data.classes import numbered_classes
 from exfuse.data.datasets import SegmentationDataset
 from exfuse.data.doctor import validate
-from exfuse.data.layouts import Entry
+from exfuse.data.formats.base import Entry
 from exfuse.data.pixels import STORED, UInt8Array
 from exfuse.data.samples import image_size, read_image, read_mask
 from exfuse.errors import DataError

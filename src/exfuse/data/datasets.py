@@ -1,4 +1,4 @@
-"""Issue the labelled images of a data set on disk, in any of the layouts people keep them in."""
+"""Opening the labelled images of a data set on disk, in any of the formats people keep them in."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,21 +6,13 @@ from typing import Annotated
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from exfuse.data.classes import Classes, voc_palette
+from exfuse.data.classes_file import CLASSES_FILE, Byte, read_classes
 from exfuse.data.files import MAX_NAME, inside, read_text
-from exfuse.data.layouts import (
-    Byte,
-    Entry,
-    Layout,
-    OnMissing,
-    find_classes,
-    find_entries,
-    own_label_map,
-    recognise_layout,
-    stop,
-)
+from exfuse.data.formats import FORMATS, detect_format
+from exfuse.data.formats.base import Entry, OnMissing, stop
 from exfuse.data.samples import Sample, UInt8Array, check_sample, read_image, read_mask
 from exfuse.errors import ConfigError, DataError, brief, did_you_mean, shown, without_path
 from exfuse.validation import describe, load_yaml
@@ -28,14 +20,21 @@ from exfuse.validation import describe, load_yaml
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 
 
+def _known_format(name: str) -> str:
+    if name not in FORMATS:
+        raise ValueError(f"there is no format {brief(name, 60)!r}; {did_you_mean(brief(name, 60), FORMATS)}")
+    return name
+
+
 class DatasetFile(BaseModel):
     """A data set described in YAML; see docs/data.md.
 
     Attributes:
         root: Folder of the data, relative to the YAML file.
-        layout: "lists" (images/, masks/, a list of ids for each split), "folders" (images/SPLIT, masks/SPLIT),
-            "voc" (JPEGImages, SegmentationClass, ImageSets/Segmentation), "cityscapes" (leftImg8bit, gtFine) or
-            "ade20k" (images/SPLIT, annotations/SPLIT).
+        format: A name of `exfuse.data.formats.FORMATS`: "lists" (images/, masks/, a list of ids for each split),
+            "folders" (images/SPLIT, masks/SPLIT), "voc" (JPEGImages, SegmentationClass, ImageSets/Segmentation),
+            "cityscapes" (leftImg8bit, gtFine) or "ade20k" (images/SPLIT, annotations/SPLIT). Its older name `layout`
+            is read as well.
         splits: Split name -> its list file relative to the root ("lists"), its folder's name ("folders") or its list's
             name ("voc").
         names: Class names in the order of the labels.
@@ -48,7 +47,7 @@ class DatasetFile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     root: Name
-    layout: Layout
+    format: Annotated[str, AfterValidator(_known_format)] = Field(validation_alias=AliasChoices("format", "layout"))
     splits: dict[Name, Name]
     names: tuple[str, ...] = Field(min_length=2, max_length=255)
     palette: tuple[tuple[Byte, Byte, Byte], ...] | None = None
@@ -103,15 +102,15 @@ def open_dataset(source: Path, split: str, missing: OnMissing = stop) -> Segment
     """Opens one split of a data set.
 
     Args:
-        source: A dataset file (`.yaml`), or a folder in one of the layouts of `DatasetFile`, recognised by what lies
-            in it. Class names come from the dataset file, from `classes.json` in the folder, or are PASCAL VOC's for
-            its tree; otherwise the labels found in the masks are numbered.
+        source: A dataset file (`.yaml`), or a folder in one of the formats of `exfuse.data.formats`, recognised by
+            what lies in it. Class names come from the dataset file, from `classes.json` in the folder or from the
+            format; otherwise the labels found in the masks are numbered.
         split: For example "train" or "val".
         missing: Called for each image or mask that is not there or is named twice; if it returns, it is left out.
 
     Raises:
         ConfigError: If the dataset file is wrong or lacks the split.
-        DataError: If the folder is in none of the layouts, or a file of the split is missing or named twice.
+        DataError: If the folder is in none of the formats, or a file of the split is missing or named twice.
     """
     if source.suffix.lower() in (".yaml", ".yml"):
         return _open_described(source, split, missing)
@@ -119,10 +118,12 @@ def open_dataset(source: Path, split: str, missing: OnMissing = stop) -> Segment
         what = "not a folder" if source.exists() else "no such folder"
         raise DataError(f"{source}: {what} (a data set is a folder or a .yaml file)")
     inside(source, split)  # it becomes part of paths
-    layout = recognise_layout(source, split)
-    split_source = f"{split}.txt" if layout == "lists" else split
-    entries = find_entries(source, layout, split, split_source, missing)
-    return SegmentationDataset(source, split, find_classes(source, layout), entries, own_label_map(source, layout))
+    found = detect_format(source, split)
+    entries = found.entries(source, split, found.split_source(split), missing)
+    described = source / CLASSES_FILE
+    if described.is_file():  # it names the values that are stored, whatever the format
+        return SegmentationDataset(source, split, read_classes(described), entries)
+    return SegmentationDataset(source, split, found.classes(source), entries, found.label_map())
 
 
 def _open_described(path: Path, split: str, missing: OnMissing) -> SegmentationDataset:
@@ -132,7 +133,7 @@ def _open_described(path: Path, split: str, missing: OnMissing) -> SegmentationD
     root = path.parent / description.root
     if not root.is_dir():
         raise ConfigError(f"{path}: root: {root} is not a folder")
-    entries = find_entries(root, description.layout, split, description.splits[split], missing)
+    entries = FORMATS[description.format].entries(root, split, description.splits[split], missing)
     label_map = None
     if description.label_map is not None:
         label_map = np.arange(256, dtype=np.uint8)

@@ -9,8 +9,8 @@ import numpy as np
 
 from exfuse.data.classes import Classes
 from exfuse.data.datasets import SegmentationDataset, open_dataset
+from exfuse.data.formats.base import Entry
 from exfuse.data.image_files import image_header
-from exfuse.data.layouts import Entry
 from exfuse.data.parallel import map_images
 from exfuse.data.samples import UInt8Array, count_labels, first_place, image_size, read_image, read_mask
 from exfuse.data.stats import Int64Array

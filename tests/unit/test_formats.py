@@ -1,4 +1,4 @@
-"""Cityscapes and ADE20K as they are downloaded, and every layout in trees of links."""
+"""Cityscapes and ADE20K as they are downloaded, and every format_name in trees of links."""
 
 import json
 import os
@@ -83,16 +83,16 @@ def test_ade20k_is_read_as_it_is(ade20k: Path) -> None:
     np.testing.assert_array_equal(mask[stored > 0], stored[stored > 0] - 1)
 
 
-@pytest.mark.parametrize("layout", ["cityscapes", "ade20k"])
+@pytest.mark.parametrize("format_name", ["cityscapes", "ade20k"])
 def test_a_described_folder_stores_the_ids_of_its_description_in_any_layout(
-    layout: str, request: pytest.FixtureRequest
+    format_name: str, request: pytest.FixtureRequest
 ) -> None:
-    root, split = request.getfixturevalue(layout), {"cityscapes": "val", "ade20k": "validation"}[layout]
+    root, split = request.getfixturevalue(format_name), {"cityscapes": "val", "ade20k": "validation"}[format_name]
     rows = [{"id": index, "name": f"kind {index}", "color": [index, 0, 0]} for index in range(151)]
     (root / "classes.json").write_text(json.dumps({"classes": rows}))
     dataset = open_dataset(root, split)
     assert dataset.classes.names[3] == "kind 3"
-    stored = np.resize(np.arange({"cityscapes": 34, "ade20k": 151}[layout]), SIZE)
+    stored = np.resize(np.arange({"cityscapes": 34, "ade20k": 151}[format_name]), SIZE)
     np.testing.assert_array_equal(dataset[0].mask, stored)
 
 
@@ -117,12 +117,12 @@ PLACES = {
     "ade20k": ("training", "images/training/{}.png", "annotations/training/{}.png", None),
 }  # fmt: skip
 NAMES = ["city/a", "city/b", "town/deep/c"]
-LAYOUTS = pytest.mark.parametrize("layout", PLACES)
+FORMATS = pytest.mark.parametrize("format_name", PLACES)
 
 
-def write_plain(root: Path, layout: str) -> Path:
+def write_plain(root: Path, format_name: str) -> Path:
     rng = np.random.default_rng(0)
-    _, image, mask, listed = PLACES[layout]
+    _, image, mask, listed = PLACES[format_name]
     for name in NAMES:
         save(rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8), root / image.format(name))
         save(rng.integers(0, 3, SIZE, dtype=np.uint8), root / mask.format(name))
@@ -177,13 +177,13 @@ def add_cycles(plain: Path, root: Path) -> None:
 LINKED = (link_files, link_outer_folders, link_inner_folders, link_root, add_cycles)
 
 
-@LAYOUTS
+@FORMATS
 @pytest.mark.parametrize("link", LINKED, ids=lambda link: link.__name__)
 def test_a_tree_of_links_is_the_data_set_it_leads_to(
-    link: Callable[[Path, Path], None], layout: str, tmp_path: Path
+    link: Callable[[Path, Path], None], format_name: str, tmp_path: Path
 ) -> None:
-    split = PLACES[layout][0]
-    plain = write_plain(tmp_path / "plain", layout)
+    split = PLACES[format_name][0]
+    plain = write_plain(tmp_path / "plain", format_name)
     link(plain, tmp_path / "linked")
     assert len(open_dataset(plain, split)) == len(NAMES)
     before, after = (compute_stats(open_dataset(root, split)) for root in (plain, tmp_path / "linked"))
@@ -191,18 +191,18 @@ def test_a_tree_of_links_is_the_data_set_it_leads_to(
 
 
 @pytest.mark.parametrize(
-    ("layout", "part"),
+    ("format_name", "part"),
     # Of lists, a folder that no line names is not looked into.
     [
-        (layout, part)
-        for layout in PLACES
+        (format_name, part)
+        for format_name in PLACES
         for part in ("image", "mask", "folder")
-        if part != "folder" or not PLACES[layout][3]
+        if part != "folder" or not PLACES[format_name][3]
     ],
 )
-def test_broken_links_are_named(part: str, layout: str, tmp_path: Path) -> None:
-    root = write_plain(tmp_path, layout)
-    split, image, mask, _ = PLACES[layout]
+def test_broken_links_are_named(part: str, format_name: str, tmp_path: Path) -> None:
+    root = write_plain(tmp_path, format_name)
+    split, image, mask, _ = PLACES[format_name]
     if part == "folder":
         broken = (root / image.format("more")).parent / "more"
     else:
@@ -217,10 +217,10 @@ def test_broken_links_are_named(part: str, layout: str, tmp_path: Path) -> None:
     assert len(dataset) == len(NAMES) - (part != "folder")
 
 
-@LAYOUTS
-def test_a_folder_in_place_of_a_file_and_the_reverse_are_named(layout: str, tmp_path: Path) -> None:
-    root = write_plain(tmp_path, layout)
-    split, image, _, listed = PLACES[layout]
+@FORMATS
+def test_a_folder_in_place_of_a_file_and_the_reverse_are_named(format_name: str, tmp_path: Path) -> None:
+    root = write_plain(tmp_path, format_name)
+    split, image, _, listed = PLACES[format_name]
     place = root / (listed or image.format("x"))
     if listed:
         place.unlink()
@@ -233,10 +233,10 @@ def test_a_folder_in_place_of_a_file_and_the_reverse_are_named(layout: str, tmp_
         open_dataset(root, split)
 
 
-@LAYOUTS
-def test_masks_that_are_not_where_they_should_be_are_named_once(layout: str, tmp_path: Path) -> None:
-    split, _, mask, _ = PLACES[layout]
-    root = write_plain(tmp_path, layout)
+@FORMATS
+def test_masks_that_are_not_where_they_should_be_are_named_once(format_name: str, tmp_path: Path) -> None:
+    split, _, mask, _ = PLACES[format_name]
+    root = write_plain(tmp_path, format_name)
     path = root / mask.format(NAMES[1])
     path.rename(path.with_suffix(".PNG"))
     with pytest.raises(DataError) as raised:
@@ -244,7 +244,7 @@ def test_masks_that_are_not_where_they_should_be_are_named_once(layout: str, tmp
     assert f"{path}: no such mask" in str(raised.value)
     assert path.with_suffix(".PNG").name in str(raised.value)
     folder = (root / mask.format("x")).parent
-    if layout == "ade20k":
+    if format_name == "ade20k":
         shutil.rmtree(folder)
         folder.mkdir()
         assert [str(folder) in finding.message for finding in open_leniently(root, split)[1]] == [True] * len(NAMES)

@@ -1,0 +1,240 @@
+"""What a data format declares, and what most of them have in common."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+from exfuse.data.classes import Classes, numbered_classes
+from exfuse.data.files import image_files, inside, read_names
+from exfuse.data.samples import IMAGE_SUFFIXES, UInt8Array, read_mask
+from exfuse.errors import DataError, did_you_mean, shown, without_path
+
+OnMissing = Callable[[DataError], None]
+
+MASK_SUFFIX = ".png"
+MAX_HINTS = 1000  # lists among which one is looked for whose name is like a missing one's
+MISSING_LABELS = 64  # that masks may lack of those up to their largest, where nobody says how many classes there are
+_UPPER_SUFFIXES = tuple(suffix.upper() for suffix in IMAGE_SUFFIXES)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where one labelled image lies.
+
+    Attributes:
+        name: Identifier within the split, without a suffix.
+        image: Path of the image.
+        mask: Path of the mask.
+    """
+
+    name: str
+    image: Path
+    mask: Path
+
+
+class FoundImage(NamedTuple):
+    """An image of a split, whose mask is yet to be looked for.
+
+    Attributes:
+        name: Identifier within the split, without a suffix.
+        path: Path of the image.
+        mask: Name of its mask in the folder of masks, without a suffix.
+    """
+
+    name: str
+    path: Path
+    mask: str
+
+
+class DatasetFormat(ABC):
+    """A way of keeping labelled images in a folder; the masks are PNG files that store labels."""
+
+    name: ClassVar[str]
+    """What a dataset file calls it."""
+
+    contents: ClassVar[str]
+    """What lies in such a folder, for the error when nothing is recognised; "{split}" stands for the split."""
+
+    @abstractmethod
+    def detect(self, root: Path, split: str) -> bool:
+        """Returns whether a folder has this format, by what lies in it."""
+
+    @abstractmethod
+    def images(self, root: Path, split_source: str, missing: OnMissing) -> Iterator[FoundImage]:
+        """Yields the images of a split in their stored order.
+
+        Args:
+            root: Folder of the data set.
+            split_source: The split's list or folder, as `split_source` names it or a dataset file says.
+            missing: Called for each image that is not there; if it returns, the image is left out.
+
+        Raises:
+            DataError: If the split cannot be read.
+        """
+
+    @abstractmethod
+    def masks(self, root: Path, split_source: str) -> Path:
+        """Returns the folder of a split's masks."""
+
+    def split_source(self, split: str) -> str:
+        """Returns where a split is described unless a dataset file says it: its list or its folder."""
+        return split
+
+    def classes(self, root: Path) -> Classes:
+        """Returns the classes of a folder without `classes.json`; by default the labels in its masks are numbered.
+
+        Raises:
+            DataError: If they cannot be told.
+        """
+        return classes_in_masks(root / "masks")
+
+    def label_map(self) -> UInt8Array | None:
+        """Returns what the stored values mean, 256 entries; None where they are the labels."""
+        return None
+
+    def entries(self, root: Path, split: str, split_source: str, missing: OnMissing) -> tuple[Entry, ...]:
+        """Returns a split's images and masks in their stored order.
+
+        Args:
+            root: Folder of the data set.
+            split: The split's name, for errors.
+            split_source: Its list or its folder.
+            missing: Called for each file that is not there or is named twice; if it returns, the image is left out.
+
+        Raises:
+            DataError: If a file is missing or named twice, or the split has no images.
+        """
+        absent: list[DataError] = []
+
+        def note(error: DataError) -> None:
+            missing(error)
+            absent.append(error)
+
+        found = self.images(root, split_source, note)
+        entries = tuple(_with_masks(found, self.masks(root, split_source), note))
+        if not entries and not absent:
+            raise DataError(f"{root}: split {shown(split)} has no images")
+        return entries
+
+
+def stop(error: DataError) -> None:
+    """Raises the error: what to do about a missing file unless all of them are looked for."""
+    raise error
+
+
+def images_of_folder(images: Path, missing: OnMissing) -> Iterator[FoundImage]:
+    """Yields the images in a folder and in those below it; a mask has its image's name.
+
+    Args:
+        images: The folder.
+        missing: Called for each broken link.
+
+    Raises:
+        DataError: If it is no folder.
+    """
+    if not images.is_dir():
+        raise DataError(f"{images}: no such folder")
+    for path in image_files(images):
+        if path.exists():
+            name = path.relative_to(images).as_posix().removesuffix(path.suffix)
+            yield FoundImage(name, path, name)
+        else:
+            missing(DataError(f"{path}: a broken link"))
+
+
+def images_of_list(images: Path, list_path: Path, missing: OnMissing) -> Iterator[FoundImage]:
+    """Yields the images that a list names, one a line, without a suffix.
+
+    Args:
+        images: Their folder.
+        list_path: The list.
+        missing: Called for each image that is not there.
+
+    Raises:
+        DataError: If the list cannot be read, or a name leads out of the folder.
+    """
+    if not list_path.exists():
+        others = [path.stem for path in islice(list_path.parent.glob("*.txt"), MAX_HINTS)]
+        hint = did_you_mean(list_path.stem, others)
+        raise DataError(f"{list_path}: not a readable list of images (No such file or directory); {hint}")
+    for number, name in read_names(list_path):
+        line = f"{list_path}: line {number}"
+        try:
+            inside(images, name)
+            image = next((path for path in _with_suffixes(images, name) if path.is_file()), None)
+        except (OSError, DataError) as error:
+            raise DataError(f"{line}: {without_path(error)}") from error
+        if image is not None:
+            yield FoundImage(name, image, name)
+        elif broken := next((path for path in _with_suffixes(images, name) if path.is_symlink()), None):
+            missing(DataError(f"{line}: {broken} is a broken link"))
+        else:
+            hint = "; names stand there without their suffix" if Path(name).suffix.lower() in IMAGE_SUFFIXES else ""
+            missing(DataError(f"{line}: no image named {shown(name)} in {images}{hint}"))
+
+
+def _with_suffixes(folder: Path, name: str) -> Iterator[Path]:
+    """Yields where an image may lie, in the order in which it is looked for."""
+    for suffix in (*IMAGE_SUFFIXES, *_UPPER_SUFFIXES):
+        yield folder / f"{name}{suffix}"
+
+
+def _with_masks(found: Iterable[FoundImage], masks: Path, missing: OnMissing) -> Iterator[Entry]:
+    """Adds the masks to images given by name, path and name of the mask."""
+    seen: dict[str, Path] = {}
+    for name, image, of_mask in found:
+        if not seen and not masks.is_dir():
+            missing(DataError(f"{masks}: no such folder; the masks are looked for there"))
+            return
+        if name in seen:
+            missing(
+                DataError(f"{image}: {shown(name)} is in the split already, as {seen[name]}; each image counts once")
+            )
+            continue
+        seen[name] = image
+        mask = masks / f"{of_mask}{MASK_SUFFIX}"
+        if mask.is_file():
+            yield Entry(name, image, mask)
+        elif mask.is_symlink():
+            missing(DataError(f"{mask}: a broken link"))
+        else:
+            other = next((path.name for path in _with_suffixes(masks, of_mask) if path.is_file()), None)
+            hint = f"; there is {other}, but masks are {MASK_SUFFIX} files" if other else ""
+            missing(DataError(f"{mask}: no such mask{hint}"))
+
+
+def classes_in_masks(masks: Path) -> Classes:
+    """Returns numbered classes for the labels that are found in a folder of masks.
+
+    Raises:
+        DataError: If they hold 0 and 255 only, or lack more than `MISSING_LABELS` of the labels up to the largest.
+    """
+    first_with: dict[int, Path] = {}
+    for path in image_files(masks) if masks.is_dir() else ():
+        if path.suffix != MASK_SUFFIX:
+            continue
+        with suppress(DataError):  # a mask that cannot be read is found, and named, with whatever else is read
+            for label in np.unique(read_mask(path)).tolist():
+                first_with.setdefault(label, path)
+    labels = set(first_with)
+    if labels == {0, 255}:
+        raise DataError(
+            f"{masks}: the masks hold 0 and 255 only, and 255 is ignored: nothing is left to tell apart. If "
+            "255 is your second class, describe the data in a YAML file with label_map: {255: 1} (docs/data.md)"
+        )
+    classes = sorted(labels - {255})
+    count = max(classes, default=0) + 1
+    if count - len(classes) > MISSING_LABELS:
+        others = f"only {', '.join(map(str, classes[:-1]))}" if len(classes) > 1 else "none"
+        raise DataError(
+            f"{first_with[classes[-1]]}: has the label {classes[-1]}, and of those below it the masks hold {others}. "
+            "If it is a mistake, correct the masks; else say in classes.json, or by the label_map of a YAML file, what "
+            "the labels mean (docs/data.md)"
+        )
+    return numbered_classes(max(count, 2))
