@@ -166,7 +166,7 @@ def test_an_ablation_runs_every_cell_once(pack: Path, tmp_path: Path, monkeypatc
     (cells[1] / "trial.json").write_text("{")
     broken = call_exfuse(*command)
     assert broken.code == 1
-    assert "not the record of a cell" in broken.errors
+    assert "not the record of a trial" in broken.errors
 
 
 def narrow_rearranged() -> resnet.ResNet:
