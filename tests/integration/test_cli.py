@@ -449,7 +449,7 @@ def test_an_error_is_one_line_and_exits_1(
     monkeypatch.chdir(tmp_path)
     places = {"MODEL": trained.run / "model", "RUN": trained.run, "PACK": pack, "OUT": tmp_path / "out"}
     assert_one_line_error(call_exfuse(*(places.get(argument, argument) for argument in arguments)), message)
-    assert list(tmp_path.iterdir()) == []  # nothing was training_session
+    assert list(tmp_path.iterdir()) == []  # nothing was begun
 
 
 def test_evaluate_refuses_a_data_set_of_other_classes(trained: Trained, own_pack: Path) -> None:

@@ -156,10 +156,10 @@ def test_an_ablation_runs_every_cell_once(pack: Path, tmp_path: Path, monkeypatc
 
     (cells[1] / "trial.json").unlink()  # as if it had been cut off after its last checkpoint
     start = tmp_path / "out" / "trials" / "wide_baseline_0.json"
-    training_session = start.read_text()
-    start.write_text(json.dumps(json.loads(training_session) | {"backbone_sha256": "0" * 64}))
+    started = start.read_text()
+    start.write_text(json.dumps(json.loads(started) | {"backbone_sha256": "0" * 64}))
     assert "wide_baseline_0.json: run with other backbone weights" in call_exfuse(*command).errors
-    start.write_text(training_session)
+    start.write_text(started)
     resumed = call_exfuse(*command)
     assert resumed.code == 0, resumed.errors
     assert (tmp_path / "out" / "ablation.md").read_text() == table
@@ -209,11 +209,9 @@ def test_every_row_of_the_ablation_is_run(pack: Path, tmp_path: Path, monkeypatc
     assert len(table) == 16
     assert "left out" not in outcome.output
     cells = tmp_path / "out" / "trials"
-    training_session = {path.stem: json.loads(path.read_text())["backbone_sha256"] for path in cells.glob("*_0.json")}
-    assert (
-        training_session["ss_0"] == training_session["ss_second_convolution_0"] != training_session["wide_baseline_0"]
-    )
-    assert len(set(training_session.values())) == len(given)
+    started = {path.stem: json.loads(path.read_text())["backbone_sha256"] for path in cells.glob("*_0.json")}
+    assert started["ss_0"] == started["ss_second_convolution_0"] != started["wide_baseline_0"]
+    assert len(set(started.values())) == len(given)
 
 
 HOLD_UNTIL_THERE = """

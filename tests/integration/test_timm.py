@@ -10,6 +10,7 @@ from tiny_run import TINY, call_exfuse
 
 import exfuse
 from exfuse.models.metadata import ModelMetadata
+from exfuse.models.options import options_of
 from exfuse.models.pretrained import check_restorable, load_pretrained, save_pretrained
 
 if find_spec("timm") is None:
@@ -31,7 +32,8 @@ NAMES = [
 def info_of(name: str, **parts: object) -> ModelMetadata:
     names, palette = ("a", "b", "c"), ((0, 0, 0), (1, 1, 1), (2, 2, 2))
     narrow = {"decoder": "stride4", "decoder_width": 4, "gcn_kernel": 3}
-    return ModelMetadata(f"exfuse_timm/{name}", narrow | parts, names, palette, 255, (0.5,) * 3, (0.2,) * 3)
+    model = f"exfuse_timm/{name}"
+    return ModelMetadata(model, options_of(model, narrow | parts), names, palette, 255, (0.5,) * 3, (0.2,) * 3)
 
 
 @pytest.mark.parametrize("supervised", [False, True])

@@ -230,16 +230,16 @@ def test_r8_a_worker_that_dies_or_hangs_is_an_error_that_names_the_samples(
     program.write_text(
         "import os, signal, sys, time\n"
         "from pathlib import Path\n"
-        "from exfuse.data import stream\n"
+        "from exfuse.data import loader\n"
         "from exfuse.cli.app import main\n"
-        "read = stream.AugmentedDataset.__getitem__\n"
+        "read = loader.AugmentedDataset.__getitem__\n"
         "def fail(self, key):\n"
         "    if key.epoch == 1:\n"
         f"        Path({str(tmp_path / 'failed')!r}).touch()\n"
         f"        {fault}\n"
         "    return read(self, key)\n"
-        "stream.AugmentedDataset.__getitem__ = fail\n"
-        "stream.WORKER_SECONDS = 2\n"  # a worker that says nothing for so long hangs
+        "loader.AugmentedDataset.__getitem__ = fail\n"
+        "loader.WORKER_SECONDS = 2\n"  # a worker that says nothing for so long hangs
         "main()\n"
     )
     command = [

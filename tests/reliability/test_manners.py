@@ -18,6 +18,7 @@ from exfuse.data.classes import VOC_NAMES, voc_palette
 from exfuse.data.synthetic import SCENE_CLASSES
 from exfuse.models.backbones import resnet
 from exfuse.models.metadata import ModelMetadata
+from exfuse.models.options import options_of
 from exfuse.models.pretrained import save_pretrained
 
 HERE = Path(__file__).parent
@@ -31,7 +32,8 @@ SMALL = ("model.name=gcn_tiny", "model.decoder_width=narrow", "model.decoder=str
 
 
 def description(names: tuple[str, ...], palette: tuple[tuple[int, int, int], ...]) -> ModelMetadata:
-    return ModelMetadata("gcn_tiny", {"decoder": "stride4"}, names, palette, 255, (0.5,) * 3, (0.25,) * 3)
+    options = options_of("gcn_tiny", {"decoder": "stride4"})
+    return ModelMetadata("gcn_tiny", options, names, palette, 255, (0.5,) * 3, (0.25,) * 3)
 
 
 @pytest.fixture(scope="module")

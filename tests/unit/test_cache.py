@@ -17,6 +17,7 @@ from exfuse.errors import CheckpointError
 from exfuse.inference.predictor import Predictor
 from exfuse.manifest import MANIFEST
 from exfuse.models.metadata import ModelMetadata
+from exfuse.models.options import options_of
 from exfuse.models.pretrained import save_pretrained
 
 
@@ -50,7 +51,13 @@ def test_one_that_others_can_write_to_is_refused(root: Path, shared: str, mode: 
     with pytest.raises(PermissionError, match=f"others than you can write to {root / shared}:"):
         kept("xml", "name", write)
     info = ModelMetadata(
-        "gcn_tiny", {"decoder": "stride4"}, ("a", "b"), ((0,) * 3, (9,) * 3), 255, (0.5,) * 3, (0.25,) * 3
+        "gcn_tiny",
+        options_of("gcn_tiny", {"decoder": "stride4"}),
+        ("a", "b"),
+        ((0,) * 3, (9,) * 3),
+        255,
+        (0.5,) * 3,
+        (0.25,) * 3,
     )
     save_pretrained(tmp_path / "model", info.build(), info.to_json(), "")
     with pytest.raises(CheckpointError, match=f"others than you can write to {root / shared}"):
