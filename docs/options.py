@@ -22,14 +22,14 @@ KINDS: tuple[type[RunConfig], ...] = (TrainingConfig, PretrainingConfig, Ablatio
 
 def page() -> str:
     """Returns the page: all keys of `exfuse train`, and for the other commands those that differ."""
-    parts, known = [HEAD], set[str]()
+    parts, known = [HEAD.rstrip()], set[str]()
     for kind in KINDS:
         rows = [row for row in table(kind, "") if row not in known]
         known.update(rows)
         parts.append(
             f"## `{kind.command}`\n\n| key | default | values | meaning |\n|---|---|---|---|\n" + "\n".join(rows)
         )
-    return "\n".join(parts) + "\n"
+    return "\n\n".join(parts) + "\n"
 
 
 def table(section: type[BaseModel], prefix: str) -> Iterator[str]:

@@ -19,7 +19,7 @@ from exfuse.data.datasets import open_dataset
 from exfuse.distributed import DistContext, only_process
 from exfuse.errors import ConfigError, OutputError
 from exfuse.evaluation.bootstrap import mean_iou
-from exfuse.evaluation.metrics import MEASURES
+from exfuse.evaluation.metrics import METRICS
 from exfuse.inference import tta
 from exfuse.inference.predictor import Predictor
 from exfuse.models import backbones
@@ -49,14 +49,14 @@ def test_evaluate_gives_an_interval_and_every_further_measure(
     content = json.loads((tmp_path / "scores.json").read_text())
     interval = content["mean_iou_interval"]
     assert interval["low"] <= content["mean_iou"] <= interval["high"]
-    assert set(content["metrics"]) == set(MEASURES)
+    assert set(content["metrics"]) == set(METRICS)
     assert 0 < content["metrics"]["boundary_iou"]["mean"] < content["mean_iou"]
     assert 0 < content["metrics"]["calibration"]["expected_calibration_error"] < 1
     for text in ("95 % interval of the mean", "boundary_iou mean", "object_size mean_iou_by_size small"):
         assert text in outcome.output
     refused = call_exfuse("evaluate", models[1], pack, "--metrics", "boundary")
     assert refused.code == 1
-    assert "there is no measure 'boundary'; did you mean 'boundary_iou'?" in refused.errors
+    assert "there is no metric 'boundary'; did you mean 'boundary_iou'?" in refused.errors
 
 
 def test_calibration_is_that_of_the_averaged_probabilities_too(models: tuple[Path, Path], pack: Path) -> None:

@@ -80,7 +80,7 @@ DAMAGES: dict[str, tuple[Callable[[Path, str], None], list[tuple[str, str, str]]
 }
 
 
-def findings_of(data: Path) -> list[tuple[str, str, str]]:
+def issues_of(data: Path) -> list[tuple[str, str, str]]:
     result = validate(open_dataset(data, "train"))
     return [(f.severity, f.kind, str(Path(f.file).relative_to(data))) for f in result.issues if f.file]
 
@@ -100,13 +100,13 @@ def test_a_clean_set_has_nothing_wrong(data: Path) -> None:
 def test_each_damage_is_found_with_its_file(damage: str, data: Path) -> None:
     spoil, expected = DAMAGES[damage]
     spoil(data, "train_0003")
-    assert findings_of(data) == expected
+    assert issues_of(data) == expected
 
 
 def test_all_damages_of_a_set_are_found_at_once(data: Path) -> None:
     for index, (spoil, _) in enumerate(DAMAGES.values()):
         spoil(data, f"train_{index:04d}")
-    kinds = [kind for _, kind, _ in findings_of(data)]
+    kinds = [kind for _, kind, _ in issues_of(data)]
     assert sorted(kinds) == sorted(kind for _, expected in DAMAGES.values() for _, kind, _ in expected)
 
 

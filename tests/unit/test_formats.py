@@ -212,8 +212,8 @@ def test_broken_links_are_named(part: str, format_name: str, tmp_path: Path) -> 
     with pytest.raises(DataError, match="broken link") as raised:
         open_dataset(root, split)
     assert str(broken) in str(raised.value)
-    dataset, findings = open_leniently(root, split)
-    assert [str(broken) in finding.message for finding in findings] == [True]
+    dataset, issues = open_leniently(root, split)
+    assert [str(broken) in issue.message for issue in issues] == [True]
     assert len(dataset) == len(NAMES) - (part != "folder")
 
 
@@ -247,10 +247,10 @@ def test_masks_that_are_not_where_they_should_be_are_named_once(format_name: str
     if format_name == "ade20k":
         shutil.rmtree(folder)
         folder.mkdir()
-        assert [str(folder) in finding.message for finding in open_leniently(root, split)[1]] == [True] * len(NAMES)
+        assert [str(folder) in issue.message for issue in open_leniently(root, split)[1]] == [True] * len(NAMES)
         return
     shutil.rmtree(folder)
-    assert [str(folder) in finding.message for finding in open_leniently(root, split)[1]] == [True]
+    assert [str(folder) in issue.message for issue in open_leniently(root, split)[1]] == [True]
 
 
 @pytest.mark.parametrize("link", LINKED[:4], ids=lambda link: link.__name__)

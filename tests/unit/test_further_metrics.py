@@ -7,7 +7,7 @@ import pytest
 
 from exfuse.evaluation.metrics import (
     CALIBRATION_BINS,
-    MEASURES,
+    METRICS,
     TRIMAP_WIDTHS,
     BoundaryIoU,
     Calibration,
@@ -171,7 +171,7 @@ def test_object_sizes_count_misses_to_the_object_and_claims_to_the_prediction() 
 
 def test_counts_of_two_shares_add_up_to_those_of_the_whole() -> None:
     images = [random_image(seed) for seed in range(4)]
-    whole, first, second = (make_metrics(tuple(MEASURES), 4, IGNORE) for _ in range(3))
+    whole, first, second = (make_metrics(tuple(METRICS), 4, IGNORE) for _ in range(3))
     for index, image in enumerate(images):
         for metrics in (whole, (first, second)[index % 2]):
             for measure in metrics.values():

@@ -164,10 +164,10 @@ def _run_trial(
         if not taken:
             return None
         console.print(f"{row.name}, seed {seed}", markup=False, highlight=False)
-        return _run_cell(trial, trained_on, val, only_process(config.command), console)
+        return _read_or_run(trial, trained_on, val, only_process(config.command), console)
 
 
-def _run_cell(
+def _read_or_run(
     trial: TrainingConfig,
     trained_on: dict[str, str | None],
     val: SegmentationDataset,
@@ -181,7 +181,7 @@ def _run_cell(
             raise ConfigError(
                 f"{trial.output}: run with another {', '.join(changed)}; choose another output, or remove that folder"
             )
-        return _read_cell(done, trained_on)
+        return _read_trial(done, trained_on)
     start = trial.output.with_name(f"{trial.output.name}.json")
     if has_checkpoint(trial.output / "checkpoints"):
         _check_trained_on(start, trained_on)
@@ -192,7 +192,7 @@ def _run_cell(
     of_images = score_split(predictor, val, dist, Console(quiet=True)).of_images
     content = trained_on | _describe(trial, predictor.info, of_images) | {"hardware": _hardware(dist.device)}
     atomic_write_text(done, json.dumps(content))
-    return _cell_of(content)
+    return _trial_of(content)
 
 
 def _describe(trial: TrainingConfig, info: ModelMetadata, of_images: Int64Array) -> dict[str, Any]:
@@ -231,10 +231,10 @@ def _digest(weights: Path | None) -> str | None:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _read_cell(path: Path, trained_on: dict[str, str | None]) -> Trial:
+def _read_trial(path: Path, trained_on: dict[str, str | None]) -> Trial:
     content = _check_trained_on(path, trained_on)
     try:
-        return _cell_of(content)
+        return _trial_of(content)
     except (ValueError, TypeError, KeyError) as error:
         raise _unreadable(path, error) from error
 
@@ -259,7 +259,7 @@ def _unreadable(path: Path, error: Exception) -> DataError:
     return DataError(f"{path}: not the record of a trial ({error}); remove the trial's folder to run it again")
 
 
-def _cell_of(content: dict[str, Any]) -> Trial:
+def _trial_of(content: dict[str, Any]) -> Trial:
     return Trial(
         of_images=np.array(content["of_images"], dtype=np.int64),
         parameters=content["parameters"],

@@ -22,7 +22,7 @@ from exfuse.distributed import process_group
 from exfuse.errors import ConfigError, did_you_mean
 from exfuse.evaluation.bootstrap import mean_iou_interval
 from exfuse.evaluation.evaluate import EvaluationReport, check_classes, describe_protocol, score_split
-from exfuse.evaluation.metrics import MEASURES
+from exfuse.evaluation.metrics import METRICS
 from exfuse.evaluation.report import measures_table, scores_table
 from exfuse.inference.predictor import Predictor
 from exfuse.inference.tta import TestTimeAugmentation
@@ -38,7 +38,7 @@ def evaluate_command(
     scales: Scales = "1",
     flip: Flip = False,
     metrics: Annotated[
-        str, typer.Option(help=f"More to measure, separated by commas, or all: {', '.join(MEASURES)}.")
+        str, typer.Option(help=f"More to measure, separated by commas, or all: {', '.join(METRICS)}.")
     ] = "",
     engine: NetworkEngine = None,
     precision: NetworkPrecision = None,
@@ -50,7 +50,7 @@ def evaluate_command(
     ] = None,
 ) -> None:
     """Score a model on a whole split: table, and JSON with the protocol."""
-    wanted = parse_measures(metrics)
+    wanted = parse_metrics(metrics)
     target = output or free_name(Path(f"evaluation_{Path(split).name}.json"))
     check_file(target, COMMAND)
     with process_group() as dist:
@@ -78,16 +78,16 @@ def evaluate_command(
             console.print(f"protocol and counts  {written}", soft_wrap=True)
 
 
-def parse_measures(text: str) -> tuple[str, ...]:
-    """Reads names of `MEASURES` separated by commas, or "all".
+def parse_metrics(text: str) -> tuple[str, ...]:
+    """Reads names of `METRICS` separated by commas, or "all".
 
     Raises:
         ConfigError: If one is unknown.
     """
     if text == "all":
-        return tuple(MEASURES)
+        return tuple(METRICS)
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     for name in names:
-        if name not in MEASURES:
-            raise ConfigError(f"--metrics {text}: there is no measure {name!r}; {did_you_mean(name, MEASURES)}")
+        if name not in METRICS:
+            raise ConfigError(f"--metrics {text}: there is no metric {name!r}; {did_you_mean(name, METRICS)}")
     return names

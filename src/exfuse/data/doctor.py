@@ -152,7 +152,7 @@ def _check_entry(entry: Entry, dataset: SegmentationDataset) -> tuple[Int64Array
 
 
 def _unusable(kind: str, path: Path, error: DataError) -> Issue:
-    """Returns a issue about all pixels that a file has by its header, if that much can be read of it."""
+    """Returns an issue about all pixels that a file has by its header, if that much can be read of it."""
     try:
         height, width = image_size(path)
     except DataError:
@@ -161,7 +161,7 @@ def _unusable(kind: str, path: Path, error: DataError) -> Issue:
 
 
 def _size_differs(entry: Entry, mask: tuple[int, ...], image: tuple[int, ...]) -> Issue:
-    """Returns a issue about the pixels that only one of the two has; `mask` and `image` are heights and widths."""
+    """Returns an issue about the pixels that only one of the two has; `mask` and `image` are heights and widths."""
     height, width = min(mask[0], image[0]), min(mask[1], image[1])
     alone = mask[0] * mask[1] + image[0] * image[1] - 2 * height * width
     first = (0, width) if mask[1] != image[1] else (height, 0)

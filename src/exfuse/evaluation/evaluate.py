@@ -56,7 +56,7 @@ def score_split(
         dataset: The split.
         dist: This process's place.
         console: Where the progress bar goes.
-        metrics: Names of `MEASURES` to count as well.
+        metrics: Names of `METRICS` to count as well.
         check_stop: Called before each image, equally often by every process.
 
     Raises:

@@ -222,7 +222,7 @@ def size_classes(region: BoolArray) -> npt.NDArray[np.int64]:
     return of_pixels
 
 
-MEASURES: dict[str, Callable[[int, int], Metric]] = {
+METRICS: dict[str, Callable[[int, int], Metric]] = {
     "boundary_iou": BoundaryIoU,
     "trimap_iou": TrimapIoU,
     "calibration": Calibration,
@@ -231,8 +231,8 @@ MEASURES: dict[str, Callable[[int, int], Metric]] = {
 
 
 def make_metrics(names: Sequence[str], num_classes: int, ignore_index: int) -> dict[str, Metric]:
-    """Returns fresh metrics by name; the names are keys of `MEASURES`."""
-    return {name: MEASURES[name](num_classes, ignore_index) for name in names}
+    """Returns fresh metrics by name; the names are keys of `METRICS`."""
+    return {name: METRICS[name](num_classes, ignore_index) for name in names}
 
 
 def _known(value: float) -> float | None:

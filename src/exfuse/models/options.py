@@ -108,9 +108,10 @@ def option_limit(option: str) -> int:
     return int(ModelOptions.__dataclass_fields__[option].metadata["high"])
 
 
+@cache
 def option_types() -> dict[str, Any]:
     """Returns the annotation of each option, in order."""
-    return _annotations()
+    return get_type_hints(ModelOptions)
 
 
 def check_option(option: str, value: object) -> None:
@@ -119,9 +120,9 @@ def check_option(option: str, value: object) -> None:
     Raises:
         ValueError: If there is no such option, or it does not take the value.
     """
-    if option not in _annotations():
-        raise ValueError(f"there is no option {option!r}; {did_you_mean(option, _annotations())}")
-    check_type(option, value, _annotations()[option])
+    if option not in option_types():
+        raise ValueError(f"there is no option {option!r}; {did_you_mean(option, option_types())}")
+    check_type(option, value, option_types()[option])
     if type(value) is int and not 1 <= value <= option_limit(option):
         raise ValueError(f"{option} must be 1 to {option_limit(option)}, got {value}")
     if type(value) is int and ModelOptions.__dataclass_fields__[option].metadata["odd"] and value % 2 == 0:
@@ -153,8 +154,3 @@ def _allowed(annotation: Any) -> list[Any]:
     if get_origin(annotation) in (Union, types.UnionType):
         return [kind for part in get_args(annotation) for kind in _allowed(part)]
     return [annotation]
-
-
-@cache
-def _annotations() -> dict[str, Any]:
-    return get_type_hints(ModelOptions)
