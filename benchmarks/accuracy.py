@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from exfuse.data.datasets import open_dataset
-from exfuse.export.program import ProgramEngine
+from exfuse.export.formats.torch_export import ProgramEngine
 from exfuse.inference.engines.base import Engine
-from exfuse.inference.engines.torch_engine import TorchEngine
-from exfuse.inference.predictor import Predictor
+from exfuse.inference.engines.torch_eager import TorchEngine
 from exfuse.metrics import ConfusionMatrix
 from exfuse.models.folding import fold
-from exfuse.models.pretrained import load_pretrained
+from exfuse.models.storage.pretrained import load_pretrained
+from exfuse.predictor import Predictor
 from harness import Timing, write
 
 REFERENCE = "torch fp32"

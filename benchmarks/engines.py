@@ -14,15 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from exfuse.inference.conversion import export_graph, write_openvino
+from exfuse.export.formats import openvino
+from exfuse.export.trace import export_graph
 from exfuse.inference.engines.base import Engine
-from exfuse.inference.engines.compiled import CompiledEngine
-from exfuse.inference.engines.openvino_engine import OpenVINOEngine, read_openvino
-from exfuse.inference.engines.torch_engine import TorchEngine
-from exfuse.inference.graph import DeployableModel
-from exfuse.inference.predictor import Predictor
+from exfuse.inference.engines.openvino import OpenVINOEngine, read_openvino
+from exfuse.inference.engines.torch_compile import CompiledEngine
+from exfuse.inference.engines.torch_eager import TorchEngine
+from exfuse.models.deployable import DeployableModel
 from exfuse.models.folding import fold
-from exfuse.models.pretrained import load_pretrained, save_pretrained
+from exfuse.models.storage.pretrained import load_pretrained, save_pretrained
+from exfuse.predictor import Predictor
 from harness import again, interleave, parse_arguments, write
 from subjects import OURS, info_of
 
@@ -45,7 +46,7 @@ def open_case(case: str, folder: Path) -> Engine:
         graph.model = load_pretrained(folder)[0]
         with tempfile.TemporaryDirectory() as temporary:
             path = Path(temporary) / "model.xml"
-            write_openvino(export_graph(graph), load_pretrained(folder)[1], path)
+            openvino.write(export_graph(graph), load_pretrained(folder)[1], path)
             return OpenVINOEngine(*read_openvino(path), precision)  # type: ignore[arg-type]
     return Predictor.from_pretrained(folder, name, precision).engine  # type: ignore[arg-type]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from exfuse.inference.predictor import Predictor
+from exfuse.predictor import Predictor
 
 
 def main() -> None:

@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from exfuse.data.synthetic import make_scene
-from exfuse.inference.conversion import convert_openvino, export_program, write_openvino
+from exfuse.export.formats import openvino
+from exfuse.export.trace import export_program
 from exfuse.inference.engines.base import LABELS, Precision
-from exfuse.inference.engines.openvino_engine import OpenVINOEngine, read_openvino, save_openvino
-from exfuse.inference.predictor import Predictor
+from exfuse.inference.engines.openvino import OpenVINOEngine, read_openvino, save_openvino
 from exfuse.models.folding import fold
 from exfuse.models.registry import count_multiply_adds, count_parameters
+from exfuse.predictor import Predictor
 from harness import again, interleave, parse_arguments, peak_memory, report_memory, write
 from subjects import CLASSES, OURS, info_of
 from torchvision_operators import declare_torchvision_operators
@@ -112,13 +113,13 @@ def convert(name: str, path: Path, size: int, batch: int = 1) -> tuple[int, int]
     if name in OURS:
         info = info_of(OURS[name])
         model = info.build().eval()
-        write_openvino(export_program(model, info), info, path)
+        openvino.write(export_program(model, info), info, path)
         return count_parameters(model), count_multiply_adds(fold(model), size, size)
     graph = Backbone() if name == BACKBONE else Peer(build_peer(name))
     example = torch.zeros(batch, size, size, 3, dtype=torch.uint8)
     with torch.no_grad():
         program = torch.export.export(graph.eval(), (example,), strict=False)
-    save_openvino(convert_openvino(program), info_of({}), path)
+    save_openvino(openvino.convert(program), info_of({}), path)
     return count_parameters(graph.network), count_multiply_adds(graph.network, size, size)
 
 

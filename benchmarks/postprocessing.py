@@ -12,8 +12,8 @@ import numpy as np
 import openvino as ov
 
 from exfuse.data.synthetic import make_scene
-from exfuse.inference.engines.openvino_engine import HINTS, best_precision, read_openvino
-from exfuse.inference.predictor import Prediction
+from exfuse.inference.engines.openvino import HINTS, best_precision, read_openvino
+from exfuse.predictor import Prediction
 from harness import interleave, parse_arguments, write
 from peers import convert
 from subjects import CLASSES, OURS

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from exfuse.models.metadata import ModelMetadata
 from exfuse.models.options import options_of
+from exfuse.models.storage.metadata import ModelMetadata
 
 CLASSES = 21
 

@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from exfuse.data.datasets import open_dataset
-from exfuse.inference.predictor import Predictor
-from exfuse.inference.tiles import Tiling, cut, label_strips
+from exfuse.inference.tiling import Tiling, label_strips, tile_spans
+from exfuse.predictor import Predictor
 from harness import peak_gib, place_of, write
 
 SIDES = (2000, 4000, 6000, 8000, 10_000)
@@ -36,7 +36,14 @@ def segment(model: Path, side: int, tiling: Tiling) -> dict[str, float]:
         Image.fromarray(image).save(source, compress_level=1)
         del image
         command = [Path(sys.executable).with_name("exfuse"), "predict", model, source, "-o", Path(folder) / "out"]
-        command += ["--tile", tiling.tile, "--overlap", tiling.overlap, "--max-megapixels", side * side // 10**6 + 1]
+        command += [
+            "--tile",
+            tiling.tile_size,
+            "--overlap",
+            tiling.overlap,
+            "--max-megapixels",
+            side * side // 10**6 + 1,
+        ]
         started = time.perf_counter()
         subprocess.run([str(part) for part in command], check=True, capture_output=True)
         seconds = time.perf_counter() - started
@@ -55,7 +62,7 @@ def agreement(model: Path, data: Path) -> tuple[float, float]:
         same = np.concatenate(list(label_strips(engine, image, COMPARED))) == engine.labels(image[None])[0]
         alone = [np.zeros(side, dtype=np.int64) for side in same.shape]
         for tiles, side in zip(alone, same.shape, strict=True):
-            for start, end in cut(side, COMPARED):
+            for start, end in tile_spans(side, COMPARED):
                 tiles[start:end] += 1
         equal.append(same.mean())
         single.append(same[alone[0] == 1][:, alone[1] == 1].mean())
@@ -97,7 +104,16 @@ def main() -> None:
         return
     rows, raw = [], []
     for side in SIDES * REPEATS:
-        command = [sys.executable, __file__, arguments.model, arguments.data, "--side", side, "--tile", tiling.tile]
+        command = [
+            sys.executable,
+            __file__,
+            arguments.model,
+            arguments.data,
+            "--side",
+            side,
+            "--tile",
+            tiling.tile_size,
+        ]
         command += ["--overlap", tiling.overlap]
         done = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True)
         raw.append({"side": side, "megapixels": side * side / 1e6, **json.loads(done.stdout.splitlines()[-1])})
@@ -114,11 +130,12 @@ def main() -> None:
     write(
         "tiles",
         "Large images in tiles",
-        f"`exfuse predict` from a PNG file to a mask and an overlay, tiles of {tiling.tile} pixels with an overlap of "
-        f"{tiling.overlap}, the start of the process included, {REPEATS} runs. Peak memory: of the whole process. A "
+        f"`exfuse predict` from a PNG file to a mask and an overlay, tiles of {tiling.tile_size} pixels with an "
+        f"overlap of {tiling.overlap}, the start of the process included, {REPEATS} runs. Peak memory: "
+        f"of the whole process. A "
         f"straight line, {slope:.2f} s a megapixel and {start:.1f} s, is nowhere off by more than {off:.0%}.\n\n"
-        f"On {arguments.data.name} val, in tiles of {COMPARED.tile} with an overlap of {COMPARED.overlap}, {equal:.2%} "
-        f"of the labels are those of the whole image, {single:.2%} where a pixel is in one tile alone.\n\n"
+        f"On {arguments.data.name} val, in tiles of {COMPARED.tile_size} with an overlap of {COMPARED.overlap}, "
+        f"{equal:.2%} of the labels are those of the whole image, {single:.2%} where a pixel is in one tile alone.\n\n"
         f"![time and memory]({figure.name})",
         ["image", "seconds", "seconds a megapixel", "peak GiB"],
         rows,

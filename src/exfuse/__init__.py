@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from exfuse.errors import CheckpointError, ConfigError, DataError, ExFuseError, ExportError, RequestError, TrainingError
-from exfuse.inference.predictor import Prediction, Predictor
+from exfuse.predictor import Prediction, Predictor
 
 if TYPE_CHECKING:
     from exfuse.data.formats import register_format
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from exfuse.models.exfuse import ExFuse, ExFuseOutput
     from exfuse.models.folding import fold
     from exfuse.models.registry import create_model, list_models
-    from exfuse.models.saving import save_pretrained
+    from exfuse.models.storage.saving import save_pretrained
 
 __all__ = [
     "Backbone",
@@ -35,7 +35,7 @@ _TORCH = {"create_model": "models.registry", "list_models": "models.registry", "
 _TORCH |= {"Backbone": "models.backbones.base", "register_backbone": "models.backbones.base"}
 _TORCH |= {"register_loss": "losses"}
 _TORCH |= {"DatasetFormat": "data.formats.base", "register_format": "data.formats"}
-_TORCH |= {"save_pretrained": "models.saving"}
+_TORCH |= {"save_pretrained": "models.storage.saving"}
 _TORCH |= {"ConfusionMatrix": "metrics", "ExFuse": "models.exfuse", "ExFuseOutput": "models.exfuse"}
 
 

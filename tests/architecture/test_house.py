@@ -27,22 +27,25 @@ MAY_IMPORT = {
     "data": {"cache", "atomic_io", "errors", "manifest", "outputs", "validation"},
     "metrics": set(),
     "losses": {"data"},
-    "inference": {"models", "data", "cache", "contained", "atomic_io", "errors", "manifest"},
-    "export": {"inference", "models", "data", "metrics", "contained", "atomic_io", "errors", "manifest", "outputs"},
-    "evaluation": {"inference", "models", "data", "metrics", "distributed", "errors", "outputs"},
+    "inference": {"models", "data", "contained", "errors"},
+    "export": {
+        "inference", "models", "data", "metrics", "cache", "contained", "atomic_io", "errors", "manifest", "outputs",
+    },
+    "predictor": {"export", "inference", "models", "data", "errors"},
+    "evaluation": {"predictor", "inference", "models", "data", "metrics", "distributed", "errors", "outputs"},
     "training": {
-        "evaluation", "inference", "models", "data", "metrics", "losses", "distributed", "atomic_io", "errors",
-        "manifest", "outputs", "validation",
+        "evaluation", "predictor", "inference", "models", "data", "metrics", "losses", "distributed",
+        "atomic_io", "errors", "manifest", "outputs", "validation",
     },
     "ablation": {
-        "training", "evaluation", "inference", "models", "data", "distributed", "atomic_io", "errors", "outputs",
+        "training", "evaluation", "predictor", "models", "data", "distributed", "atomic_io", "errors", "outputs",
     },
     "cli": {
-        "ablation", "export", "training", "evaluation", "inference", "models", "data", "contained", "distributed",
-        "atomic_io", "errors", "manifest", "console", "outputs",
+        "ablation", "export", "training", "evaluation", "predictor", "inference", "models", "data", "contained",
+        "distributed", "atomic_io", "errors", "manifest", "console", "outputs",
     },
     "__main__": {"cli"},
-    "__init__": {"data", "inference", "models", "metrics", "losses", "errors"},
+    "__init__": {"predictor", "data", "inference", "models", "metrics", "losses", "errors"},
 }  # fmt: skip
 
 
@@ -78,6 +81,67 @@ def test_layers_import_torch_only() -> None:
         "torch",
     }
     assert outside == set()
+
+
+def imported_at_once(path: Path) -> set[str]:
+    """Returns the modules that a file imports when it is imported: not in functions, not for type checkers."""
+    names, waiting = set(), list(ast.parse(path.read_text()).body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            names.update({f"{node.module}", *(f"{node.module}.{alias.name}" for alias in node.names)})
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            waiting += node.orelse
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            waiting += ast.iter_child_nodes(node)
+    # A package's own file is run as well.
+    return names | {name.rpartition(".")[0] for name in names}
+
+
+def module_of(path: Path) -> str:
+    return ".".join(("exfuse", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__")
+
+
+def needs_torch() -> set[str]:
+    """Returns the modules that bring torch when they are imported."""
+    imports = {module_of(path): imported_at_once(path) for path in FILES}
+    found = {name for name, wanted in imports.items() if any(one.partition(".")[0] == "torch" for one in wanted)}
+    while more := {name for name, wanted in imports.items() if wanted & found} - found:
+        found |= more
+    return found
+
+
+def test_inference_is_free_of_torch_but_for_the_engines_that_are_torch() -> None:
+    """An exported model is opened and computed without torch, which need not be installed."""
+    found = needs_torch()
+    rooms = [module_of(path) for path in FILES if room_of(path) in ("inference", "predictor")]
+    assert {name for name in rooms if name in found} == {
+        "exfuse.inference.engines.torch_compile",
+        "exfuse.inference.engines.torch_eager",
+    }
+    opened_with = {
+        "exfuse",
+        "exfuse.export.open",
+        "exfuse.export.conversion_cache",
+        "exfuse.cli.predict",
+        "exfuse.cli.app",
+    }
+    assert not opened_with & found
+    assert "exfuse.export.trace" in found, "the test sees what it looks for"
+
+
+def test_modules_import_in_no_circle() -> None:
+    imports = {module_of(path): imported_at_once(path) - {module_of(path)} for path in FILES}
+    packages = {name for name in imports if any(other.startswith(f"{name}.") for other in imports)}
+    left = {
+        name: {one for one in wanted if one in imports and not (one in packages and name.startswith(f"{one}."))}
+        for name, wanted in imports.items()
+    }
+    while done := {name for name, wanted in left.items() if not wanted & left.keys()}:
+        left = {name: wanted for name, wanted in left.items() if name not in done}
+    assert left == {}
 
 
 def test_torchvision_and_timm_stay_out_of_the_core() -> None:

@@ -9,9 +9,10 @@ import typer
 from PIL import Image
 
 from exfuse.cli.app import build_app
-from exfuse.models.metadata import ModelMetadata
 from exfuse.models.options import options_of
-from exfuse.models.pretrained import save_pretrained
+from exfuse.models.registry import build_model
+from exfuse.models.storage.metadata import ModelMetadata
+from exfuse.models.storage.pretrained import save_pretrained
 from exfuse.training.recipes import load_ablation_config, load_config, load_pretraining_config
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +75,7 @@ def test_the_readme_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         image_mean=(0.5, 0.5, 0.5),
         image_std=(0.25, 0.25, 0.25),
     )
-    save_pretrained(tmp_path / "runs/camvid_resnet18/model", info.build(), info.to_json(), card="")
+    save_pretrained(tmp_path / "runs/camvid_resnet18/model", build_model(info), info.to_json(), card="")
     Image.new("RGB", (64, 48), "gray").save(tmp_path / "street.jpg")
     monkeypatch.chdir(tmp_path)
     code = [block for name, block in blocks("python") if name == "README.md"]

@@ -23,8 +23,8 @@ from exfuse.cli.app import build_app
 from exfuse.data.datasets import open_dataset
 from exfuse.data.synthetic import SCENE_CLASSES
 from exfuse.evaluation.evaluate import DEFINITION
-from exfuse.inference.predictor import Predictor
 from exfuse.models import registry
+from exfuse.predictor import Predictor
 from exfuse.training.recipes import load_config, read_recipe_text, recipe_names, recipe_summary
 
 EXFUSE = Path(sys.executable).with_name("exfuse")

@@ -22,7 +22,7 @@ from exfuse.data.loader import Batch
 from exfuse.distributed import DistContext
 from exfuse.evaluation import evaluate
 from exfuse.evaluation.evaluate import SplitScores, score_split
-from exfuse.inference.predictor import Predictor
+from exfuse.predictor import Predictor
 from exfuse.training import loop
 
 WATCHED = Path(__file__).with_name("watched_exfuse.py")

@@ -19,10 +19,10 @@ from exfuse.data.datasets import open_dataset
 from exfuse.data.samples import Sample
 from exfuse.errors import CheckpointError, ExportError, OutputError
 from exfuse.export import quantize, verify
-from exfuse.export.export import check_request, export_model
-from exfuse.inference.engines.openvino_engine import best_precision
-from exfuse.inference.predictor import Predictor
+from exfuse.export.write import check_request, export_model
+from exfuse.inference.engines.openvino import best_precision
 from exfuse.manifest import MANIFEST, write_manifest
+from exfuse.predictor import Predictor
 
 HAS_BF16 = best_precision() == "bf16"
 FORMATS = {"torch-export": "model.pt2", "onnx": "model.onnx", "openvino": "model.xml"}

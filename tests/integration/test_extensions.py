@@ -17,10 +17,10 @@ from exfuse.data.datasets import open_dataset
 from exfuse.data.formats import FORMATS
 from exfuse.data.formats.base import FoundImage, OnMissing
 from exfuse.errors import ConfigError, DataError
-from exfuse.export.export import export_model
+from exfuse.export.write import export_model
 from exfuse.models.backbones import BACKBONES
 from exfuse.models.backbones.base import Backbone, ConvNormPair, Features, pairs_by_name
-from exfuse.models.pretrained import load_pretrained
+from exfuse.models.storage.pretrained import load_pretrained
 from exfuse.training.recipes import load_config
 from exfuse.training.segmentation import train
 

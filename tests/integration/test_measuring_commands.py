@@ -21,13 +21,13 @@ from exfuse.errors import ConfigError, OutputError
 from exfuse.evaluation.bootstrap import mean_iou
 from exfuse.evaluation.metrics import METRICS
 from exfuse.inference import tta
-from exfuse.inference.predictor import Predictor
 from exfuse.models import backbones
-from exfuse.models.backbone_weights import CLASSIFIER_TYPE
 from exfuse.models.backbones import resnet
-from exfuse.models.pretrained import save_pretrained
 from exfuse.models.semantic_supervision import SemanticSupervisionClassifier
+from exfuse.models.storage.backbone_weights import CLASSIFIER_TYPE
+from exfuse.models.storage.pretrained import save_pretrained
 from exfuse.outputs.folder import claim_folder
+from exfuse.predictor import Predictor
 
 ABLATION = (*TINY, "epochs=1", "model.name=gcn_tiny", "model.decoder_width=wide", "seeds=1")
 
@@ -62,14 +62,14 @@ def test_evaluate_gives_an_interval_and_every_further_measure(
 def test_calibration_is_that_of_the_averaged_probabilities_too(models: tuple[Path, Path], pack: Path) -> None:
     image = open_dataset(pack, "val")[0].image
     single = Predictor.from_pretrained(models[1], engine="torch")
-    probabilities = torch.from_numpy(single.scores(image)).softmax(dim=0).numpy()
+    probabilities = single.probabilities(image)
     prediction = single(image, confidence=True)
     np.testing.assert_allclose(prediction.confidence, probabilities.max(axis=0), rtol=1e-5)
     np.testing.assert_array_equal(prediction.labels, single(image).labels)
     for scales, flip in (((1.0,), True), ((0.75,), False)):
         other = Predictor.from_pretrained(models[1], augmentation=tta.TestTimeAugmentation(scales, flip))
         ema_model = other(image, confidence=True)
-        np.testing.assert_array_equal(ema_model.confidence, other.scores(image).max(axis=0))
+        np.testing.assert_array_equal(ema_model.confidence, other.probabilities(image).max(axis=0))
 
 
 def test_compare_pairs_two_models_on_the_same_images(models: tuple[Path, Path], pack: Path, tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from tiny_run import call_exfuse, read_metrics, tensors_in
 from exfuse.data.image_folder import central_view, open_image_folder
 from exfuse.distributed import DistContext
 from exfuse.errors import ConfigError, DataError
-from exfuse.inference.preprocessing import normalize
 from exfuse.models.backbones import resnet
+from exfuse.models.preprocessing import normalize
 from exfuse.models.semantic_supervision import SemanticSupervisionClassifier
 from exfuse.training.classification import count_correct, pretrain
 from exfuse.training.log import RunLog

@@ -9,7 +9,7 @@ from tiny_run import call_exfuse, read_metrics
 
 from exfuse.ablation import rows
 from exfuse.data.synthetic import SCENE_CLASSES
-from exfuse.inference.engines.openvino_engine import best_precision
+from exfuse.inference.engines.openvino import best_precision
 from exfuse.training.recipes import read_recipe_text, recipe_names
 
 COMMANDS = {"segmentation": "train", "classification": "pretrain", "ablation": "ablate"}

@@ -9,9 +9,10 @@ import torch
 from tiny_run import TINY, call_exfuse
 
 import exfuse
-from exfuse.models.metadata import ModelMetadata
 from exfuse.models.options import options_of
-from exfuse.models.pretrained import check_restorable, load_pretrained, save_pretrained
+from exfuse.models.registry import build_model
+from exfuse.models.storage.metadata import ModelMetadata
+from exfuse.models.storage.pretrained import check_restorable, load_pretrained, save_pretrained
 
 if find_spec("timm") is None:
     pytest.skip("timm is not installed; `make test-timm` runs this", allow_module_level=True)
@@ -41,7 +42,7 @@ def info_of(name: str, **parts: object) -> ModelMetadata:
 def test_a_backbone_is_built_trained_saved_loaded_and_folded(name: str, supervised: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)
     info = info_of(name, supervised_features=supervised)
-    model = info.build()
+    model = build_model(info)
     check_restorable(model, info)
     output = model.train()(torch.randn(2, 3, 64, 96))
     sum(scores.square().mean() for scores in (output.logits, *output.auxiliary_logits)).backward()

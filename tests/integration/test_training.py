@@ -37,15 +37,15 @@ from exfuse.distributed import DistContext
 from exfuse.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
 from exfuse.evaluation.bootstrap import image_counts
 from exfuse.evaluation.evaluate import SplitScores, score_split
-from exfuse.inference.engines.torch_engine import TorchEngine
-from exfuse.inference.predictor import Predictor
+from exfuse.inference.engines.torch_eager import TorchEngine
 from exfuse.losses import SegmentationLoss
 from exfuse.metrics import ConfusionMatrix
 from exfuse.models.backbones import resnet
 from exfuse.models.exfuse import ExFuse
-from exfuse.models.metadata import ModelMetadata
 from exfuse.models.registry import create_model
+from exfuse.models.storage.metadata import ModelMetadata
 from exfuse.outputs.folder import claim_folder
+from exfuse.predictor import Predictor
 from exfuse.training import loop, nonfinite, segmentation
 from exfuse.training.checkpoint import latest_checkpoint
 from exfuse.training.log import RunLog

@@ -18,7 +18,7 @@ from typing import Any
 from exfuse.cli.app import main
 from exfuse.data.loader import Batch
 from exfuse.models.exfuse import ExFuse
-from exfuse.models.metadata import ModelMetadata
+from exfuse.models.storage.metadata import ModelMetadata
 from exfuse.training import loop
 
 Seen = list[list[tuple[int, int, str]]]

@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 
 from exfuse.errors import CheckpointError
 from exfuse.models import backbones
-from exfuse.models.backbone_weights import load_backbone_state, load_backbone_weights
 from exfuse.models.backbones import resnet
 from exfuse.models.registry import count_multiply_adds, count_parameters
+from exfuse.models.storage.backbone_weights import load_backbone_state, load_backbone_weights
 
 PUBLISHED = json.loads((Path(__file__).parent / "backbone_keys.json").read_text())
 OURS = {

@@ -14,19 +14,23 @@ from torch.export import ExportedProgram
 
 from exfuse.atomic_io import digest_of
 from exfuse.errors import CheckpointError, ConfigError
-from exfuse.export.program import ProgramEngine
+from exfuse.export import open as opening
+from exfuse.export.formats import EXPORT_FORMATS, format_of
+from exfuse.export.formats import openvino as openvino_format
+from exfuse.export.formats.torch_export import ProgramEngine
+from exfuse.export.openvino_passes.early_argmax import choose_early
+from exfuse.export.trace import export_program
 from exfuse.export.verify import TIE
-from exfuse.inference import opening, tta
-from exfuse.inference.conversion import WRITE, convert_openvino, export_program
-from exfuse.inference.early_labels import choose_early
+from exfuse.inference import tta
+from exfuse.inference.engines import base
 from exfuse.inference.engines.base import Engine, Precision
-from exfuse.inference.engines.torch_engine import TorchEngine
-from exfuse.inference.opening import EngineName
-from exfuse.inference.predictor import Predictor
+from exfuse.inference.engines.torch_eager import TorchEngine
 from exfuse.manifest import write_manifest
-from exfuse.models.metadata import ModelMetadata
 from exfuse.models.options import options_of
-from exfuse.models.pretrained import save_pretrained
+from exfuse.models.registry import build_model
+from exfuse.models.storage.metadata import ModelMetadata
+from exfuse.models.storage.pretrained import save_pretrained
+from exfuse.predictor import Predictor
 
 SHAPES = [(1, 64, 64), (3, 100, 71), (1, 257, 511), (1, 1024, 96), (2, 96, 1024)]
 SMALL = [(1, 1, 1), (2, 5, 40), (1, 32, 32)]
@@ -56,7 +60,7 @@ class Written:
 
     def __init__(self, info: ModelMetadata, folder: Path) -> None:
         torch.manual_seed(0)
-        model = info.build().eval()
+        model = build_model(info).eval()
         # Running statistics of a fresh network are trivial; these are not.
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
@@ -74,7 +78,7 @@ class Written:
         if not path.is_file():
             path.parent.mkdir()
             self.program = self.program or export_program(self.model, self.info)
-            WRITE[suffix](self.program, self.info, path)
+            format_of(suffix).write(self.program, self.info, path)
             write_manifest(path.parent, {file.name: digest_of(file) for file in path.parent.iterdir()})
         return path
 
@@ -133,14 +137,14 @@ def test_a_program_without_averaging_is_read_again(tmp_path: Path):
 
 
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
-def test_scores_that_are_not_finite_are_refused(engine: EngineName, tmp_path: Path):
+def test_scores_that_are_not_finite_are_refused(engine: str, tmp_path: Path):
     written = Written(NETWORKS["baseline"], tmp_path / "model")
     head = [module for module in written.model.modules() if isinstance(module, torch.nn.Conv2d)][-1]
     torch.nn.init.constant_(head.weight, 3e38)  # finite, as everything that is read must be
     save_pretrained(written.folder, written.model, written.info.to_json(), "")
     predictor = Predictor.from_pretrained(written.folder, engine, "fp32")
     with pytest.raises(CheckpointError, match="not finite"):
-        predictor.scores(pictures((1, 64, 64))[0])
+        predictor.logits(pictures((1, 64, 64))[0])
     if engine == "torch":
         with pytest.raises(CheckpointError, match="not finite"):
             predictor(pictures((1, 64, 64))[0])
@@ -213,7 +217,7 @@ ENLARGED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 def test_labels_in_openvino_are_the_first_largest_class(classes: int, enlarged: str):
     scores = torch.randint(0, 4, (2, classes, 9, 20)).float() - 2  # several are the largest
     chooses = Chooses(ENLARGED[enlarged])
-    model = convert_openvino(torch.export.export(chooses, (scores,)))
+    model = openvino_format.convert(torch.export.export(chooses, (scores,)))
     choose_early(model, classes)
     assert any(operation.get_type_name() == "DepthToSpace" for operation in model.get_ops()) == (enlarged != "not")
     compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -245,7 +249,7 @@ def test_what_an_exported_file_gives_is_checked(suffix: str, networks: dict[str,
     for wrong in (scores[:, 1:], scores[..., 1:], scores.astype(np.float16), labels):
         predictor.engine._run = lambda *_, wrong=wrong: wrong
         with pytest.raises(CheckpointError, match=rf"model{suffix}: does not give a score of each of {classes}"):
-            predictor.scores(images[0])
+            predictor.logits(images[0])
 
 
 # torch says so of itself, while it imports its compiler.
@@ -256,7 +260,7 @@ def test_the_compiled_engine_agrees(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     engine = Predictor.from_pretrained(written.folder, "compile", "fp32").engine
     images = pictures((1, 70, 90))
     assert (engine.labels(images) == written.network.labels(images)).mean() > 0.999
-    monkeypatch.setattr("exfuse.inference.engines.compiled.SIZES", 1)
+    monkeypatch.setattr("exfuse.inference.engines.torch_compile.SIZES", 1)
     with pytest.raises(ConfigError, match="makes code for each size, and 1 are its limit"):
         engine.labels(pictures((1, 60, 90)))
 
@@ -277,10 +281,10 @@ def test_the_compiled_engine_gives_the_networks_scores(name: str, precision: Pre
 
 def test_auto_takes_the_fastest_that_is_installed_and_can_do_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = Written(NETWORKS["baseline"], tmp_path / "model").folder
-    monkeypatch.setattr(opening, "CARDS", ())
+    monkeypatch.setattr(opening, "GPU_DRIVERS", ())
     assert Predictor.from_pretrained(folder).engine.name == "openvino"
     with monkeypatch.context() as card:
-        card.setattr(opening, "_has_cuda", lambda: True)
+        card.setattr(opening, "_has_gpu", lambda: True)
         for has_bf16, precision in ((True, "bf16"), (False, "fp32")):
             card.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=has_bf16: has)
             engine = Predictor.from_pretrained(folder).engine
@@ -290,13 +294,13 @@ def test_auto_takes_the_fastest_that_is_installed_and_can_do_it(tmp_path: Path, 
     ema_model = Predictor.from_pretrained(folder, augmentation=tta.TestTimeAugmentation(flip=True))
     assert ema_model.engine.name == "torch, folded"
     assert Predictor.from_pretrained(folder, precision="bf16").engine.precision == "bf16"
-    found = opening.find_spec
-    monkeypatch.setattr(opening, "find_spec", lambda name: None if name == "openvino" else found(name))
+    found = base.find_spec
+    monkeypatch.setattr(base, "find_spec", lambda name: None if name == "openvino" else found(name))
     assert Predictor.from_pretrained(folder).engine.name == "onnxruntime"
     assert Predictor.from_pretrained(folder, precision="bf16").engine.name == "torch, folded"
     with pytest.raises(ConfigError, match=r"openvino is not installed; pip install 'exfuse\[openvino\]'"):
         Predictor.from_pretrained(folder, "openvino")
-    monkeypatch.setattr(opening, "find_spec", lambda name: None)
+    monkeypatch.setattr(base, "find_spec", lambda name: None)
     assert Predictor.from_pretrained(folder).engine.name == "torch, folded"
     with pytest.raises(ConfigError, match=r"onnxruntime is not installed; pip install 'exfuse\[onnx\]'"):
         Predictor.from_pretrained(folder, "onnxruntime")
@@ -306,7 +310,7 @@ def test_auto_takes_the_fastest_that_is_installed_and_can_do_it(tmp_path: Path, 
 def test_compiled_code_is_in_bf16_where_the_processor_has_units_for_it(
     unit: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(opening, "CARDS", ())
+    monkeypatch.setattr(opening, "GPU_DRIVERS", ())
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {unit: True, "avx512_bf16": False})
     folder = Written(NETWORKS["baseline"], tmp_path / "model").folder
     assert Predictor.from_pretrained(folder, "compile").engine.precision == precision
@@ -314,7 +318,7 @@ def test_compiled_code_is_in_bf16_where_the_processor_has_units_for_it(
 
 def test_what_an_engine_cannot_do_is_refused(tmp_path: Path):
     folder = Written(NETWORKS["baseline"], tmp_path / "model").folder
-    with pytest.raises(ConfigError, match="scales and flips are averaged by the engine torch, not by openvino"):
+    with pytest.raises(ConfigError, match=r"engine openvino .*--engine torch"):
         Predictor.from_pretrained(folder, "openvino", augmentation=tta.TestTimeAugmentation(flip=True))
     with pytest.raises(ConfigError, match="the engine onnxruntime computes in fp32 only"):
         Predictor.from_pretrained(folder, "onnxruntime", "bf16")
@@ -328,11 +332,11 @@ def test_a_model_is_converted_once_for_each_content(tmp_path: Path, monkeypatch:
     folder = Written(NETWORKS["baseline"], tmp_path / "model").folder
     image = pictures((1, 64, 64))[0]
     labels = Predictor.from_pretrained(folder, "openvino", "fp32")(image).labels
-    monkeypatch.setattr("exfuse.inference.conversion.WRITE", {})
+    monkeypatch.setitem(EXPORT_FORMATS, "openvino", EXPORT_FORMATS["openvino"]._replace(write=None))
     np.testing.assert_array_equal(Predictor.from_pretrained(folder, "openvino", "fp32")(image).labels, labels)
     torch.manual_seed(1)
     info = NETWORKS["baseline"]
-    save_pretrained(folder, info.build(), info.to_json(), "")
+    save_pretrained(folder, build_model(info), info.to_json(), "")
     with pytest.raises(CheckpointError, match="could not be converted"):
         Predictor.from_pretrained(folder, "openvino")
 
@@ -341,7 +345,7 @@ AFTER_OPENVINO = """
 import faulthandler, gc, signal, sys
 import numpy as np
 faulthandler.enable()  # which gives the process a signal stack, as pytest does
-from exfuse.inference.predictor import Predictor
+from exfuse.predictor import Predictor
 predictor = Predictor.from_pretrained(sys.argv[1])
 predictor(np.zeros((64, 64, 3), np.uint8))
 del predictor

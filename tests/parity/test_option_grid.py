@@ -12,15 +12,17 @@ from test_folding import unsettle
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from exfuse.inference.conversion import WRITE, export_program
-from exfuse.inference.engines.onnxruntime_engine import OnnxRuntimeEngine
-from exfuse.inference.engines.openvino_engine import OpenVINOEngine, read_openvino
-from exfuse.inference.engines.torch_engine import TorchEngine
+from exfuse.export.formats import format_of
+from exfuse.export.trace import export_program
+from exfuse.inference.engines.onnxruntime import OnnxRuntimeEngine
+from exfuse.inference.engines.openvino import OpenVINOEngine, read_openvino
+from exfuse.inference.engines.torch_eager import TorchEngine
 from exfuse.models.exfuse import ExFuse
 from exfuse.models.folding import fold
-from exfuse.models.metadata import ModelMetadata
 from exfuse.models.options import ModelOptions
-from exfuse.models.pretrained import load_pretrained, save_pretrained
+from exfuse.models.registry import build_model
+from exfuse.models.storage.metadata import ModelMetadata
+from exfuse.models.storage.pretrained import load_pretrained, save_pretrained
 
 CLASSES = 2
 SIZES = [(64, 96), (33, 47), (65, 31)]  # of which two are padded
@@ -139,7 +141,7 @@ def take_steps(model: ExFuse, images: Tensor) -> None:
 def check(case: Combination, folder: Path) -> None:
     torch.manual_seed(0)
     info = case.info
-    model = info.build()
+    model = build_model(info)
     unsettle(model)
     images = torch.randn(2, 3, *case.size)
     take_steps(model, images)
@@ -237,7 +239,7 @@ def test_widths_that_meet_the_numbers_of_eleven_classes(group: None, tmp_path: P
 @pytest.mark.parametrize("case", [*chosen(), *of_eleven_classes()], ids=named)
 def test_every_head_is_exported(case: Combination) -> None:
     torch.manual_seed(0)
-    model = unsettle(case.info.build()).eval()
+    model = unsettle(build_model(case.info)).eval()
     program = export_program(model, case.info).module()
     height, width = (max(33, side) for side in case.size)  # the least that torch.export's form takes
     pixels = torch.randint(0, 256, (1, height, width, 3), dtype=torch.uint8)
@@ -252,9 +254,9 @@ def test_every_head_is_exported(case: Combination) -> None:
 @pytest.mark.parametrize("case", chosen()[::9], ids=named)
 def test_a_sample_is_written_for_other_engines(case: Combination, suffix: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = unsettle(case.info.build()).eval()
+    model = unsettle(build_model(case.info)).eval()
     path = tmp_path / f"model{suffix}"
-    WRITE[suffix](export_program(model, case.info), case.info, path)
+    format_of(suffix).write(export_program(model, case.info), case.info, path)
     engine = OnnxRuntimeEngine(path) if suffix == ".onnx" else OpenVINOEngine(*read_openvino(path), "fp32", path)
     pixels = torch.randint(0, 256, (1, *case.size, 3), dtype=torch.uint8).numpy()
     expected = torch.from_numpy(TorchEngine(model, case.info).scores(pixels))

@@ -15,8 +15,8 @@ from faults import Operations, in_a_child, kill_myself
 from safetensors.torch import load_file
 
 from exfuse.errors import CheckpointError, ExFuseError
-from exfuse.models.pretrained import save_pretrained
 from exfuse.models.registry import create_model
+from exfuse.models.storage.pretrained import save_pretrained
 from exfuse.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from exfuse.training.optim import ExponentialMovingAverage, build_optimizers
 

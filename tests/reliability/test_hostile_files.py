@@ -33,14 +33,14 @@ from exfuse.data.datasets import open_dataset, read_dataset_file
 from exfuse.data.samples import image_size, read_image, read_mask
 from exfuse.errors import CheckpointError, ConfigError, DataError
 from exfuse.manifest import MANIFEST, verify_folder, write_manifest
-from exfuse.models.backbone_weights import load_backbone_weights
 from exfuse.models.backbones import resnet
-from exfuse.models.folder import CONFIG_FILE, WEIGHTS_FILE
-from exfuse.models.import_weights import import_weights
-from exfuse.models.metadata import ModelMetadata
 from exfuse.models.options import options_of
-from exfuse.models.pretrained import load_pretrained, save_pretrained
-from exfuse.models.registry import create_model
+from exfuse.models.registry import build_model, create_model
+from exfuse.models.storage.backbone_weights import load_backbone_weights
+from exfuse.models.storage.folder import CONFIG_FILE, WEIGHTS_FILE
+from exfuse.models.storage.import_weights import import_weights
+from exfuse.models.storage.metadata import ModelMetadata
+from exfuse.models.storage.pretrained import load_pretrained, save_pretrained
 from exfuse.training.checkpoint import LATEST, TrainingState, load_checkpoint, save_checkpoint
 from exfuse.training.optim import build_optimizers
 from exfuse.training.recipes import load_config, read_recipe_text
@@ -135,7 +135,7 @@ def numpy_objects(mark: Path) -> bytes:
 
 @pytest.fixture
 def model_folder(tmp_path: Path) -> Path:
-    save_pretrained(tmp_path / "model", INFO.build(), INFO.to_json(), "")
+    save_pretrained(tmp_path / "model", build_model(INFO), INFO.to_json(), "")
     (tmp_path / "model" / MANIFEST).unlink()  # as others make such folders; it would tell of each change below
     return tmp_path / "model"
 
@@ -671,7 +671,7 @@ def test_s7_names_of_classes_lead_nowhere(pack: Path, tmp_path: Path, monkeypatc
     (data / "classes.json").write_text(json.dumps(content))
     info = replace(INFO, class_names=tuple(names), palette=tuple((n, n, n) for n in range(len(names))))
     model = data.with_name("model")
-    save_pretrained(model, info.build(), info.to_json(), "")
+    save_pretrained(model, build_model(info), info.to_json(), "")
     (tmp_path / "a" / "b" / "out").mkdir()
     monkeypatch.chdir(tmp_path / "a" / "b" / "out")
 

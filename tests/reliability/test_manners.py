@@ -17,9 +17,10 @@ from exfuse.cli.app import GROUPS, build_app
 from exfuse.data.classes import VOC_NAMES, voc_palette
 from exfuse.data.synthetic import SCENE_CLASSES
 from exfuse.models.backbones import resnet
-from exfuse.models.metadata import ModelMetadata
 from exfuse.models.options import options_of
-from exfuse.models.pretrained import save_pretrained
+from exfuse.models.registry import build_model
+from exfuse.models.storage.metadata import ModelMetadata
+from exfuse.models.storage.pretrained import save_pretrained
 
 HERE = Path(__file__).parent
 SOURCE = HERE.parents[1] / "src"
@@ -41,7 +42,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     info = description(SCENE_CLASSES.names, SCENE_CLASSES.palette)
     folder = tmp_path_factory.mktemp("model") / "model"
-    save_pretrained(folder, info.build(), info.to_json(), "")
+    save_pretrained(folder, build_model(info), info.to_json(), "")
     return folder
 
 
@@ -100,7 +101,7 @@ def run_commands(watched: Watched, commands: list[list[object]], written: set[st
 def every_command(out: Path, model: Path, pack: Path, photos: Path, voc: Path) -> dict[str, list[list[object]]]:
     """Returns calls of every command, by its name; what they write lies in `out`."""
     info = description(tuple(VOC_NAMES), tuple(voc_palette(21)))
-    save_pretrained(voc.with_name("of_voc"), info.build(), info.to_json(), "")
+    save_pretrained(voc.with_name("of_voc"), build_model(info), info.to_json(), "")
     (voc / "ImageSets" / "Segmentation" / "test.txt").write_text("2009_99\n")
     torch.save(resnet.tiny().state_dict(), voc.with_name("tiny.pth"))
     photo = next((pack / "images").glob("val_*"))
@@ -230,14 +231,15 @@ for engine in sys.argv[3:]:
     predictor = exfuse.Predictor.from_pretrained(model, engine)
     check("opening " + engine)
     predictor(image)
-    predictor.scores(image)
+    predictor.logits(image)
     del predictor
     check(engine)
 from exfuse.data.samples import Sample
-from exfuse.export.export import SUFFIXES, export_model
+from exfuse.export.formats import EXPORT_FORMATS
+from exfuse.export.write import export_model
 check("importing export")
 samples = [Sample(image, numpy.full((64, 80), 255, numpy.uint8))]
-for name in SUFFIXES:
+for name in EXPORT_FORMATS:
     export_model(model, Path(out) / name, name, "fp32", samples)
     check("export " + name)
 """

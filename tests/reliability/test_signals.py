@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from exfuse.cli.app import main
 from exfuse.data.datasets import SegmentationDataset
 from exfuse.errors import CheckpointError
-from exfuse.inference.engines.torch_engine import TorchEngine
+from exfuse.inference.engines.torch_eager import TorchEngine
 from exfuse.training import checkpoint, segmentation
 from exfuse.training.checkpoint import latest_checkpoint
 from exfuse.training.log import read_records

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from exfuse.errors import CheckpointError
 from exfuse.manifest import MANIFEST
-from exfuse.models.backbone_weights import CLASSIFIER_TYPE, load_backbone_weights, pretraining_normalization
 from exfuse.models.backbones import resnet
-from exfuse.models.folder import CONFIG_FILE, WEIGHTS_FILE
-from exfuse.models.pretrained import save_pretrained
 from exfuse.models.semantic_supervision import FourBools, SemanticSupervisionClassifier, SupervisedBackbone
+from exfuse.models.storage.backbone_weights import CLASSIFIER_TYPE, load_backbone_weights, pretraining_normalization
+from exfuse.models.storage.folder import CONFIG_FILE, WEIGHTS_FILE
+from exfuse.models.storage.pretrained import save_pretrained
 
 
 def classifier_folder(folder: Path, with_head: FourBools) -> dict[str, Tensor]:

@@ -14,11 +14,12 @@ from exfuse import cache
 from exfuse.cache import kept, private_folder
 from exfuse.contained import contained
 from exfuse.errors import CheckpointError
-from exfuse.inference.predictor import Predictor
 from exfuse.manifest import MANIFEST
-from exfuse.models.metadata import ModelMetadata
 from exfuse.models.options import options_of
-from exfuse.models.pretrained import save_pretrained
+from exfuse.models.registry import build_model
+from exfuse.models.storage.metadata import ModelMetadata
+from exfuse.models.storage.pretrained import save_pretrained
+from exfuse.predictor import Predictor
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +60,7 @@ def test_one_that_others_can_write_to_is_refused(root: Path, shared: str, mode: 
         (0.5,) * 3,
         (0.25,) * 3,
     )
-    save_pretrained(tmp_path / "model", info.build(), info.to_json(), "")
+    save_pretrained(tmp_path / "model", build_model(info), info.to_json(), "")
     with pytest.raises(CheckpointError, match=f"others than you can write to {root / shared}"):
         Predictor.from_pretrained(tmp_path / "model", "openvino")
     assert list((root / "xml").iterdir()) == []

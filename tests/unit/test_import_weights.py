@@ -11,8 +11,8 @@ import torch
 
 from exfuse.errors import CheckpointError
 from exfuse.models.backbones import resnet
-from exfuse.models.import_weights import import_weights
-from exfuse.models.unpickle import what_is_wrong
+from exfuse.models.storage.import_weights import import_weights
+from exfuse.models.storage.unpickle import what_is_wrong
 
 ADVICE = ("weights_only", "safe_globals", "torch.load", "trust", "\033")
 

@@ -1,3 +1,4 @@
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +12,15 @@ from torch import Tensor
 from exfuse.errors import CheckpointError, ConfigError, DataError
 from exfuse.inference import tta
 from exfuse.inference.drawing import blend, colorize, with_legend
-from exfuse.inference.engines.torch_engine import TorchEngine
-from exfuse.inference.predictor import Prediction, Predictor
-from exfuse.inference.scoring import class_scores, most_likely
+from exfuse.inference.engines.torch_eager import TorchEngine, class_scores, most_likely
 from exfuse.inference.tta import NO_TTA
 from exfuse.manifest import MANIFEST
-from exfuse.models.folder import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
-from exfuse.models.metadata import ModelMetadata
 from exfuse.models.options import options_of
-from exfuse.models.pretrained import load_pretrained, save_pretrained
+from exfuse.models.registry import build_model
+from exfuse.models.storage.folder import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
+from exfuse.models.storage.metadata import ModelMetadata
+from exfuse.models.storage.pretrained import load_pretrained, save_pretrained
+from exfuse.predictor import Prediction, Predictor
 
 INFO = ModelMetadata(
     name="exfuse_tiny",
@@ -38,7 +39,7 @@ HEIGHT, WIDTH = 50, 71
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "model"
     torch.manual_seed(0)
-    save_pretrained(folder, INFO.build(), INFO.to_json(), "# A card\n")
+    save_pretrained(folder, build_model(INFO), INFO.to_json(), "# A card\n")
     return folder
 
 
@@ -218,7 +219,7 @@ def test_labels_are_those_of_the_network_on_normalised_pixels(
     model, _ = load_pretrained(model_folder)
     with torch.no_grad():
         expected = model(images).logits[0].numpy()
-    scores = predictor.scores(pixels)
+    scores = predictor.logits(pixels)
     assert scores.dtype == np.float32
     np.testing.assert_allclose(scores, expected, rtol=1e-3, atol=1e-4)
     np.testing.assert_array_equal(predictor(pixels).labels, scores.argmax(axis=0))
@@ -227,14 +228,76 @@ def test_labels_are_those_of_the_network_on_normalised_pixels(
 def test_a_flipped_average_does_not_know_left_from_right(model_folder: Path, pixels: np.ndarray):
     augmentation = tta.TestTimeAugmentation(scales=(1.0, 1.5), flip=True)
     predictor = Predictor.from_pretrained(model_folder, augmentation=augmentation)
-    scores, mirrored = predictor.scores(pixels), predictor.scores(pixels[:, ::-1])[..., ::-1]
+    scores, mirrored = predictor.probabilities(pixels), predictor.probabilities(pixels[:, ::-1])[..., ::-1]
     np.testing.assert_allclose(scores.sum(axis=0), 1, rtol=1e-5)
     np.testing.assert_allclose(scores, mirrored, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ConfigError, match="logits"):
+        predictor.logits(pixels)
+
+
+def test_probabilities_are_the_softmax_of_the_logits(predictor: Predictor, pixels: np.ndarray):
+    expected = torch.from_numpy(predictor.logits(pixels)).double().softmax(dim=0).numpy()
+    found = predictor.probabilities(pixels)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+    confidence = predictor(pixels, confidence=True).confidence
+    np.testing.assert_allclose(found.max(axis=0), confidence, rtol=1e-5)
+
+
+def test_an_image_is_taken_in_every_form(predictor: Predictor, pixels: np.ndarray, tmp_path: Path):
+    path = tmp_path / "image.png"
+    Image.fromarray(pixels).save(path)
+    expected = predictor(pixels).labels
+    with path.open("rb") as file:
+        sources = [path, str(path), path.read_bytes(), io.BytesIO(path.read_bytes()), file, Image.open(path)]
+        for source in sources:
+            np.testing.assert_array_equal(predictor(source).labels, expected)
+    for wrong in (None, 3, {"image": path}):
+        with pytest.raises(DataError, match=type(wrong).__name__):
+            predictor(wrong)
+    with pytest.raises(DataError, match="the image"):
+        predictor(b"no image")
+    with path.open("rb") as file:
+        file.seek(10)
+        with pytest.raises(DataError, match=r"image\.png"):
+            predictor(file)
+
+
+@pytest.mark.parametrize("confidence", [False, True])
+def test_a_list_of_images_is_computed_in_batches_of_one_size(
+    predictor: Predictor, confidence: bool, monkeypatch: pytest.MonkeyPatch
+):
+    rng = np.random.default_rng(0)
+    sizes = [(40, 50), (40, 50), (40, 50), (32, 64), (40, 50)]
+    images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+    batches, name = [], "scores" if confidence else "labels"
+    compute = getattr(predictor.engine, name)
+    monkeypatch.setattr(predictor.engine, name, lambda batch: (batches.append(batch.shape[:3]), compute(batch))[1])
+    monkeypatch.setattr("exfuse.predictor.BATCH_PIXELS", 2 * 40 * 50)
+    found = predictor(images, confidence)
+    assert batches == [(2, 40, 50), (1, 40, 50), (1, 32, 64), (1, 40, 50)]
+    monkeypatch.undo()
+    for image, prediction in zip(images, found, strict=True):
+        alone = predictor(image, confidence)
+        assert (prediction.labels == alone.labels).mean() > 0.999
+        np.testing.assert_array_equal(prediction.image, image)
+        assert (prediction.confidence is None) == (not confidence)
+    assert predictor([]) == []
+    assert [one.labels.shape for one in predictor((images[0],))] == [(40, 50)]
+
+
+def test_a_notebook_shows_the_overlay(predictor: Predictor, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch):
+    prediction = predictor(pixels)
+    picture = Image.open(io.BytesIO(prediction._repr_png_()))
+    np.testing.assert_array_equal(np.asarray(picture), np.asarray(prediction.overlay()))
+    monkeypatch.setattr("exfuse.predictor.NOTEBOOK_SIDE", 20)
+    small = Image.open(io.BytesIO(prediction._repr_png_()))
+    assert small.height < picture.height
 
 
 def test_half_precision_gives_float_scores_that_are_nearly_the_same(model_folder: Path, pixels: np.ndarray):
-    full = Predictor.from_pretrained(model_folder, "torch").scores(pixels)
-    half = Predictor.from_pretrained(model_folder, "torch", precision="bf16").scores(pixels)
+    full = Predictor.from_pretrained(model_folder, "torch").logits(pixels)
+    half = Predictor.from_pretrained(model_folder, "torch", precision="bf16").logits(pixels)
     assert half.dtype == np.float32
     assert not np.array_equal(half, full)
     assert np.abs(half - full).max() < 0.1 * np.abs(full).max()
@@ -359,13 +422,13 @@ def test_a_model_folder_gives_back_what_was_saved(model_folder: Path):
     model, info = load_pretrained(str(model_folder))
     assert info == INFO
     torch.manual_seed(0)
-    for name, value in INFO.build().state_dict().items():
+    for name, value in build_model(INFO).state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name
 
 
 def test_saving_replaces_an_older_model_whole(damaged: Path):
     info = replace(INFO, metrics={"mean_iou": 0.75})
-    save_pretrained(damaged, INFO.build(), info.to_json(), "# Another card\n")
+    save_pretrained(damaged, build_model(INFO), info.to_json(), "# Another card\n")
     assert {path.name for path in damaged.iterdir()} == {WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, MANIFEST}
     assert load_pretrained(damaged)[1] == info
 

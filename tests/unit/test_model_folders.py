@@ -15,12 +15,13 @@ import torch
 
 import exfuse
 from exfuse.errors import CheckpointError, ConfigError, ExFuseError
-from exfuse.inference.predictor import Predictor
 from exfuse.manifest import MANIFEST, write_manifest
-from exfuse.models.folder import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, find_model, verify_model
-from exfuse.models.metadata import ModelMetadata
 from exfuse.models.options import options_of
-from exfuse.models.pretrained import load_pretrained, save_pretrained
+from exfuse.models.registry import build_model
+from exfuse.models.storage.folder import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, find_model, verify_model
+from exfuse.models.storage.metadata import ModelMetadata
+from exfuse.models.storage.pretrained import load_pretrained, save_pretrained
+from exfuse.predictor import Predictor
 from exfuse.training.segmentation import load_weights
 
 INFO = ModelMetadata(
@@ -37,7 +38,7 @@ INFO = ModelMetadata(
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    save_pretrained(tmp_path / "model", INFO.build(), INFO.to_json(), "# A card\n")
+    save_pretrained(tmp_path / "model", build_model(INFO), INFO.to_json(), "# A card\n")
     return tmp_path / "model"
 
 
@@ -79,7 +80,7 @@ def test_the_card_may_be_edited(folder: Path) -> None:
 def test_weights_that_are_not_finite_are_neither_written_nor_read(
     value: float, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = INFO.build()
+    model = build_model(INFO)
     with torch.no_grad():
         model.fuse3.refine.conv1.bias[2] = value
     before = (folder / WEIGHTS_FILE).read_bytes()
@@ -87,7 +88,7 @@ def test_weights_that_are_not_finite_are_neither_written_nor_read(
         save_pretrained(folder, model, INFO.to_json(), "")
     assert (folder / WEIGHTS_FILE).read_bytes() == before
     with monkeypatch.context() as patch:
-        patch.setattr("exfuse.models.pretrained.check_finite", lambda weights, place: None)
+        patch.setattr("exfuse.models.storage.pretrained.check_finite", lambda weights, place: None)
         save_pretrained(folder, model, INFO.to_json(), "")
     with pytest.raises(CheckpointError, match=r"model\.safetensors: .*fuse3\.refine\.conv1\.bias"):
         load_pretrained(folder)
@@ -215,7 +216,7 @@ def test_a_network_made_in_python_is_saved_and_opened(kind: str, tmp_path: Path)
     )
     with torch.inference_mode():
         expected = model.eval()(images).logits[0]
-    np.testing.assert_allclose(predictor.scores(pixels), expected.numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(predictor.logits(pixels), expected.numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_the_example_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,10 +18,10 @@ from exfuse.errors import ConfigError
 from exfuse.models import backbones, registry
 from exfuse.models.backbones import resnet
 from exfuse.models.exfuse import FullSizeHead, QuarterSizeHead
-from exfuse.models.metadata import ModelMetadata
 from exfuse.models.options import option_types, options_of
-from exfuse.models.pretrained import check_restorable, load_pretrained, save_pretrained
-from exfuse.models.registry import count_multiply_adds, count_parameters, create_model, describe_models
+from exfuse.models.registry import build_model, count_multiply_adds, count_parameters, create_model, describe_models
+from exfuse.models.storage.metadata import ModelMetadata
+from exfuse.models.storage.pretrained import check_restorable, load_pretrained, save_pretrained
 from exfuse.training.recipes import load_config
 from exfuse.training.segmentation import train
 
@@ -370,7 +370,7 @@ def test_a_timm_model_is_itself_again_with_what_its_state_dict_leaves_out(
 ) -> None:
     monkeypatch.setitem(sys.modules, "timm", fake_timm([4, 8, 16, 32]))
     info = info_of(f"exfuse_timm/{kind}")
-    model = info.build()
+    model = build_model(info)
     before = torch.get_rng_state()
     check_restorable(model, info)
     with torch.no_grad():

@@ -8,12 +8,14 @@ import pytest
 
 from exfuse.cache import cache_folder
 from exfuse.errors import CheckpointError
-from exfuse.inference import conversion
-from exfuse.inference.opening import EngineName, find_exported
-from exfuse.inference.predictor import Predictor
-from exfuse.models.metadata import ModelMetadata
+from exfuse.export import trace
+from exfuse.export.formats import EXPORT_FORMATS, format_of
+from exfuse.export.open import find_exported
 from exfuse.models.options import options_of
-from exfuse.models.pretrained import save_pretrained
+from exfuse.models.registry import build_model
+from exfuse.models.storage.metadata import ModelMetadata
+from exfuse.models.storage.pretrained import save_pretrained
+from exfuse.predictor import Predictor
 
 INFO = ModelMetadata(
     name="gcn_tiny",
@@ -39,7 +41,7 @@ def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_pretrained(tmp_path / "model", INFO.build(), INFO.to_json(), "")
+    save_pretrained(tmp_path / "model", build_model(INFO), INFO.to_json(), "")
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("EXFUSE_CACHE", str(tmp_path / "file"))
     with pytest.raises(CheckpointError, match=r"model: it could not be converted into .*file/xml/.*EXFUSE_CACHE"):
@@ -53,12 +55,12 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
     [("openvino", (".xml", ".bin")), pytest.param("onnxruntime", (".onnx",), marks=pytest.mark.nightly)],
 )
 def test_a_damaged_converted_model_is_converted_anew(
-    engine: EngineName, suffixes: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: str, suffixes: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EXFUSE_CACHE", str(tmp_path / "cache"))
-    save_pretrained(tmp_path / "model", INFO.build(), INFO.to_json(), "")
+    save_pretrained(tmp_path / "model", build_model(INFO), INFO.to_json(), "")
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    expected = Predictor.from_pretrained(tmp_path / "model", engine, "fp32").scores(image)
+    expected = Predictor.from_pretrained(tmp_path / "model", engine, "fp32").logits(image)
     paths = [next((tmp_path / "cache").rglob(f"model{suffix}")) for suffix in suffixes]
     contents = {path.suffix: path.read_bytes() for path in paths}
     made = []
@@ -68,8 +70,9 @@ def test_a_damaged_converted_model_is_converted_anew(
         for suffix, content in contents.items():
             target.with_suffix(suffix).write_bytes(content)
 
-    monkeypatch.setattr(conversion, "export_program", lambda *_: None)
-    monkeypatch.setitem(conversion.WRITE, suffixes[0], convert_again)
+    monkeypatch.setattr(trace, "export_program", lambda *_: None)
+    entry = format_of(suffixes[0])
+    monkeypatch.setitem(EXPORT_FORMATS, entry.name, entry._replace(write=convert_again))
     for path, damage in itertools.product(paths, ("none", "cut", "flipped", "zeroed")):
         content = bytearray(contents[path.suffix])
         if damage == "cut":
@@ -80,7 +83,7 @@ def test_a_damaged_converted_model_is_converted_anew(
             content[-100_000:] = bytes(100_000)
         path.write_bytes(content)
         made.clear()
-        scores = Predictor.from_pretrained(tmp_path / "model", engine, "fp32").scores(image)
+        scores = Predictor.from_pretrained(tmp_path / "model", engine, "fp32").logits(image)
         np.testing.assert_array_equal(scores, expected)
         assert len(made) == (damage != "none"), (path, damage)
 

@@ -21,9 +21,9 @@ from exfuse.data.pixels import STORED, UInt8Array
 from exfuse.data.samples import image_size, read_image, read_mask
 from exfuse.errors import DataError
 from exfuse.inference.engines.base import Engine
-from exfuse.inference.predictor import Predictor
-from exfuse.models.metadata import ModelMetadata
 from exfuse.models.options import options_of
+from exfuse.models.storage.metadata import ModelMetadata
+from exfuse.predictor import Predictor
 from image_variants import GREY, HEIGHT, LABELS, PICTURE, WIDTH, Variant
 
 INFO = ModelMetadata(

@@ -23,9 +23,10 @@ from exfuse.evaluation.bootstrap import Interval
 from exfuse.evaluation.evaluate import EvaluationReport
 from exfuse.inference.drawing import one_line
 from exfuse.metrics import ConfusionMatrix
-from exfuse.models.metadata import ModelMetadata
 from exfuse.models.options import options_of
-from exfuse.models.pretrained import save_pretrained
+from exfuse.models.registry import build_model
+from exfuse.models.storage.metadata import ModelMetadata
+from exfuse.models.storage.pretrained import save_pretrained
 
 LINES = [one_line(name) for name in NASTY_NAMES]
 
@@ -62,7 +63,7 @@ def printed(table: Table) -> str:
 
 def write_page(folder: Path, report: EvaluationReport, record: dict[str, Any]) -> str:
     info = info_of(report)
-    save_pretrained(folder / "model", info.build(), info.to_json(), page.model_card(info, report, chosen=True))
+    save_pretrained(folder / "model", build_model(info), info.to_json(), page.model_card(info, report, chosen=True))
     classes = SimpleNamespace(names=info.class_names, palette=info.palette)
     samples = [SimpleNamespace(image=np.zeros((32, 40, 3), np.uint8), mask=np.full((32, 40), 255, np.uint8))] * 2
 

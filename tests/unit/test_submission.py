@@ -12,10 +12,11 @@ from PIL import Image
 from exfuse.data.classes import VOC_NAMES, voc_palette
 from exfuse.errors import DataError
 from exfuse.evaluation.submission import check_voc_submission, voc_test_images, write_voc_submission
-from exfuse.inference.engines.torch_engine import TorchEngine
-from exfuse.inference.predictor import Predictor
-from exfuse.models.metadata import ModelMetadata
+from exfuse.inference.engines.torch_eager import TorchEngine
 from exfuse.models.options import options_of
+from exfuse.models.registry import build_model
+from exfuse.models.storage.metadata import ModelMetadata
+from exfuse.predictor import Predictor
 
 FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
 SIZES = {"2008_01": (40, 50), "2010_02": (33, 64), "2012_03": (64, 32)}  # height, width
@@ -31,7 +32,7 @@ def predictor(names: tuple[str, ...] = VOC_NAMES) -> Predictor:
         image_mean=(0.5, 0.5, 0.5),
         image_std=(0.25, 0.25, 0.25),
     )
-    return Predictor(TorchEngine(info.build(), info), info)
+    return Predictor(TorchEngine(build_model(info), info), info)
 
 
 @pytest.fixture

@@ -9,13 +9,12 @@ from PIL import Image
 
 from exfuse.data.samples import read_image
 from exfuse.errors import ConfigError, DataError
-from exfuse.inference.large import predict_large
-from exfuse.inference.predictor import Predictor
-from exfuse.inference.strips import PngStreamWriter
-from exfuse.inference.tiles import Tiling, cut, label_strips
+from exfuse.inference.png_stream import PngStreamWriter
+from exfuse.inference.tiling import Tiling, label_strips, tile_spans
 from exfuse.inference.tta import NO_TTA
-from exfuse.models.metadata import ModelMetadata
 from exfuse.models.options import options_of
+from exfuse.models.storage.metadata import ModelMetadata
+from exfuse.predictor import Predictor, predict_large
 
 INFO = ModelMetadata(
     name="exfuse_tiny",
@@ -71,10 +70,10 @@ def picture() -> np.ndarray:
 @pytest.mark.parametrize("side", [1, 63, 64, 65, 100, 127, 128, 129, 1000, 1023])
 @pytest.mark.parametrize("tiling", [Tiling(64, 0), Tiling(64, 16), Tiling(64, 31), Tiling(100, 7)])
 def test_tiles_cover_a_side_and_share_just_the_overlap(side: int, tiling: Tiling):
-    tiles = cut(side, tiling)
+    tiles = tile_spans(side, tiling)
     assert tiles[0][0] == 0
     assert tiles[-1][1] == side
-    assert all(0 < end - start <= tiling.tile for start, end in tiles)
+    assert all(0 < end - start <= tiling.tile_size for start, end in tiles)
     for (_, end), (start, _) in itertools.pairwise(tiles):
         assert end - start == tiling.overlap
     assert all(end <= start for (_, end), (start, _) in zip(tiles, tiles[2:], strict=False)), "three share a pixel"
@@ -97,7 +96,7 @@ def test_labels_are_those_of_the_whole_where_a_tile_sees_all_they_depend_on(pict
     whole, tiled = engine.labels(picture[None])[0], np.concatenate(list(label_strips(engine, picture, tiling)))
     seen = np.ones(whole.shape, dtype=bool)
     for axis, side in enumerate(whole.shape):
-        for start, end in cut(side, tiling):
+        for start, end in tile_spans(side, tiling):
             for border in [start] * (start > 0) + [end] * (end < side):
                 near = np.arange(max(0, border - reach), min(side, border + reach))
                 seen[near if axis == 0 else slice(None), near if axis == 1 else slice(None)] = False
@@ -123,7 +122,7 @@ def test_no_tile_is_larger_than_asked(picture: np.ndarray):
 
 @pytest.mark.parametrize("tiling", [Tiling(64, 33), Tiling(100, 49), Tiling(64, -1), Tiling(31, 0), Tiling(64, 100)])
 def test_a_tiling_that_makes_no_sense_is_refused(picture: np.ndarray, tiling: Tiling):
-    with pytest.raises(ConfigError, match=f"tiles of {tiling.tile} pixels with an overlap of {tiling.overlap}"):
+    with pytest.raises(ConfigError, match=f"tiles of {tiling.tile_size} pixels with an overlap of {tiling.overlap}"):
         next(label_strips(PixelEngine(), picture, tiling))
 
 
@@ -131,7 +130,7 @@ def test_a_tiling_that_makes_no_sense_is_refused(picture: np.ndarray, tiling: Ti
 def test_a_large_prediction_leaves_the_mask_a_preview_and_the_shares(
     picture: np.ndarray, stride: int, tmp_path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("exfuse.inference.large.PREVIEW_SIDE", -(-340 // stride))
+    monkeypatch.setattr("exfuse.predictor.PREVIEW_SIDE", -(-340 // stride))
     engine = PixelEngine()
     with (tmp_path / "mask.png").open("wb") as file:
         result = predict_large(Predictor(engine, INFO), picture, Tiling(64, 16), file)

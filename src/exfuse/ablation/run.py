@@ -21,11 +21,11 @@ from exfuse.distributed import DistContext, only_process
 from exfuse.errors import CheckpointError, ConfigError, DataError
 from exfuse.evaluation.bootstrap import Int64Array, mean_iou
 from exfuse.evaluation.evaluate import score_split
-from exfuse.inference.predictor import Predictor
-from exfuse.models.backbone_weights import load_backbone_weights
-from exfuse.models.folder import WEIGHTS_FILE
-from exfuse.models.metadata import ModelMetadata
-from exfuse.models.registry import count_multiply_adds, count_parameters, create_model
+from exfuse.models.registry import build_model, count_multiply_adds, count_parameters, create_model
+from exfuse.models.storage.backbone_weights import load_backbone_weights
+from exfuse.models.storage.folder import WEIGHTS_FILE
+from exfuse.models.storage.metadata import ModelMetadata
+from exfuse.predictor import Predictor
 from exfuse.training.checkpoint import has_checkpoint
 from exfuse.training.config import AblationConfig, TrainingConfig
 from exfuse.training.log import read_records
@@ -196,7 +196,7 @@ def _read_or_run(
 
 
 def _describe(trial: TrainingConfig, info: ModelMetadata, of_images: Int64Array) -> dict[str, Any]:
-    model = info.build()
+    model = build_model(info)
     records = [record for record in read_records(trial.output) if record["kind"] == "train"]
     seconds = [record["seconds_per_step"] for record in records]
     steps = np.diff([0, *(record["step"] for record in records)])

@@ -18,9 +18,9 @@ from exfuse.distributed import only_process
 from exfuse.evaluation.compare import Comparison, compare
 from exfuse.evaluation.evaluate import check_classes, describe_protocol, score_split
 from exfuse.inference.drawing import colorize
-from exfuse.inference.predictor import Predictor
 from exfuse.inference.tta import TestTimeAugmentation
 from exfuse.outputs.folder import claim_folder
+from exfuse.predictor import Predictor
 
 
 def compare_command(

@@ -24,9 +24,9 @@ from exfuse.evaluation.bootstrap import mean_iou_interval
 from exfuse.evaluation.evaluate import EvaluationReport, check_classes, describe_protocol, score_split
 from exfuse.evaluation.metrics import METRICS
 from exfuse.evaluation.report import measures_table, scores_table
-from exfuse.inference.predictor import Predictor
 from exfuse.inference.tta import TestTimeAugmentation
 from exfuse.outputs.file import check_file, write_result
+from exfuse.predictor import Predictor
 
 COMMAND = "exfuse evaluate"
 

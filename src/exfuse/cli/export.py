@@ -15,10 +15,11 @@ from exfuse.data.synthetic import make_scene
 from exfuse.errors import ConfigError
 from exfuse.evaluation.evaluate import check_classes
 from exfuse.evaluation.report import spread
-from exfuse.export.export import ExportFormat, ExportPrecision, check_request, export_model
+from exfuse.export.formats import EXPORT_FORMATS
 from exfuse.export.verify import ParityReport
-from exfuse.models.folder import find_model, read_metadata
-from exfuse.models.metadata import ModelMetadata
+from exfuse.export.write import ExportPrecision, check_request, export_model
+from exfuse.models.storage.folder import find_model, read_metadata
+from exfuse.models.storage.metadata import ModelMetadata
 
 DRAWN_IMAGES = 8
 LONGEST_SIDE = 1024  # pixels of an image that is compared
@@ -26,7 +27,7 @@ LONGEST_SIDE = 1024  # pixels of an image that is compared
 
 def export_command(
     model: Annotated[str, typer.Argument(help="A model folder (runs/x/model), or hf://OWNER/NAME.")],
-    export_format: Annotated[ExportFormat, typer.Option("--format", help="What to write.")],
+    export_format: Annotated[str, typer.Option("--format", help=f"{', '.join(EXPORT_FORMATS)}.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
     precision: Annotated[
         ExportPrecision, typer.Option(help="fp32, or int8 (openvino only; needs --data or --images to calibrate).")

@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from exfuse.errors import ConfigError
+from exfuse.export.open import find_exported
+from exfuse.inference.engines import AUTO, ENGINES
 from exfuse.inference.engines.base import Precision
-from exfuse.inference.opening import EngineName, find_exported
 
 Recipe = Annotated[str, typer.Argument(help="A name from `exfuse recipes`, or a YAML file.")]
 Overrides = Annotated[
@@ -24,17 +25,17 @@ NetworkPrecision = Annotated[
     Precision | None, typer.Option("--precision", help="Precision of the network.  [default: the engine's own]")
 ]
 NetworkEngine = Annotated[
-    EngineName | None,
-    typer.Option("--engine", help="What computes the network.  [default: torch, or an export's own]"),
+    str | None,
+    typer.Option("--engine", help=f"The engine: {AUTO}, {', '.join(ENGINES)}.  [default: torch, or an export's own]"),
 ]
 FastestEngine = Annotated[
-    EngineName, typer.Option("--engine", help="What computes the network; auto takes the fastest that is installed.")
+    str, typer.Option("--engine", help=f"{', '.join(ENGINES)}; {AUTO} takes the fastest that is installed.")
 ]
 
 
-def reference_engine(model: str, engine: EngineName | None) -> EngineName:
+def reference_engine(model: str, engine: str | None) -> str:
     """Returns the engine that was asked for, or the one to measure with: torch, unless the model is an export."""
-    return engine or ("torch" if find_exported(Path(model)) is None else "auto")
+    return engine or ("torch" if find_exported(Path(model)) is None else AUTO)
 
 
 def parse_scales(text: str) -> tuple[float, ...]:

@@ -12,11 +12,10 @@ from exfuse.cli.options import FastestEngine, Flip, Model, NetworkPrecision, Sca
 from exfuse.console import progress_bar, terminal
 from exfuse.data.samples import MAX_PIXELS, UInt8Array, read_image
 from exfuse.errors import ConfigError, DataError, OutputError, brief
-from exfuse.inference.large import predict_large
-from exfuse.inference.predictor import Predictor
-from exfuse.inference.tiles import Tiling
+from exfuse.inference.tiling import Tiling
 from exfuse.inference.tta import TestTimeAugmentation
 from exfuse.outputs.folder import OutputFolder, claim_folder
+from exfuse.predictor import Predictor, predict_large
 
 FRACTIONS_FILE = "fractions.json"
 
@@ -81,7 +80,7 @@ def segment(
     predictor: Predictor, pixels: UInt8Array, tiling: Tiling | None, folder: OutputFolder, name: str
 ) -> dict[str, float]:
     """Writes the mask and the overlay of an image, and returns each class's fraction of its pixels."""
-    if tiling is not None and max(pixels.shape) > tiling.tile:
+    if tiling is not None and max(pixels.shape) > tiling.tile_size:
         with folder.open(mask_name(name)) as file:
             large = predict_large(predictor, pixels, tiling, file)
         folder.save(overlay_name(name), large.preview.overlay(), quality=92)

@@ -9,9 +9,9 @@ import typer
 from exfuse.cli.options import Flip, Model, NetworkEngine, NetworkPrecision, Scales, parse_scales, reference_engine
 from exfuse.console import progress_bar, terminal
 from exfuse.evaluation.submission import voc_test_images, write_voc_submission
-from exfuse.inference.predictor import Predictor
 from exfuse.inference.tta import TestTimeAugmentation
 from exfuse.outputs.file import check_file
+from exfuse.predictor import Predictor
 
 
 class Server(StrEnum):

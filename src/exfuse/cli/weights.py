@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from exfuse.console import terminal
-from exfuse.models.import_weights import import_weights
+from exfuse.models.storage.import_weights import import_weights
 from exfuse.outputs.file import check_file
 
 app = typer.Typer(help="Take other people's weights.", no_args_is_help=True)

@@ -65,23 +65,37 @@ BROKEN = (
 
 
 @contextmanager
-def open_image(path: Path, max_pixels: int = MAX_PIXELS, kind: str = "image") -> Iterator[ImageFile.ImageFile]:
+def open_image(
+    source: Path | IO[bytes], max_pixels: int = MAX_PIXELS, kind: str = "image"
+) -> Iterator[ImageFile.ImageFile]:
     """Opens an image file that is one of `FORMATS` and within the limits; its pixels are decoded in the block.
 
     Args:
-        path: The file.
+        source: The file, or one that is open for reading in binary mode and is read from where it stands.
         max_pixels: How many it may have; a limit above the usual one lifts that of the sides as well.
         kind: What it is called in errors.
 
     Raises:
         DataError: If the file is missing, broken or too large, also in the block.
     """
-    with data_errors(path, kind), open_regular(path) as file:
-        check_file(path, file, max_pixels)
+    name = source if isinstance(source, Path) else name_of(source)
+    # An open file may be a pipe or a response of the network: it is read to its end, or to more than is allowed.
+    limit = max_pixels * BYTES_OF_PIXEL + BYTES_BESIDE
+    with (
+        data_errors(name, kind),
+        open_regular(source) if isinstance(source, Path) else io.BytesIO(source.read(limit + 1)) as file,
+    ):
+        check_file(name, file, max_pixels)
         file.seek(0)
         with _pillow_limit(max_pixels), Image.open(file, formats=FORMATS) as image:
-            _check_size(path, image.size, max_pixels)
+            _check_size(name, image.size, max_pixels)
             yield image
+
+
+def name_of(file: object) -> str:
+    """Returns what an open file is called in errors."""
+    name = getattr(file, "name", None)
+    return name if isinstance(name, str) and name else "the image"
 
 
 def image_header(path: Path) -> tuple[tuple[int, int], int]:

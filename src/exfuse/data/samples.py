@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 
 from exfuse.data.image_files import MAX_PIXELS as MAX_PIXELS
-from exfuse.data.image_files import image_header, open_image
+from exfuse.data.image_files import image_header, name_of, open_image
 from exfuse.data.pixels import UInt8Array as UInt8Array
 from exfuse.data.pixels import to_indices, to_rgb
 from exfuse.errors import DataError
@@ -34,19 +35,19 @@ class Sample:
         return self.mask
 
 
-def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> UInt8Array:
+def read_image(source: Path | IO[bytes], max_pixels: int = MAX_PIXELS) -> UInt8Array:
     """Reads an image as RGB uint8 `(H, W, 3)`, turned upright by its EXIF orientation; see `to_rgb`.
 
     Args:
-        path: The file.
+        source: The file, or one that is open for reading in binary mode.
         max_pixels: How many it may have; a limit above the usual one lifts that of the sides as well.
 
     Raises:
         DataError: If the file is missing, broken, larger than `max_pixels` or, by default, 16,384 pixels a side, or
             of a mode or depth that is not understood to the bit.
     """
-    with open_image(path, max_pixels) as image:
-        return to_rgb(image, path)
+    with open_image(source, max_pixels) as image:
+        return to_rgb(image, source if isinstance(source, Path) else name_of(source))
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -16,9 +16,9 @@ from exfuse.distributed import DistContext, all_reduce_sum
 from exfuse.errors import DataError
 from exfuse.evaluation.bootstrap import Int64Array, Interval, image_counts
 from exfuse.evaluation.metrics import Metric, ScoredImage, make_metrics
-from exfuse.inference.predictor import Predictor
 from exfuse.metrics import ConfusionMatrix
-from exfuse.models.metadata import ModelMetadata
+from exfuse.models.storage.metadata import ModelMetadata
+from exfuse.predictor import Predictor
 
 ABSENT_RULE = "classes without a labelled pixel in the split are left out of the means"
 DEFINITION = "mean over classes of hits / (true + predicted - hits), each summed over all labelled pixels of the split"

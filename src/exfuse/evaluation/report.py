@@ -21,9 +21,9 @@ from exfuse.data.datasets import SegmentationDataset
 from exfuse.evaluation.bootstrap import LEVEL
 from exfuse.evaluation.evaluate import EvaluationReport
 from exfuse.inference.drawing import colorize, drawn_name, one_line
-from exfuse.inference.predictor import Predictor
-from exfuse.models.metadata import ModelMetadata
 from exfuse.models.options import changed_options
+from exfuse.models.storage.metadata import ModelMetadata
+from exfuse.predictor import Predictor
 
 EXAMPLES = 6
 

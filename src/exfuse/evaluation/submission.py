@@ -14,8 +14,8 @@ from exfuse.data.classes import voc_classes, voc_palette
 from exfuse.data.files import inside, read_names
 from exfuse.data.samples import UInt8Array, read_image
 from exfuse.errors import DataError, brief, shown
-from exfuse.inference.predictor import Predictor
 from exfuse.outputs.file import new_file
+from exfuse.predictor import Predictor
 
 VOC_FOLDER = "results/VOC2012/Segmentation/comp6_{split}_cls"
 

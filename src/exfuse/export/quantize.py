@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from exfuse.contained import contained
 from exfuse.data.samples import Sample, UInt8Array
+from exfuse.export.openvino_passes.precision import interpolated_scores, keep_in_float32
+from exfuse.export.trace import quiet
 from exfuse.export.verify import TOLERANCES
-from exfuse.inference.conversion import quiet
 from exfuse.inference.engines.base import LABELS, Engine
-from exfuse.inference.engines.openvino_engine import INT8_PATH, read_openvino, save_openvino
-from exfuse.inference.float32_scores import interpolated_scores, keep_in_float32
+from exfuse.inference.engines.openvino import INT8_PATH, read_openvino, save_openvino
 from exfuse.metrics import ConfusionMatrix
-from exfuse.models.metadata import ModelMetadata
+from exfuse.models.storage.metadata import ModelMetadata
 
 if TYPE_CHECKING:
     import openvino as ov

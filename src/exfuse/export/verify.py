@@ -11,7 +11,7 @@ from exfuse.data.samples import Sample
 from exfuse.errors import ExportError
 from exfuse.inference.engines.base import Engine
 from exfuse.metrics import ConfusionMatrix
-from exfuse.models.metadata import ModelMetadata
+from exfuse.models.storage.metadata import ModelMetadata
 
 
 class Tolerances(NamedTuple):

@@ -1,4 +1,4 @@
-"""Which versions of an image are averaged. Knows no torch."""
+"""Which versions of an image are averaged."""
 
 from dataclasses import dataclass
 

@@ -16,8 +16,7 @@ from exfuse.layers import (
 )
 from exfuse.layers.precision import in_float32
 from exfuse.models.backbones import Backbone
-from exfuse.models.metadata import PAD_MULTIPLE
-from exfuse.models.options import DecoderWidth, ModelOptions
+from exfuse.models.options import PAD_MULTIPLE, DecoderWidth, ModelOptions
 
 MAX_CLASSES = 255
 

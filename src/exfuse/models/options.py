@@ -1,4 +1,4 @@
-"""The switches of the network, declared once. Imports no torch: an exported model is described without it."""
+"""The switches of the network, declared once."""
 
 import types
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from exfuse.errors import did_you_mean
 Decoder = Literal["full", "stride4"]
 DecoderWidth = Literal["wide", "narrow"] | int
 
+PAD_MULTIPLE = 32  # what the sides of an image are padded to: the stride of the deepest features
 LARGEST_NUMBER = 2**16  # of any option; far above it torch no longer counts the bytes
 TYPE_NAMES = {bool: "true or false", int: "a whole number", str: "a name", types.NoneType: "null"}
 

@@ -1,6 +1,7 @@
 """Named models: a name is a family and a backbone, `exfuse_resnet50`; others can register backbones of their own."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -12,6 +13,7 @@ from exfuse.models.backbones.timm import TimmBackbone
 from exfuse.models.exfuse import ExFuse
 from exfuse.models.options import FAMILIES, check_type, options_of
 from exfuse.models.semantic_supervision import SupervisedBackbone
+from exfuse.models.storage.metadata import ModelMetadata
 
 TIMM = "timm/"
 
@@ -46,6 +48,15 @@ def create_model(name: str, *, num_classes: int, **options: Any) -> ExFuse:
         raise ConfigError(f"{name if isinstance(name, str) else 'model'}: {brief(error)}") from error
     model.name = name
     return model
+
+
+def build_model(info: ModelMetadata) -> ExFuse:
+    """Builds the network that a saved model's metadata describes, with random weights.
+
+    Raises:
+        ConfigError: As `create_model`.
+    """
+    return create_model(info.name, num_classes=len(info.class_names), **asdict(info.options))
 
 
 def _backbone_of(name: str) -> Callable[[], Backbone]:

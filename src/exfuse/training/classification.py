@@ -26,12 +26,12 @@ from exfuse.data.image_folder import (
 from exfuse.data.loader import AugmentedDataset
 from exfuse.distributed import DistContext, all_reduce_sum
 from exfuse.errors import ConfigError, DataError, did_you_mean
-from exfuse.inference.preprocessing import normalize
-from exfuse.models.backbone_weights import CLASSIFIER_TYPE
 from exfuse.models.backbones import BACKBONES
-from exfuse.models.folder import CONFIG_FILE, WRONG_CONTENT, unreadable
-from exfuse.models.pretrained import save_pretrained
+from exfuse.models.preprocessing import normalize
 from exfuse.models.semantic_supervision import STAGES, ClassifierOutput, FourBools, SemanticSupervisionClassifier
+from exfuse.models.storage.backbone_weights import CLASSIFIER_TYPE
+from exfuse.models.storage.folder import CONFIG_FILE, WRONG_CONTENT, unreadable
+from exfuse.models.storage.pretrained import save_pretrained
 from exfuse.training.config import ClassificationDataConfig, PretrainingConfig
 from exfuse.training.lifecycle import run_training
 from exfuse.training.run import check_data, start_run, training_session

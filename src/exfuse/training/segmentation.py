@@ -20,15 +20,16 @@ from exfuse.errors import ConfigError, DataError, OutputError
 from exfuse.evaluation.bootstrap import mean_iou_interval
 from exfuse.evaluation.evaluate import EvaluationReport, describe_protocol, score_split
 from exfuse.evaluation.report import model_card, run_report
-from exfuse.inference.engines.torch_engine import TorchEngine
-from exfuse.inference.predictor import Predictor
+from exfuse.inference.engines.torch_eager import TorchEngine
 from exfuse.losses import CLASS_WEIGHTS, SegmentationLoss
-from exfuse.models.backbone_weights import load_backbone_weights, pretraining_normalization
 from exfuse.models.exfuse import ExFuse, ExFuseOutput
-from exfuse.models.metadata import ModelMetadata
 from exfuse.models.options import changed_options
-from exfuse.models.pretrained import check_restorable, load_pretrained, save_pretrained
+from exfuse.models.registry import build_model
+from exfuse.models.storage.backbone_weights import load_backbone_weights, pretraining_normalization
+from exfuse.models.storage.metadata import ModelMetadata
+from exfuse.models.storage.pretrained import check_restorable, load_pretrained, save_pretrained
 from exfuse.outputs.folder import claim_folder
+from exfuse.predictor import Predictor
 from exfuse.training.config import DataConfig, LossConfig, TrainingConfig
 from exfuse.training.lifecycle import run_training
 from exfuse.training.log import read_records
@@ -161,7 +162,7 @@ def set_up(config: TrainingConfig, dist: DistContext, console: Console) -> tuple
         facts |= {f"{part} images": len(split.dataset), f"{part} fingerprint": split.stats.fingerprint[:16]}
     check_data(facts, dist)
     info = model_info(config, train_split.dataset)
-    model = info.build()
+    model = build_model(info)
     if not model.backbone.is_restorable:
         check_restorable(model, info)
     if config.model.backbone_weights is not None:

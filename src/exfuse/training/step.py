@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from exfuse.data.loader import Batch, step_seed
 from exfuse.distributed import all_reduce_sum
-from exfuse.inference.preprocessing import normalize
+from exfuse.models.preprocessing import normalize
 from exfuse.training.nonfinite import skip_or_stop
 from exfuse.training.optim import learning_rate_factor, set_learning_rate
 from exfuse.training.run import Run

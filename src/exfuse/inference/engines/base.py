@@ -1,13 +1,17 @@
-"""What all engines have in common. Knows no torch."""
+"""The interface of all engines."""
 
-from typing import Literal, Protocol
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from exfuse.data.samples import UInt8Array
-from exfuse.errors import CheckpointError
-from exfuse.inference.tta import TestTimeAugmentation
+from exfuse.errors import CheckpointError, ConfigError
+from exfuse.inference.tta import NO_TTA, TestTimeAugmentation
+from exfuse.models.storage.metadata import ModelMetadata
 
 Precision = Literal["fp32", "bf16"]
 # The names of a `DeployableModel`'s input and outputs in a converted model.
@@ -43,6 +47,66 @@ class Engine(Protocol):
         Raises:
             CheckpointError: If one is not finite.
         """
+
+
+class EngineSpec(NamedTuple):
+    """An engine as it is registered: how it is opened and what it can do, known without importing its library.
+
+    Attributes:
+        name: As in `Predictor.from_pretrained`.
+        load: Opens a file that ends in `suffix` or, without a suffix, a model folder, given the path, the precision
+            (None for the engine's own default) and the test-time augmentation.
+        suffix: Of the exported files that it computes; None if it computes model folders themselves.
+        packages: The packages that it needs.
+        extra: The extra of exfuse that installs them.
+        precisions: Those that it can compute in.
+        has_tta: Whether it averages scales and flips.
+    """
+
+    name: str
+    load: Callable[[Path, Precision | None, TestTimeAugmentation], tuple[Engine, ModelMetadata]]
+    suffix: str | None = None
+    packages: tuple[str, ...] = ()
+    extra: str = ""
+    precisions: tuple[Precision, ...] = ("fp32", "bf16")
+    has_tta: bool = False
+
+    def check(self, precision: Precision | None, augmentation: TestTimeAugmentation) -> None:
+        """Checks that the engine is installed and can compute as asked.
+
+        Raises:
+            ConfigError: If not; says what it can do, or what to install.
+        """
+        require(self.packages, self.extra)
+        if precision not in (None, *self.precisions):
+            raise ConfigError(f"the engine {self.name} computes in {' and '.join(self.precisions)} only")
+        if augmentation != NO_TTA and not self.has_tta:
+            raise ConfigError(f"the engine {self.name} cannot average scales and flips; use --engine torch")
+
+
+def is_installed(packages: Iterable[str]) -> bool:
+    """Returns whether all packages can be imported."""
+    return not _missing(packages)
+
+
+def require(packages: Iterable[str], extra: str) -> None:
+    """Checks that packages are installed.
+
+    Args:
+        packages: Their import names.
+        extra: The extra of exfuse that installs them.
+
+    Raises:
+        ConfigError: If one is not; says what to install.
+    """
+    if missing := _missing(packages):
+        raise ConfigError(f"{missing[0]} is not installed; pip install 'exfuse[{extra}]'")
+
+
+def _missing(packages: Iterable[str]) -> list[str]:
+    specs = {package: find_spec(package) for package in packages}
+    # A folder that happens to have a package's name is found as well, but has no origin.
+    return [package for package, spec in specs.items() if spec is None or spec.origin is None]
 
 
 def checked_labels(labels: UInt8Array, images: UInt8Array, num_classes: int, source: object) -> UInt8Array:

@@ -1,4 +1,4 @@
-"""Keeping a thread's signal stack. Knows no torch."""
+"""Keeping a thread's signal stack."""
 
 import ctypes
 import sys

@@ -1,5 +1,9 @@
 """torch.compile with the weights frozen into the code; takes a compiler, and time at a size's first image."""
 
+import os
+import shutil
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
@@ -7,8 +11,11 @@ from exfuse.contained import contained
 from exfuse.data.samples import UInt8Array
 from exfuse.errors import ConfigError
 from exfuse.inference.engines.base import Float32Array, Precision, finite
-from exfuse.inference.graph import DeployableModel
-from exfuse.inference.tta import NO_TTA
+from exfuse.inference.engines.torch_eager import default_device, fast_precision
+from exfuse.inference.tta import NO_TTA, TestTimeAugmentation
+from exfuse.models.deployable import DeployableModel
+from exfuse.models.storage.metadata import ModelMetadata
+from exfuse.models.storage.pretrained import load_pretrained
 
 with contained():
     from torch._dynamo import config as dynamo
@@ -16,6 +23,17 @@ with contained():
 
 SIZES = 256  # of images that are compiled for
 UNLIMITED = 10**9
+
+
+def load(
+    folder: Path, precision: Precision | None, augmentation: TestTimeAugmentation
+) -> tuple["CompiledEngine", ModelMetadata]:
+    """Opens a model folder, by default in the fastest precision that the device has units for; see `EngineSpec`."""
+    compilers = [os.environ.get("CXX"), "g++", "clang++"]
+    if not any(compiler and shutil.which(compiler) for compiler in compilers):
+        raise ConfigError("the engine compile needs a C++ compiler: g++, clang++, or the one that CXX names")
+    model, info = load_pretrained(folder)
+    return CompiledEngine(DeployableModel(model, info), precision or fast_precision(default_device())), info
 
 
 class CompiledEngine:
@@ -33,7 +51,7 @@ class CompiledEngine:
     augmentation = NO_TTA
 
     def __init__(self, graph: DeployableModel, precision: Precision = "bf16") -> None:
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = default_device()
         self.device = str(self._device)
         self.precision: str = precision
         fast = graph.eval().to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -70,7 +88,7 @@ class CompiledEngine:
 
 
 class _Output(nn.Module):
-    """One of the two things that a `DeployableModel` gives."""
+    """One of the two outputs of a `DeployableModel`."""
 
     def __init__(self, graph: nn.Module, place: int) -> None:
         super().__init__()

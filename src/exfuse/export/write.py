@@ -12,30 +12,29 @@ import torch
 from exfuse.atomic_io import atomic_folder, describe_os_error, digest_of, write_file
 from exfuse.data.samples import Sample
 from exfuse.errors import ConfigError, ExFuseError, ExportError, OutputError, brief
-from exfuse.export.program import ProgramEngine
+from exfuse.export.formats import EXPORT_FORMATS, find_export_format
+from exfuse.export.formats.base import MAIN_FILE, ExportFormat
+from exfuse.export.trace import export_program
 from exfuse.export.verify import ParityReport, compare_engines
-from exfuse.inference.conversion import WRITE, export_program
-from exfuse.inference.converted import MAIN_FILE
-from exfuse.inference.engines.base import IMAGES, Engine
-from exfuse.inference.engines.torch_engine import TorchEngine
-from exfuse.inference.opening import EXPORTED, WRITTEN_WITH, open_exported, require
+from exfuse.inference.engines import engine_of
+from exfuse.inference.engines.base import IMAGES, Engine, require
+from exfuse.inference.engines.torch_eager import TorchEngine
+from exfuse.inference.tta import NO_TTA
 from exfuse.manifest import write_manifest
-from exfuse.models.metadata import PAD_MULTIPLE, ModelMetadata
-from exfuse.models.pretrained import load_pretrained
+from exfuse.models.storage.metadata import ModelMetadata
+from exfuse.models.storage.pretrained import load_pretrained
 from exfuse.outputs.folder import is_replaceable
 from exfuse.outputs.place import check_writable
 
-ExportFormat = Literal["torch-export", "onnx", "openvino"]
 ExportPrecision = Literal["fp32", "int8"]
 
-SUFFIXES: dict[ExportFormat, str] = {"torch-export": ".pt2", "onnx": ".onnx", "openvino": ".xml"}
 REPORT_FILE = "export.json"
 
 
 def export_model(
     source: str | Path,
     output: Path,
-    export_format: ExportFormat,
+    export_format: str,
     precision: ExportPrecision,
     samples: Sequence[Sample],
 ) -> dict[str, ParityReport]:
@@ -48,7 +47,7 @@ def export_model(
     Args:
         source: A model folder, or "hf://OWNER/NAME" on the Hugging Face hub.
         output: The folder to write; what is there is replaced if it is an older export and nothing else.
-        export_format: One of `SUFFIXES`.
+        export_format: One of `EXPORT_FORMATS`.
         precision: "fp32", or "int8" for OpenVINO, calibrated on the images.
         samples: Real images to check with, labelled ones if there are any; see `compare_engines`.
 
@@ -61,22 +60,18 @@ def export_model(
         OutputError: If `output` is something else than an export, or cannot be written.
         ExportError: If the export cannot be made or written, or differs from the network by more than `TOLERANCES`.
     """
-    check_request(output, export_format, precision)
-    suffix = SUFFIXES[export_format]
-    if export_format == "torch-export":  # which takes no smaller ones
-        samples = [sample for sample in samples if min(sample.mask.shape) > PAD_MULTIPLE]
+    entry = check_request(output, export_format, precision)
+    samples = [sample for sample in samples if min(sample.mask.shape) >= entry.min_side]
     model, info = load_pretrained(source)
     network = TorchEngine(model, info, device=torch.device("cpu"))  # a card's convolutions may round more
     try:
         with atomic_folder(output.resolve(), lambda older: is_replaceable(older, REPORT_FILE)) as staged:
-            path = staged / f"{MAIN_FILE}{suffix}"
-            WRITE[suffix](export_program(model, info), info, path)
-            if precision == "int8":
-                from exfuse.export.quantize import quantize
-
-                quantize(path, network, samples, info)
+            path = staged / f"{MAIN_FILE}{entry.suffix}"
+            entry.write(export_program(model, info), info, path)
+            if precision == "int8" and entry.quantize is not None:
+                entry.quantize(path, network, samples, info)
             agreements = {}
-            for export in _opened(path, precision):
+            for export in _opened(path, entry, precision):
                 agreements[export.precision] = compare_engines(network, export, samples, info)
                 agreements[export.precision].check(export.precision)
             description = _describe(info, export_format, precision, agreements)
@@ -94,7 +89,7 @@ def export_model(
 
 
 def _describe(
-    info: ModelMetadata, export_format: ExportFormat, precision: ExportPrecision, agreements: dict[str, ParityReport]
+    info: ModelMetadata, export_format: str, precision: ExportPrecision, agreements: dict[str, ParityReport]
 ) -> dict[str, Any]:
     """Returns the content of `export.json`."""
     return {
@@ -107,13 +102,15 @@ def _describe(
     }
 
 
-def check_request(output: Path, export_format: ExportFormat, precision: ExportPrecision) -> None:
-    """Checks what can be checked before the model is read; see `export_model`."""
-    require(WRITTEN_WITH.get(SUFFIXES[export_format], ()))
-    if precision == "int8" and export_format != "openvino":
-        raise ConfigError(f"int8 is made for openvino only, not for {export_format}")
+def check_request(output: Path, export_format: str, precision: ExportPrecision) -> ExportFormat:
+    """Checks what can be checked before the model is read, and returns the format; see `export_model`."""
+    entry = find_export_format(export_format)
+    require(entry.packages, entry.extra)
     if precision == "int8":
-        require(("nncf",))
+        if entry.quantize is None:
+            with_int8 = [other.name for other in EXPORT_FORMATS.values() if other.quantize is not None]
+            raise ConfigError(f"{export_format} has no int8 form; {', '.join(with_int8)} has")
+        require(("nncf",), "int8")
     if os.path.ismount(output) or (output.exists() and output.samefile(Path())):
         raise OutputError(f"{output} cannot be replaced where it is; choose a folder in it")
     if not is_replaceable(output, REPORT_FILE):
@@ -121,13 +118,17 @@ def check_request(output: Path, export_format: ExportFormat, precision: ExportPr
             f"{output} is no export, or was changed since; choose a folder that is empty or does not exist"
         )
     check_writable(output)
+    return entry
 
 
-def _opened(path: Path, precision: ExportPrecision) -> list[Engine]:
+def _opened(path: Path, entry: ExportFormat, precision: ExportPrecision) -> list[Engine]:
     """Opens what was written: as it is opened by default, after fp32 if that is something else."""
-    if path.suffix not in EXPORTED:
-        return [ProgramEngine(path)]
-    default = open_exported(path, None)[0]
+    if entry.load is not None:
+        return [entry.load(path)]
+    spec = engine_of(entry.suffix)
+    if spec is None:
+        raise ConfigError(f"no engine computes {entry.suffix} files, so the export cannot be checked")
+    default = spec.load(path, None, NO_TTA)[0]
     if default.precision in ("fp32", precision):
         return [default]
-    return [open_exported(path, "fp32")[0], default]
+    return [spec.load(path, "fp32", NO_TTA)[0], default]

@@ -1,4 +1,4 @@
-"""Large images in overlapping tiles, labelled strip by strip. Knows no torch."""
+"""Large images in overlapping tiles, labelled strip by strip."""
 
 import math
 from collections.abc import Iterator
@@ -9,18 +9,18 @@ import numpy as np
 from exfuse.data.samples import UInt8Array
 from exfuse.errors import ConfigError
 from exfuse.inference.engines.base import Engine, Float32Array
-from exfuse.models.metadata import PAD_MULTIPLE
+from exfuse.models.options import PAD_MULTIPLE
 
 
 class Tiling(NamedTuple):
     """How an image is cut.
 
     Attributes:
-        tile: Longest side of a tile in pixels.
+        tile_size: Longest side of a tile in pixels.
         overlap: How many pixels neighbours share; there their scores are blended linearly.
     """
 
-    tile: int = 1024
+    tile_size: int = 1024
     overlap: int = 192
 
     def check(self) -> None:
@@ -31,14 +31,14 @@ class Tiling(NamedTuple):
         """
         if self.overlap < 0 or self.step < max(PAD_MULTIPLE, self.overlap):
             raise ConfigError(
-                f"tiles of {self.tile} pixels with an overlap of {self.overlap}: a tile must be longer than that by "
-                f"the overlap again, rounded up to {PAD_MULTIPLE}, and by {PAD_MULTIPLE} at least"
+                f"tiles of {self.tile_size} pixels with an overlap of {self.overlap}: a tile must be longer than that "
+                f"by the overlap again, rounded up to {PAD_MULTIPLE}, and by {PAD_MULTIPLE} at least"
             )
 
     @property
     def step(self) -> int:
         """How far apart tiles begin at most; at least the overlap, so that no pixel is in three along a side."""
-        return (self.tile - self.overlap) // PAD_MULTIPLE * PAD_MULTIPLE
+        return (self.tile_size - self.overlap) // PAD_MULTIPLE * PAD_MULTIPLE
 
 
 def label_strips(engine: Engine, image: UInt8Array, tiling: Tiling) -> Iterator[UInt8Array]:
@@ -62,7 +62,7 @@ def label_strips(engine: Engine, image: UInt8Array, tiling: Tiling) -> Iterator[
         Labels, uint8 `(h, W)`, the strips adding up to H rows.
     """
     tiling.check()
-    rows, columns = (cut(side, tiling) for side in image.shape[:2])
+    rows, columns = (tile_spans(side, tiling) for side in image.shape[:2])
     above = np.empty(0, dtype=np.float32)  # what the row above says of the rows that this one shares with it
     for place, (top, bottom) in enumerate(rows):
         done = (rows[place + 1][0] if place + 1 < len(rows) else bottom) - top
@@ -81,9 +81,9 @@ def label_strips(engine: Engine, image: UInt8Array, tiling: Tiling) -> Iterator[
         yield labels
 
 
-def cut(side: int, tiling: Tiling) -> list[tuple[int, int]]:
+def tile_spans(side: int, tiling: Tiling) -> list[tuple[int, int]]:
     """Returns first and end of each tile along a side; neighbours share the overlap, exactly."""
-    if side <= tiling.tile:
+    if side <= tiling.tile_size:
         return [(0, side)]
     count = math.ceil((side - tiling.overlap) / tiling.step)
     even = max((side - tiling.overlap) / count, tiling.overlap)  # no pixel is in three

@@ -1,4 +1,4 @@
-"""Reading a trained model, and writing one, whole or not at all; see `exfuse.models.folder`."""
+"""Reading a trained model, and writing one, whole or not at all; see `exfuse.models.storage.folder`."""
 
 import copy
 import json
@@ -17,7 +17,8 @@ from exfuse.contained import contained
 from exfuse.errors import CheckpointError, ConfigError, brief
 from exfuse.manifest import write_manifest
 from exfuse.models.exfuse import ExFuse
-from exfuse.models.folder import (
+from exfuse.models.registry import build_model
+from exfuse.models.storage.folder import (
     CARD_FILE,
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -27,7 +28,7 @@ from exfuse.models.folder import (
     unreadable,
     verify_model,
 )
-from exfuse.models.metadata import ModelMetadata
+from exfuse.models.storage.metadata import ModelMetadata
 from exfuse.outputs.folder import is_replaceable
 
 
@@ -78,7 +79,7 @@ def load_pretrained(source: str | Path) -> tuple[ExFuse, ModelMetadata]:
     try:
         # It takes no memory, whatever the description asks for; what is drawn at first brings torch's compiler.
         with contained(), torch.device("meta"):
-            model = info.build()
+            model = build_model(info)
     except WRONG_CONTENT as error:
         raise unreadable(folder, error) from error
     path = folder / WEIGHTS_FILE
@@ -87,7 +88,7 @@ def load_pretrained(source: str | Path) -> tuple[ExFuse, ModelMetadata]:
         if not model.backbone.is_restorable:
             # It may hold tensors that are not in its state dict, whose values its constructor alone knows.
             with torch.random.fork_rng(devices=[]):
-                model = info.build()
+                model = build_model(info)
         model.load_state_dict(weights, assign=True)
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{path}: the weights cannot be loaded ({brief(error)})") from error

@@ -1,17 +1,12 @@
-"""Metadata of a saved model. Imports no torch: an exported model is described without it."""
+"""Metadata of a saved model."""
 
 from dataclasses import asdict, dataclass, field
 from operator import index as index_of
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from exfuse.data.classes import Classes
 from exfuse.errors import DataError
 from exfuse.models.options import ModelOptions, options_of
-
-if TYPE_CHECKING:
-    from exfuse.models.exfuse import ExFuse
-
-PAD_MULTIPLE = 32  # what the sides of an image are padded to: the stride of the deepest features
 
 
 @dataclass(frozen=True)
@@ -88,12 +83,6 @@ class ModelMetadata:
             image_std=std,
             metrics=dict(content.get("metrics", {})),
         )
-
-    def build(self) -> "ExFuse":
-        """Builds the network with random weights."""
-        from exfuse.models.registry import create_model
-
-        return create_model(self.name, num_classes=len(self.class_names), **asdict(self.options))
 
 
 def _three_floats(values: Any) -> tuple[float, float, float]:

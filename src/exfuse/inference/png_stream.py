@@ -1,4 +1,4 @@
-"""A palette PNG written strip by strip, so that a large mask is never in memory whole. Knows no torch."""
+"""A palette PNG written strip by strip, so that a large mask is never in memory whole."""
 
 import struct
 import zlib

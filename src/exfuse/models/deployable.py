@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from exfuse.models.exfuse import ExFuse, pad_to_multiple
 from exfuse.models.folding import fold
-from exfuse.models.metadata import ModelMetadata
+from exfuse.models.storage.metadata import ModelMetadata
 
 
 class DeployableModel(nn.Module):

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU. Knows no torch."""
+"""OpenVINO on the CPU."""
 
 import errno
 import json
@@ -18,8 +18,8 @@ from exfuse.inference.engines.base import (
     checked_scores,
 )
 from exfuse.inference.engines.signal_stack import kept_signal_stack
-from exfuse.inference.tta import NO_TTA
-from exfuse.models.metadata import ModelMetadata
+from exfuse.inference.tta import NO_TTA, TestTimeAugmentation
+from exfuse.models.storage.metadata import ModelMetadata
 
 with contained():
     import openvino as ov
@@ -28,6 +28,14 @@ INFO_PATH = ["exfuse", "info"]  # of the description, in the runtime information
 INT8_PATH = ["exfuse", "int8"]  # there in a quantised model
 HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
 KEPT_OPERATIONS = 500  # compiled for sizes of images; of OpenVINO's own 5,000, memory grows for thousands of images
+
+
+def load(
+    path: Path, precision: Precision | None, augmentation: TestTimeAugmentation
+) -> tuple["OpenVINOEngine", ModelMetadata]:
+    """Opens an `.xml` file; see `EngineSpec`."""
+    model, info = read_openvino(path)
+    return OpenVINOEngine(model, info, precision, path), info
 
 
 def read_openvino(path: Path) -> tuple[ov.Model, ModelMetadata]:

@@ -1,4 +1,4 @@
-"""Choosing labels in OpenVINO before there is a map of all scores at full size. Knows no torch.
+"""Choosing labels in OpenVINO before there is a map of all scores at full size.
 
 Scores lie class by class for each pixel, as convolutions leave them. To search the largest of K takes several times as
 long in that order as in planes of one class each, and to change the order of so many takes as long again, as does each

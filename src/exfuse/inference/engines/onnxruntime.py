@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU. Knows no torch."""
+"""ONNX Runtime on the CPU."""
 
 import json
 from pathlib import Path
@@ -7,15 +7,31 @@ from typing import Any
 from exfuse.contained import contained
 from exfuse.data.samples import UInt8Array
 from exfuse.errors import CheckpointError, brief
-from exfuse.inference.engines.base import IMAGES, LABELS, LOGITS, Float32Array, checked_labels, checked_scores
-from exfuse.inference.tta import NO_TTA
-from exfuse.models.metadata import ModelMetadata
+from exfuse.inference.engines.base import (
+    IMAGES,
+    LABELS,
+    LOGITS,
+    Float32Array,
+    Precision,
+    checked_labels,
+    checked_scores,
+)
+from exfuse.inference.tta import NO_TTA, TestTimeAugmentation
+from exfuse.models.storage.metadata import ModelMetadata
 
 with contained():
     import onnxruntime as ort
 
 INFO_KEY = "exfuse"  # of the description, among the metadata of a model
 _FATAL_ONLY = 4
+
+
+def load(
+    path: Path, precision: Precision | None, augmentation: TestTimeAugmentation
+) -> tuple["OnnxRuntimeEngine", ModelMetadata]:
+    """Opens an `.onnx` file; see `EngineSpec`."""
+    engine = OnnxRuntimeEngine(path)
+    return engine, engine.info
 
 
 class OnnxRuntimeEngine:

@@ -1,7 +1,8 @@
 """A program: reads the tensors of a `.pth` file and writes them as safetensors; the only place that unpickles.
 
-It is started by `exfuse.models.import_weights` for a file that nobody vouches for. `weights_only` builds tensors and
-plain containers and refuses to call anything else; the limits are for files that are merely meant to be heavy.
+It is started by `exfuse.models.storage.import_weights` for a file that nobody vouches for. `weights_only` builds
+tensors and plain containers and refuses to call anything else; the limits are for files that are merely meant to be
+heavy.
 """
 
 import pickle

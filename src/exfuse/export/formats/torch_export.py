@@ -1,12 +1,29 @@
-"""A program that torch.export wrote, for comparing it; torch reads such a file by means that can run what is in it."""
+"""torch.export's own format, for C++ and for torch without exfuse.
 
+An engine never opens such a file: torch loads it by means that can run code that it contains.
+"""
+
+import io
+import json
 from pathlib import Path
 
 import torch
+from torch.export import ExportedProgram
 
+from exfuse.atomic_io import write_file
 from exfuse.data.samples import UInt8Array
 from exfuse.inference.engines.base import Float32Array
 from exfuse.inference.tta import NO_TTA
+from exfuse.models.storage.metadata import ModelMetadata
+
+INFO_FILE = "exfuse.json"  # the metadata, among a program's extra files
+
+
+def write(program: ExportedProgram, info: ModelMetadata, path: Path) -> None:
+    """Writes a `.pt2` file."""
+    content = io.BytesIO()  # given a path, torch ends the process where it cannot write
+    torch.export.save(program, content, extra_files={INFO_FILE: json.dumps(info.to_json())})
+    write_file(path, content.getvalue())
 
 
 class ProgramEngine:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from exfuse.atomic_io import open_regular, read_file
 from exfuse.errors import CheckpointError, brief
-from exfuse.models.folder import CONFIG_FILE, WEIGHTS_FILE, verify_model
-from exfuse.models.pretrained import check_finite
 from exfuse.models.semantic_supervision import STAGES, SupervisedBackbone
+from exfuse.models.storage.folder import CONFIG_FILE, WEIGHTS_FILE, verify_model
+from exfuse.models.storage.pretrained import check_finite
 
 CLASSIFIER_TYPE = "exfuse_classifier"
 

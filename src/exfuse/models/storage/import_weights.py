@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from exfuse.errors import CheckpointError, brief, did_you_mean
-from exfuse.models.backbone_weights import load_backbone_state
 from exfuse.models.backbones import BACKBONES
-from exfuse.models.unpickle import REFUSED
+from exfuse.models.storage.backbone_weights import load_backbone_state
+from exfuse.models.storage.unpickle import REFUSED
 from exfuse.outputs.file import new_file
 
 TIME_LIMIT = 120  # seconds
@@ -84,7 +84,7 @@ def _read_in_child(source: Path) -> dict[str, Tensor]:
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "tensors.safetensors"
         # -P: what lies in the current folder, beside the file perhaps, is not imported.
-        command = [sys.executable, "-P", "-m", "exfuse.models.unpickle", str(source), str(target)]
+        command = [sys.executable, "-P", "-m", "exfuse.models.storage.unpickle", str(source), str(target)]
         try:
             done = subprocess.run(  # noqa: S603 - our own module
                 command, capture_output=True, text=True, timeout=TIME_LIMIT, check=False, stdin=subprocess.DEVNULL

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from exfuse.errors import CheckpointError, ConfigError
-from exfuse.models import pretrained
 from exfuse.models.exfuse import ExFuse
-from exfuse.models.folder import WRONG_CONTENT
-from exfuse.models.metadata import ModelMetadata
+from exfuse.models.storage import pretrained
+from exfuse.models.storage.folder import WRONG_CONTENT
+from exfuse.models.storage.metadata import ModelMetadata
 
 
 def save_pretrained(

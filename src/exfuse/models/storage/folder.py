@@ -1,4 +1,4 @@
-"""How a model lies on disk: a folder in the Hugging Face hub's layout. Knows no torch."""
+"""How a model lies on disk: a folder in the Hugging Face hub's layout."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from exfuse.atomic_io import Digest, digest_of, read_file
 from exfuse.errors import CheckpointError, ConfigError, brief, without_path
 from exfuse.manifest import MANIFEST, verify_folder
-from exfuse.models.metadata import ModelMetadata
+from exfuse.models.storage.metadata import ModelMetadata
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"

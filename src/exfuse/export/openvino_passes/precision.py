@@ -1,4 +1,4 @@
-"""Keeping OpenVINO's last step before the scores in float32, whatever the precision of the rest. Knows no torch.
+"""Keeping OpenVINO's last step before the scores in float32, whatever the precision of the rest.
 
 A score that is rounded to bfloat16 has eight digits left, so that neighbouring pixels and the two best classes of one
 become equal, and the label is then the first of them.

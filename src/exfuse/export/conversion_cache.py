@@ -1,4 +1,4 @@
-"""Models converted for an engine, done once and kept. Knows no torch unless something is to be converted."""
+"""A cache of model folders converted for an engine. Only a conversion imports torch."""
 
 import hashlib
 from importlib.metadata import PackageNotFoundError, version
@@ -7,40 +7,40 @@ from pathlib import Path
 from exfuse.atomic_io import digest_of
 from exfuse.cache import cache_folder, kept
 from exfuse.errors import CheckpointError, ExFuseError, brief
-from exfuse.models.folder import CONFIG_FILE, WEIGHTS_FILE, read_metadata
+from exfuse.export.formats.base import MAIN_FILE, ExportFormat
+from exfuse.models.storage.folder import CONFIG_FILE, WEIGHTS_FILE, read_metadata
 
-CONVERSION = 4  # to be raised with every change to what is converted or how
-MAIN_FILE = "model"  # with the suffix of its format
+CONVERSION_VERSION = 4  # raised with every change to the converted files
 
 
-def converted(folder: Path, suffix: str, written_with: tuple[str, ...]) -> Path:
-    """Returns the main file of a model folder's converted form, from the cache or made now.
+def cached_conversion(folder: Path, entry: ExportFormat) -> Path:
+    """Returns the main file of a model folder's converted form, from the cache or converted now.
 
-    The cache goes by the content of the folder and by the versions of what converts; what is damaged is made again.
+    The key is made of the folder's content and the versions of all packages that convert it. A damaged conversion is
+    replaced.
 
     Args:
-        folder: Of the model.
-        suffix: Of the format, in `exfuse.inference.conversion.WRITE`.
-        written_with: The packages that convert.
+        folder: The model folder.
+        entry: The format to convert to.
 
     Raises:
         CheckpointError: If the model cannot be read or converted, or the cache cannot be written to.
     """
     read_metadata(folder)
-    key = _key(folder, written_with)
+    key = _key(folder, entry)
 
-    def write(staged: Path) -> None:
-        from exfuse.inference.conversion import WRITE, export_program
-        from exfuse.models.pretrained import load_pretrained
+    def convert(staged: Path) -> None:
+        from exfuse.export.trace import export_program
+        from exfuse.models.storage.pretrained import load_pretrained
 
         model, info = load_pretrained(folder)
-        if _key(folder, written_with) != key:
+        if _key(folder, entry) != key:
             raise CheckpointError(f"{folder}: it was replaced while it was read; try again")
-        WRITE[suffix](export_program(model, info), info, staged / name)
+        entry.write(export_program(model, info), info, staged / name)
 
-    name, kind = f"{MAIN_FILE}{suffix}", suffix.removeprefix(".")
+    name, kind = f"{MAIN_FILE}{entry.suffix}", entry.suffix.removeprefix(".")
     try:
-        return kept(kind, key, write) / name
+        return kept(kind, key, convert) / name
     except ExFuseError:
         raise
     except Exception as error:  # of the file system, or of one of several libraries that share no base of errors
@@ -50,8 +50,8 @@ def converted(folder: Path, suffix: str, written_with: tuple[str, ...]) -> Path:
         ) from error
 
 
-def _key(folder: Path, written_with: tuple[str, ...]) -> str:
-    parts = [str(CONVERSION), *(_version(package) for package in ("exfuse", "torch", *written_with))]
+def _key(folder: Path, entry: ExportFormat) -> str:
+    parts = [str(CONVERSION_VERSION), *(_version(package) for package in ("exfuse", "torch", *entry.packages))]
     for name in (WEIGHTS_FILE, CONFIG_FILE):
         try:
             parts.append(digest_of(folder / name).sha256)

@@ -1,0 +1,39 @@
+"""An export format as it is registered."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from exfuse.data.samples import Sample
+from exfuse.inference.engines.base import Engine
+from exfuse.models.storage.metadata import ModelMetadata
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+MAIN_FILE = "model"  # the name of an export's main file, without its suffix
+
+
+class ExportFormat(NamedTuple):
+    """How a format is written and checked, known without importing its libraries.
+
+    Attributes:
+        name: As in `exfuse export --format`.
+        suffix: Of the main file; an engine of the same suffix computes it.
+        write: Writes the traced `DeployableModel` and its metadata to a path, and further files next to it.
+        packages: The packages that writing it, and computing it to check it, needs.
+        extra: The extra of exfuse that installs them.
+        quantize: Replaces a written file by its int8 form, given the path, the network, samples and the metadata;
+            None if the format has no int8 form.
+        load: Opens a written file to check it; None if the engine of the suffix does.
+        min_side: Shortest side in pixels of an image that an exported model computes.
+    """
+
+    name: str
+    suffix: str
+    write: "Callable[[ExportedProgram, ModelMetadata, Path], None]"
+    packages: tuple[str, ...] = ()
+    extra: str = ""
+    quantize: Callable[[Path, Engine, Sequence[Sample], ModelMetadata], None] | None = None
+    load: Callable[[Path], Engine] | None = None
+    min_side: int = 1
