@@ -11,12 +11,12 @@ import numpy as np
 from PIL import Image
 
 from exfuse.data.pixels import UInt8Array, picture_to_rgb
+from exfuse.data.png_stream import PngStreamWriter, Sink
 from exfuse.data.samples import read_image
+from exfuse.drawing import blend, with_legend
 from exfuse.errors import ConfigError, DataError
 from exfuse.export.open import open_engine
-from exfuse.inference.drawing import blend, with_legend
 from exfuse.inference.engines.base import Engine, Float32Array, Precision
-from exfuse.inference.png_stream import PngStreamWriter, Sink
 from exfuse.inference.tiling import Tiling, label_strips
 from exfuse.inference.tta import NO_TTA, TestTimeAugmentation
 from exfuse.models.storage.metadata import ModelMetadata

@@ -27,12 +27,17 @@ MAY_IMPORT = {
     "data": {"cache", "atomic_io", "errors", "manifest", "outputs", "validation"},
     "metrics": set(),
     "losses": {"data"},
-    "inference": {"models", "data", "contained", "errors"},
+    "packages": {"errors"},
+    "drawing": {"data"},
+    "inference": {"models", "data", "contained", "errors", "packages"},
     "export": {
         "inference", "models", "data", "metrics", "cache", "contained", "atomic_io", "errors", "manifest", "outputs",
+        "packages",
     },
-    "predictor": {"export", "inference", "models", "data", "errors"},
-    "evaluation": {"predictor", "inference", "models", "data", "metrics", "distributed", "errors", "outputs"},
+    "predictor": {"drawing", "export", "inference", "models", "data", "errors"},
+    "evaluation": {
+        "drawing", "predictor", "inference", "models", "data", "metrics", "distributed", "errors", "outputs",
+    },
     "training": {
         "evaluation", "predictor", "inference", "models", "data", "metrics", "losses", "distributed",
         "atomic_io", "errors", "manifest", "outputs", "validation",
@@ -41,8 +46,8 @@ MAY_IMPORT = {
         "training", "evaluation", "predictor", "models", "data", "distributed", "atomic_io", "errors", "outputs",
     },
     "cli": {
-        "ablation", "export", "training", "evaluation", "predictor", "inference", "models", "data", "contained",
-        "distributed", "atomic_io", "errors", "manifest", "console", "outputs",
+        "ablation", "drawing", "export", "training", "evaluation", "predictor", "inference", "models", "data",
+        "contained", "distributed", "atomic_io", "errors", "manifest", "console", "outputs",
     },
     "__main__": {"cli"},
     "__init__": {"predictor", "data", "inference", "models", "metrics", "losses", "errors"},

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.export import ExportedProgram
 
+from exfuse import packages
 from exfuse.atomic_io import digest_of
 from exfuse.errors import CheckpointError, ConfigError
 from exfuse.export import open as opening
@@ -22,7 +23,6 @@ from exfuse.export.openvino_passes.early_argmax import choose_early
 from exfuse.export.trace import export_program
 from exfuse.export.verify import TIE
 from exfuse.inference import tta
-from exfuse.inference.engines import base
 from exfuse.inference.engines.base import Engine, Precision
 from exfuse.inference.engines.torch_eager import TorchEngine
 from exfuse.manifest import write_manifest
@@ -294,13 +294,13 @@ def test_auto_takes_the_fastest_that_is_installed_and_can_do_it(tmp_path: Path, 
     ema_model = Predictor.from_pretrained(folder, augmentation=tta.TestTimeAugmentation(flip=True))
     assert ema_model.engine.name == "torch, folded"
     assert Predictor.from_pretrained(folder, precision="bf16").engine.precision == "bf16"
-    found = base.find_spec
-    monkeypatch.setattr(base, "find_spec", lambda name: None if name == "openvino" else found(name))
+    found = packages.find_spec
+    monkeypatch.setattr(packages, "find_spec", lambda name: None if name == "openvino" else found(name))
     assert Predictor.from_pretrained(folder).engine.name == "onnxruntime"
     assert Predictor.from_pretrained(folder, precision="bf16").engine.name == "torch, folded"
     with pytest.raises(ConfigError, match=r"openvino is not installed; pip install 'exfuse\[openvino\]'"):
         Predictor.from_pretrained(folder, "openvino")
-    monkeypatch.setattr(base, "find_spec", lambda name: None)
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
     assert Predictor.from_pretrained(folder).engine.name == "torch, folded"
     with pytest.raises(ConfigError, match=r"onnxruntime is not installed; pip install 'exfuse\[onnx\]'"):
         Predictor.from_pretrained(folder, "onnxruntime")

@@ -6,7 +6,7 @@ from nasty import NASTY_NAMES
 from PIL import Image
 
 from exfuse.data.classes import voc_palette
-from exfuse.inference.drawing import NAME_LENGTH, blend, drawn_name, one_line, with_legend
+from exfuse.drawing import NAME_LENGTH, blend, drawn_name, one_line, with_legend
 
 
 def test_black_leaves_the_photograph_as_it_is() -> None:

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from exfuse.drawing import blend, colorize, with_legend
 from exfuse.errors import CheckpointError, ConfigError, DataError
 from exfuse.inference import tta
-from exfuse.inference.drawing import blend, colorize, with_legend
 from exfuse.inference.engines.torch_eager import TorchEngine, class_scores, most_likely
 from exfuse.inference.tta import NO_TTA
 from exfuse.manifest import MANIFEST

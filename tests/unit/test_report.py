@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from exfuse.data.classes import MAX_CLASS_NAME, voc_palette
+from exfuse.drawing import one_line
 from exfuse.evaluation import report as page
 from exfuse.evaluation.bootstrap import Interval
 from exfuse.evaluation.evaluate import EvaluationReport
-from exfuse.inference.drawing import one_line
 from exfuse.metrics import ConfusionMatrix
 from exfuse.models.options import options_of
 from exfuse.models.registry import build_model

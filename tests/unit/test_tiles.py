@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from exfuse.data.png_stream import PngStreamWriter
 from exfuse.data.samples import read_image
 from exfuse.errors import ConfigError, DataError
-from exfuse.inference.png_stream import PngStreamWriter
 from exfuse.inference.tiling import Tiling, label_strips, tile_spans
 from exfuse.inference.tta import NO_TTA
 from exfuse.models.options import options_of

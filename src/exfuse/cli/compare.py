@@ -15,9 +15,9 @@ from exfuse.console import terminal
 from exfuse.data.datasets import SegmentationDataset, open_dataset
 from exfuse.data.stats import compute_stats
 from exfuse.distributed import only_process
+from exfuse.drawing import colorize
 from exfuse.evaluation.compare import Comparison, compare
 from exfuse.evaluation.evaluate import check_classes, describe_protocol, score_split
-from exfuse.inference.drawing import colorize
 from exfuse.inference.tta import TestTimeAugmentation
 from exfuse.outputs.folder import claim_folder
 from exfuse.predictor import Predictor

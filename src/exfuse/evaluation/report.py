@@ -18,9 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from exfuse.data.datasets import SegmentationDataset
+from exfuse.drawing import colorize, drawn_name, one_line
 from exfuse.evaluation.bootstrap import LEVEL
 from exfuse.evaluation.evaluate import EvaluationReport
-from exfuse.inference.drawing import colorize, drawn_name, one_line
 from exfuse.models.options import changed_options
 from exfuse.models.storage.metadata import ModelMetadata
 from exfuse.predictor import Predictor

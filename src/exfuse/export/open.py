@@ -8,11 +8,12 @@ from exfuse.export.conversion_cache import cached_conversion
 from exfuse.export.formats import format_of
 from exfuse.export.formats.base import MAIN_FILE
 from exfuse.inference.engines import AUTO, ENGINES, engine_of, find_engine
-from exfuse.inference.engines.base import Engine, EngineSpec, Precision, is_installed, require
+from exfuse.inference.engines.base import Engine, EngineSpec, Precision
 from exfuse.inference.tta import NO_TTA, TestTimeAugmentation
 from exfuse.manifest import verify_folder
 from exfuse.models.storage.folder import find_model
 from exfuse.models.storage.metadata import ModelMetadata
+from exfuse.packages import is_installed, require
 
 # Where the driver of a GPU shows itself: a look at them spares a machine without one the import of torch.
 GPU_DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")

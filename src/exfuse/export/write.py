@@ -17,7 +17,7 @@ from exfuse.export.formats.base import MAIN_FILE, ExportFormat
 from exfuse.export.trace import export_program
 from exfuse.export.verify import ParityReport, compare_engines
 from exfuse.inference.engines import engine_of
-from exfuse.inference.engines.base import IMAGES, Engine, require
+from exfuse.inference.engines.base import IMAGES, Engine
 from exfuse.inference.engines.torch_eager import TorchEngine
 from exfuse.inference.tta import NO_TTA
 from exfuse.manifest import write_manifest
@@ -25,6 +25,7 @@ from exfuse.models.storage.metadata import ModelMetadata
 from exfuse.models.storage.pretrained import load_pretrained
 from exfuse.outputs.folder import is_replaceable
 from exfuse.outputs.place import check_writable
+from exfuse.packages import require
 
 ExportPrecision = Literal["fp32", "int8"]
 

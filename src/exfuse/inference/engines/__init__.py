@@ -1,20 +1,14 @@
 """The engines that compute a network: one file each, and one entry in the table below."""
 
-from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 
 from exfuse.errors import ConfigError, did_you_mean
-from exfuse.inference.engines.base import Engine, EngineSpec, Precision
-from exfuse.inference.tta import TestTimeAugmentation
-from exfuse.models.storage.metadata import ModelMetadata
+from exfuse.inference.engines.base import EngineSpec, LoadEngine
 
 AUTO = "auto"  # the name that stands for the fastest engine that is installed
 
 
-def _load_with(
-    module: str,
-) -> Callable[[Path, Precision | None, TestTimeAugmentation], tuple[Engine, ModelMetadata]]:
+def _load_with(module: str) -> LoadEngine:
     """Returns the `load` of an engine's module, which is imported, with its library, when it is first called."""
     return lambda path, precision, tta: import_module(f"{__name__}.{module}").load(path, precision, tta)
 

@@ -1,7 +1,6 @@
 """The interface of all engines."""
 
-from collections.abc import Callable, Iterable
-from importlib.util import find_spec
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -12,6 +11,7 @@ from exfuse.data.samples import UInt8Array
 from exfuse.errors import CheckpointError, ConfigError
 from exfuse.inference.tta import NO_TTA, TestTimeAugmentation
 from exfuse.models.storage.metadata import ModelMetadata
+from exfuse.packages import require
 
 Precision = Literal["fp32", "bf16"]
 # The names of a `DeployableModel`'s input and outputs in a converted model.
@@ -49,6 +49,9 @@ class Engine(Protocol):
         """
 
 
+LoadEngine = Callable[[Path, Precision | None, TestTimeAugmentation], tuple[Engine, ModelMetadata]]
+
+
 class EngineSpec(NamedTuple):
     """An engine as it is registered: how it is opened and what it can do, known without importing its library.
 
@@ -64,7 +67,7 @@ class EngineSpec(NamedTuple):
     """
 
     name: str
-    load: Callable[[Path, Precision | None, TestTimeAugmentation], tuple[Engine, ModelMetadata]]
+    load: LoadEngine
     suffix: str | None = None
     packages: tuple[str, ...] = ()
     extra: str = ""
@@ -82,31 +85,6 @@ class EngineSpec(NamedTuple):
             raise ConfigError(f"the engine {self.name} computes in {' and '.join(self.precisions)} only")
         if augmentation != NO_TTA and not self.has_tta:
             raise ConfigError(f"the engine {self.name} cannot average scales and flips; use --engine torch")
-
-
-def is_installed(packages: Iterable[str]) -> bool:
-    """Returns whether all packages can be imported."""
-    return not _missing(packages)
-
-
-def require(packages: Iterable[str], extra: str) -> None:
-    """Checks that packages are installed.
-
-    Args:
-        packages: Their import names.
-        extra: The extra of exfuse that installs them.
-
-    Raises:
-        ConfigError: If one is not; says what to install.
-    """
-    if missing := _missing(packages):
-        raise ConfigError(f"{missing[0]} is not installed; pip install 'exfuse[{extra}]'")
-
-
-def _missing(packages: Iterable[str]) -> list[str]:
-    specs = {package: find_spec(package) for package in packages}
-    # A folder that happens to have a package's name is found as well, but has no origin.
-    return [package for package, spec in specs.items() if spec is None or spec.origin is None]
 
 
 def checked_labels(labels: UInt8Array, images: UInt8Array, num_classes: int, source: object) -> UInt8Array:
@@ -129,24 +107,11 @@ def checked_scores(scores: Float32Array, images: UInt8Array, num_classes: int, s
     count, *size = images.shape[:3]
     if scores.dtype != np.float32 or scores.shape != (count, num_classes, *size):
         raise CheckpointError(f"{source}: does not give a score of each of {num_classes} classes for each pixel")
-    return finite(scores)
-
-
-def finite(scores: Float32Array) -> Float32Array:
-    """Returns scores as they are.
-
-    Raises:
-        CheckpointError: If one is not finite.
-    """
     check_finite(bool(np.isfinite(scores).all()))
     return scores
 
 
 def check_finite(is_finite: bool) -> None:
-    """Refuses what is not.
-
-    Raises:
-        CheckpointError: As above.
-    """
+    """Raises a `CheckpointError` if scores are not finite."""
     if not is_finite:
         raise CheckpointError("the model's scores of an image are not finite: its weights are damaged or diverged")

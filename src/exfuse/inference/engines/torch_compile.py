@@ -4,13 +4,14 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from exfuse.contained import contained
 from exfuse.data.samples import UInt8Array
 from exfuse.errors import ConfigError
-from exfuse.inference.engines.base import Float32Array, Precision, finite
+from exfuse.inference.engines.base import Float32Array, Precision, check_finite
 from exfuse.inference.engines.torch_eager import default_device, fast_precision
 from exfuse.inference.tta import NO_TTA, TestTimeAugmentation
 from exfuse.models.deployable import DeployableModel
@@ -69,7 +70,9 @@ class CompiledEngine:
 
     def scores(self, images: UInt8Array) -> Float32Array:
         """See `Engine`."""
-        return finite(self._run(1, images).cpu().numpy())
+        scores: Float32Array = self._run(1, images).cpu().numpy()
+        check_finite(bool(np.isfinite(scores).all()))
+        return scores
 
     @torch.inference_mode()
     def _run(self, place: int, images: UInt8Array) -> Tensor:
