@@ -7,8 +7,15 @@ from exfuse.errors import CheckpointError, ConfigError, DataError, ExFuseError, 
 from exfuse.predictor import Prediction, Predictor
 
 if TYPE_CHECKING:
+    from exfuse.data.datasets import open_dataset
     from exfuse.data.formats import register_format
     from exfuse.data.formats.base import DatasetFormat
+    from exfuse.evaluation.evaluate import evaluate
+    from exfuse.export.formats import register_export_format
+    from exfuse.export.formats.base import ExportFormat
+    from exfuse.export.write import export_model
+    from exfuse.inference.engines import register_engine
+    from exfuse.inference.engines.base import EngineSpec
     from exfuse.losses import register_loss
     from exfuse.metrics import ConfusionMatrix
     from exfuse.models.backbones.base import Backbone, register_backbone
@@ -16,30 +23,30 @@ if TYPE_CHECKING:
     from exfuse.models.folding import fold
     from exfuse.models.registry import create_model, list_models
     from exfuse.models.storage.saving import save_pretrained
+    from exfuse.training.api import train
 
 __all__ = [
-    "Backbone",
-    "CheckpointError",
-    "ConfigError",
-    "ConfusionMatrix",
-    "DataError",
-    "DatasetFormat",
-    "ExFuse",
-    "ExFuseError",
-]
-__all__ += ["ExFuseOutput", "ExportError", "Prediction", "Predictor", "RequestError", "TrainingError", "create_model"]
-__all__ += ["fold", "list_models", "register_backbone", "register_format", "register_loss", "save_pretrained"]
+    "Backbone", "CheckpointError", "ConfigError", "ConfusionMatrix", "DataError", "DatasetFormat", "EngineSpec",
+    "ExFuse", "ExFuseError", "ExFuseOutput", "ExportError", "ExportFormat", "Prediction", "Predictor",
+    "RequestError", "TrainingError", "create_model", "evaluate", "export_model", "fold", "list_models", "open_dataset",
+    "register_backbone", "register_engine", "register_export_format", "register_format", "register_loss",
+    "save_pretrained", "train",
+]  # fmt: skip
 
-# Imported when first asked for: they bring torch, which a predictor on an exported model does without.
-_TORCH = {"create_model": "models.registry", "list_models": "models.registry", "fold": "models.folding"}
-_TORCH |= {"Backbone": "models.backbones.base", "register_backbone": "models.backbones.base"}
-_TORCH |= {"register_loss": "losses"}
-_TORCH |= {"DatasetFormat": "data.formats.base", "register_format": "data.formats"}
-_TORCH |= {"save_pretrained": "models.storage.saving"}
-_TORCH |= {"ConfusionMatrix": "metrics", "ExFuse": "models.exfuse", "ExFuseOutput": "models.exfuse"}
+# Imported when first asked for: most bring torch, which a predictor on an exported model does without.
+_MODULES = {
+    "data.datasets": "open_dataset", "data.formats": "register_format", "data.formats.base": "DatasetFormat",
+    "evaluation.evaluate": "evaluate", "export.formats": "register_export_format",
+    "export.formats.base": "ExportFormat", "export.write": "export_model", "inference.engines": "register_engine",
+    "inference.engines.base": "EngineSpec", "losses": "register_loss", "metrics": "ConfusionMatrix",
+    "models.backbones.base": "Backbone register_backbone", "models.exfuse": "ExFuse ExFuseOutput",
+    "models.folding": "fold", "models.registry": "create_model list_models",
+    "models.storage.saving": "save_pretrained", "training.api": "train",
+}  # fmt: skip
+_LAZY = {name: module for module, names in _MODULES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _TORCH:
+    if name not in _LAZY:
         raise AttributeError(f"module 'exfuse' has no attribute {name!r}")
-    return getattr(import_module(f"exfuse.{_TORCH[name]}"), name)
+    return getattr(import_module(f"exfuse.{_LAZY[name]}"), name)

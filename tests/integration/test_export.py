@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 from tiny_run import call_exfuse, tiny_config, train_quietly
 
+import exfuse
 from exfuse.atomic_io import digest_of
 from exfuse.data.datasets import open_dataset
-from exfuse.data.samples import Sample
 from exfuse.errors import CheckpointError, ExportError, OutputError
 from exfuse.export import quantize, verify
-from exfuse.export.write import check_request, export_model
+from exfuse.export.write import check_request
 from exfuse.inference.engines.openvino import best_precision
 from exfuse.manifest import MANIFEST, write_manifest
 from exfuse.predictor import Predictor
@@ -232,8 +232,10 @@ def test_an_export_takes_the_place_of_an_older_one_only(model: Path, pack: Path,
 
 
 def test_images_that_a_program_does_not_take_are_left_out_of_its_check(model: Path, tmp_path: Path) -> None:
-    samples = [Sample(np.zeros((side, 70, 3), np.uint8), np.zeros((side, 70), np.uint8)) for side in (20, 32, 33, 64)]
-    found = export_model(model, tmp_path / "export", "torch-export", "fp32", samples)
+    (tmp_path / "images").mkdir()
+    for side in (20, 32, 33, 64):
+        Image.new("RGB", (70, side)).save(tmp_path / "images" / f"{side}.png")
+    found = exfuse.export_model(model, tmp_path / "export", "torch-export", images=tmp_path / "images")
     assert found["fp32"].images == 2
 
 

@@ -17,7 +17,6 @@ from exfuse.data.datasets import open_dataset
 from exfuse.data.formats import FORMATS
 from exfuse.data.formats.base import FoundImage, OnMissing
 from exfuse.errors import ConfigError, DataError
-from exfuse.export.write import export_model
 from exfuse.models.backbones import BACKBONES
 from exfuse.models.backbones.base import Backbone, ConvNormPair, Features, pairs_by_name
 from exfuse.models.storage.pretrained import load_pretrained
@@ -124,7 +123,7 @@ def test_what_others_register_trains_is_saved_loaded_folded_and_exported(name: s
         torch.testing.assert_close(folded(images).logits, model(images).logits, rtol=1e-3, atol=1e-4)
     dataset = open_dataset(data, "val")
     assert len(dataset) == len(open_dataset(pack, "val")) > 1
-    export_model(tmp_path / "run" / "model", tmp_path / "onnx", "onnx", "fp32", [dataset[0]])
+    exfuse.export_model(tmp_path / "run" / "model", tmp_path / "onnx", "onnx", data=data, limit=1)
     predictor = exfuse.Predictor.from_pretrained(tmp_path / "onnx" / "model.onnx")
     expected = exfuse.Predictor.from_pretrained(tmp_path / "run" / "model", engine="torch")
     assert np.mean(predictor(dataset[1].image).labels == expected(dataset[1].image).labels) > 0.999

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from exfuse.cli.images import find_images
+from exfuse.data.find_images import find_images
 from exfuse.errors import DataError
 
 

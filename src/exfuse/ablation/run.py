@@ -189,7 +189,7 @@ def _read_or_run(
         atomic_write_text(start, json.dumps(trained_on))
     train(trial, resume=True, console=console)
     predictor = Predictor.from_pretrained(trial.output / "model_last", "torch", trial.precision)
-    of_images = score_split(predictor, val, dist, Console(quiet=True)).of_images
+    of_images = score_split(predictor, val, dist, Console(quiet=True)).per_image
     content = trained_on | _describe(trial, predictor.info, of_images) | {"hardware": _hardware(dist.device)}
     atomic_write_text(done, json.dumps(content))
     return _trial_of(content)

@@ -10,15 +10,17 @@ from PIL import Image
 from rich.table import Table
 
 from exfuse.atomic_io import free_name
-from exfuse.cli.options import Flip, Model, NetworkEngine, NetworkPrecision, Scales, parse_scales, reference_engine
+from exfuse.cli.options import Flip, Model, NetworkEngine, NetworkPrecision, Scales, parse_scales
 from exfuse.console import terminal
 from exfuse.data.datasets import SegmentationDataset, open_dataset
 from exfuse.data.stats import compute_stats
 from exfuse.distributed import only_process
 from exfuse.drawing import colorize
 from exfuse.evaluation.compare import Comparison, compare
-from exfuse.evaluation.evaluate import check_classes, describe_protocol, score_split
+from exfuse.evaluation.evaluate import describe_protocol, score_split
+from exfuse.export.open import reference_engine
 from exfuse.inference.tta import TestTimeAugmentation
+from exfuse.models.storage.metadata import check_classes
 from exfuse.outputs.folder import claim_folder
 from exfuse.predictor import Predictor
 
@@ -51,7 +53,7 @@ def compare_command(
         for predictor in predictors:
             check_classes(predictor.info, dataset)  # before the first of them has scored hours of images
         fingerprint = compute_stats(dataset).fingerprint
-        counts = [score_split(predictor, dataset, dist, console).of_images for predictor in predictors]
+        counts = [score_split(predictor, dataset, dist, console).per_image for predictor in predictors]
         result = compare(tuple(entry.name for entry in dataset.entries), counts[0], counts[1])
         console.print(comparison_table(result, f"{split}: {len(dataset)} images", show))
         console.print(f"second against first: {result.verdict()}", soft_wrap=True)

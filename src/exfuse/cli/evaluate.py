@@ -6,27 +6,14 @@ from typing import Annotated
 import typer
 
 from exfuse.atomic_io import free_name
-from exfuse.cli.options import (
-    Flip,
-    Model,
-    NetworkEngine,
-    NetworkPrecision,
-    Scales,
-    parse_scales,
-    reference_engine,
-)
+from exfuse.cli.options import Flip, Model, NetworkEngine, NetworkPrecision, Scales, parse_scales
 from exfuse.console import terminal
-from exfuse.data.datasets import open_dataset
-from exfuse.data.stats import compute_stats
-from exfuse.distributed import process_group
+from exfuse.distributed import is_main_process
 from exfuse.errors import ConfigError, did_you_mean
-from exfuse.evaluation.bootstrap import mean_iou_interval
-from exfuse.evaluation.evaluate import EvaluationReport, check_classes, describe_protocol, score_split
+from exfuse.evaluation.evaluate import evaluate
 from exfuse.evaluation.metrics import METRICS
 from exfuse.evaluation.report import measures_table, scores_table
-from exfuse.inference.tta import TestTimeAugmentation
 from exfuse.outputs.file import check_file, write_result
-from exfuse.predictor import Predictor
 
 COMMAND = "exfuse evaluate"
 
@@ -53,29 +40,24 @@ def evaluate_command(
     wanted = parse_metrics(metrics)
     target = output or free_name(Path(f"evaluation_{Path(split).name}.json"))
     check_file(target, COMMAND)
-    with process_group() as dist:
-        console = terminal(quiet=not dist.is_main)
-        predictor = Predictor.from_pretrained(
-            model, reference_engine(model, engine), precision, TestTimeAugmentation(parse_scales(scales), flip)
-        )
-        dataset = open_dataset(data, split)
-        check_classes(predictor.info, dataset)
-        with console.status(f"checking the {len(dataset)} images of {split}"):
-            stats = compute_stats(dataset)
-        scores = score_split(predictor, dataset, dist, console, wanted)
-        if dist.is_main:
-            report = EvaluationReport(
-                scores.matrix,
-                dataset.classes.names,
-                describe_protocol(predictor, dataset, stats.fingerprint) | {"model": model},
-                mean_iou_interval(scores.of_images),
-                {name: measure.result() for name, measure in scores.metrics.items()},
-            )
-            console.print(scores_table(report))
-            if wanted:
-                console.print(measures_table(report))
-            written = write_result(target, COMMAND, report.to_json())
-            console.print(f"protocol and counts  {written}", soft_wrap=True)
+    console = terminal(quiet=not is_main_process())
+    report = evaluate(
+        model,
+        data,
+        split,
+        scales=parse_scales(scales),
+        flip=flip,
+        metrics=wanted,
+        engine=engine,
+        precision=precision,
+        console=console,
+    )
+    if is_main_process():
+        console.print(scores_table(report))
+        if wanted:
+            console.print(measures_table(report))
+        written = write_result(target, COMMAND, report.to_json())
+        console.print(f"protocol and counts  {written}", soft_wrap=True)
 
 
 def parse_metrics(text: str) -> tuple[str, ...]:

@@ -3,26 +3,13 @@
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 from rich.table import Table
 
-from exfuse.cli.images import find_images
 from exfuse.console import terminal
-from exfuse.data.datasets import open_dataset
-from exfuse.data.samples import Sample, UInt8Array, read_image
-from exfuse.data.synthetic import make_scene
-from exfuse.errors import ConfigError
-from exfuse.evaluation.evaluate import check_classes
-from exfuse.evaluation.report import spread
 from exfuse.export.formats import EXPORT_FORMATS
 from exfuse.export.verify import ParityReport
-from exfuse.export.write import ExportPrecision, check_request, export_model
-from exfuse.models.storage.folder import find_model, read_metadata
-from exfuse.models.storage.metadata import ModelMetadata
-
-DRAWN_IMAGES = 8
-LONGEST_SIDE = 1024  # pixels of an image that is compared
+from exfuse.export.write import ExportPrecision, export_model
 
 
 def export_command(
@@ -39,45 +26,14 @@ def export_command(
 ) -> None:
     """Write a model as a file for production, checked against the network before it gets its name."""
     console = terminal()
-    check_request(output, export_format, precision)
-    info = read_metadata(find_model(model))
-    samples = check_samples(info, data, split, images, limit)
-    if not samples:
-        if precision == "int8":
-            raise ConfigError("--precision int8 is calibrated on images: give --data or --images")
+    if data is None and images is None:
         console.print("no --data, no --images: checked on drawn scenes", style="yellow")
-        samples = [unlabelled(make_scene(seed).image, info) for seed in range(DRAWN_IMAGES)]
-    with console.status(f"writing {export_format}, and comparing {len(samples)} images"):
-        agreements = export_model(model, output, export_format, precision, samples)
+    with console.status(f"writing {export_format}, and comparing it with the network"):
+        agreements = export_model(
+            model, output, export_format, precision, data=data, split=split, images=images, limit=limit
+        )
     console.print(agreement_table(agreements))
     console.print(f"export  {output}", soft_wrap=True)
-
-
-def check_samples(info: ModelMetadata, data: Path | None, split: str, images: str | None, limit: int) -> list[Sample]:
-    """Reads the images to check an export with, spread evenly over what there is; none if nothing was named."""
-    if data is not None and images is not None:
-        raise ConfigError("--data and --images: give one of them")
-    if data is not None:
-        dataset = open_dataset(data, split)
-        check_classes(info, dataset)
-        ignored = dataset.classes.ignore_index
-        samples = [cropped(dataset[index]) for index in spread(len(dataset), limit)]
-        return [Sample(s.image, np.where(s.mask == ignored, info.ignore_index, s.mask)) for s in samples]
-    if images is None:
-        return []
-    paths = list(find_images([images]).values())
-    return [cropped(unlabelled(read_image(paths[index]), info)) for index in spread(len(paths), limit)]
-
-
-def cropped(sample: Sample) -> Sample:
-    """Returns a sample without what is beyond `LONGEST_SIDE`: many photographs are held and computed whole."""
-    image, mask = (np.ascontiguousarray(array[:LONGEST_SIDE, :LONGEST_SIDE]) for array in (sample.image, sample.mask))
-    return Sample(image, mask)
-
-
-def unlabelled(image: UInt8Array, info: ModelMetadata) -> Sample:
-    """Returns an image of which no pixel has a known class."""
-    return Sample(image, np.full(image.shape[:2], info.ignore_index, dtype=np.uint8))
 
 
 def agreement_table(agreements: dict[str, ParityReport]) -> Table:

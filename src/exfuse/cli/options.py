@@ -1,12 +1,10 @@
 """What more than one command takes, and values that are read from text."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from exfuse.errors import ConfigError
-from exfuse.export.open import find_exported
 from exfuse.inference.engines import AUTO, ENGINES
 from exfuse.inference.engines.base import Precision
 
@@ -31,11 +29,6 @@ NetworkEngine = Annotated[
 FastestEngine = Annotated[
     str, typer.Option("--engine", help=f"{', '.join(ENGINES)}; {AUTO} takes the fastest that is installed.")
 ]
-
-
-def reference_engine(model: str, engine: str | None) -> str:
-    """Returns the engine that was asked for, or the one to measure with: torch, unless the model is an export."""
-    return engine or ("torch" if find_exported(Path(model)) is None else AUTO)
 
 
 def parse_scales(text: str) -> tuple[float, ...]:

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from exfuse.atomic_io import read_file
-from exfuse.cli.images import find_images
 from exfuse.cli.options import FastestEngine, Flip, Model, NetworkPrecision, Scales, parse_scales
 from exfuse.console import progress_bar, terminal
+from exfuse.data.find_images import find_images
 from exfuse.data.samples import MAX_PIXELS, UInt8Array, read_image
 from exfuse.errors import ConfigError, DataError, OutputError, brief
 from exfuse.inference.tiling import Tiling

@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from exfuse.cli.options import Flip, Model, NetworkEngine, NetworkPrecision, Scales, parse_scales, reference_engine
+from exfuse.cli.options import Flip, Model, NetworkEngine, NetworkPrecision, Scales, parse_scales
 from exfuse.console import progress_bar, terminal
 from exfuse.evaluation.submission import voc_test_images, write_voc_submission
+from exfuse.export.open import reference_engine
 from exfuse.inference.tta import TestTimeAugmentation
 from exfuse.outputs.file import check_file
 from exfuse.predictor import Predictor

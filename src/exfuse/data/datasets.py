@@ -98,7 +98,7 @@ class SegmentationDataset:
         return self.entries[index].image, self.entries[index].mask
 
 
-def open_dataset(source: Path, split: str, missing: OnMissing = stop) -> SegmentationDataset:
+def open_dataset(source: str | Path, split: str, missing: OnMissing = stop) -> SegmentationDataset:
     """Opens one split of a data set.
 
     Args:
@@ -112,6 +112,7 @@ def open_dataset(source: Path, split: str, missing: OnMissing = stop) -> Segment
         ConfigError: If the dataset file is wrong or lacks the split.
         DataError: If the folder is in none of the formats, or a file of the split is missing or named twice.
     """
+    source = Path(source)
     if source.suffix.lower() in (".yaml", ".yml"):
         return _open_described(source, split, missing)
     if not source.is_dir():

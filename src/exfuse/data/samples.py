@@ -85,6 +85,11 @@ def first_place(mask: UInt8Array, label: int) -> tuple[int, int]:
     return row, column
 
 
+def spread(length: int, count: int) -> list[int]:
+    """Returns `count` places spread evenly from 0 to `length` - 1, or all of them if they are fewer."""
+    return sorted({round(place) for place in np.linspace(0, length - 1, min(count, length))})
+
+
 def check_sample(sample: Sample, num_classes: int, ignore_index: int, image_path: Path, mask_path: Path) -> None:
     """Checks that a mask fits its image and holds known classes only.
 

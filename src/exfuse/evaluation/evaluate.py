@@ -5,19 +5,24 @@ import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
 from rich.progress import track
 
-from exfuse.data.datasets import SegmentationDataset
-from exfuse.distributed import DistContext, all_reduce_sum
-from exfuse.errors import DataError
-from exfuse.evaluation.bootstrap import Int64Array, Interval, image_counts
-from exfuse.evaluation.metrics import Metric, ScoredImage, make_metrics
+from exfuse.data.datasets import SegmentationDataset, open_dataset
+from exfuse.data.stats import compute_stats
+from exfuse.distributed import DistContext, all_reduce_sum, process_group
+from exfuse.errors import ConfigError, did_you_mean
+from exfuse.evaluation.bootstrap import Int64Array, Interval, image_counts, mean_iou_interval
+from exfuse.evaluation.metrics import METRICS, Metric, ScoredImage, make_metrics
+from exfuse.export.open import reference_engine
+from exfuse.inference.engines.base import Precision
+from exfuse.inference.tta import TestTimeAugmentation
 from exfuse.metrics import ConfusionMatrix
-from exfuse.models.storage.metadata import ModelMetadata
+from exfuse.models.storage.metadata import check_classes
 from exfuse.predictor import Predictor
 
 ABSENT_RULE = "classes without a labelled pixel in the split are left out of the means"
@@ -29,12 +34,12 @@ class SplitScores(NamedTuple):
 
     Attributes:
         matrix: Of all pixels.
-        of_images: int64 `(N, 3, K)`, hits, true and predicted pixels of each image; see `exfuse.evaluation.bootstrap`.
+        per_image: int64 `(N, 3, K)`, hits, true and predicted pixels of each image; see `exfuse.evaluation.bootstrap`.
         metrics: Whatever else was counted, by name.
     """
 
     matrix: ConfusionMatrix
-    of_images: Int64Array
+    per_image: Int64Array
     metrics: dict[str, Metric]
 
 
@@ -65,7 +70,7 @@ def score_split(
     check_classes(predictor.info, dataset)
     num_classes, ignore_index = len(dataset.classes), dataset.classes.ignore_index
     matrix = ConfusionMatrix(num_classes, ignore_index)
-    of_images = torch.zeros(len(dataset), 3, num_classes, dtype=torch.int64)
+    per_image = torch.zeros(len(dataset), 3, num_classes, dtype=torch.int64)
     further = make_metrics(metrics, num_classes, ignore_index)
     rounds = range(dist.rank, len(dataset) + dist.rank, dist.size)
     shown = dist.is_main and console.is_terminal  # in a file a bar is but broken lines
@@ -78,31 +83,15 @@ def score_split(
         image = ConfusionMatrix(num_classes, ignore_index)
         image.update(prediction.labels, sample.mask)
         matrix.counts += image.counts
-        of_images[index] = torch.from_numpy(image_counts(image.counts.numpy()))
+        per_image[index] = torch.from_numpy(image_counts(image.counts.numpy()))
         if prediction.confidence is not None:
             scored = ScoredImage(prediction.confidence, prediction.labels, sample.mask)
-            for measure in further.values():
-                measure.update(scored)
+            for metric in further.values():
+                metric.update(scored)
     matrix.counts = all_reduce_sum(matrix.counts, dist)
-    for measure in further.values():
-        measure.counts = all_reduce_sum(measure.counts, dist)
-    return SplitScores(matrix, all_reduce_sum(of_images, dist).numpy(), further)
-
-
-def check_classes(info: ModelMetadata, dataset: SegmentationDataset) -> None:
-    """Checks that labels mean the same to the model and the data set.
-
-    Raises:
-        DataError: If their class names differ.
-    """
-    model_names, data_names = info.class_names, dataset.classes.names
-    if model_names == data_names:
-        return
-    if len(model_names) != len(data_names):
-        here, there = (f"{len(names)} classes ({', '.join(names)})" for names in (data_names, model_names))
-        raise DataError(f"{dataset.root}: {here}, but the model has {there}")
-    index = next(i for i, pair in enumerate(zip(model_names, data_names, strict=True)) if pair[0] != pair[1])
-    raise DataError(f"{dataset.root}: class {index} is {data_names[index]!r}, but {model_names[index]!r} to the model")
+    for metric in further.values():
+        metric.counts = all_reduce_sum(metric.counts, dist)
+    return SplitScores(matrix, all_reduce_sum(per_image, dist).numpy(), further)
 
 
 @dataclass(frozen=True)
@@ -122,6 +111,11 @@ class EvaluationReport:
     protocol: dict[str, Any]
     interval: Interval | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def mean_iou(self) -> float:
+        """Mean IoU over the classes that occur in the targets, 0 to 1."""
+        return self.matrix.mean_iou()
 
     @property
     def absent(self) -> tuple[str, ...]:
@@ -161,6 +155,63 @@ class EvaluationReport:
             low, high = (math.nan if ends[end] is None else ends[end] for end in ("low", "high"))
             interval = Interval(low, high)
         return cls(matrix, names, content["protocol"], interval, content["metrics"])
+
+
+def evaluate(
+    model: str | Path | Predictor,
+    data: str | Path,
+    split: str = "val",
+    *,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    metrics: Sequence[str] = (),
+    engine: str | None = None,
+    precision: Precision | None = None,
+    console: Console | None = None,
+) -> EvaluationReport:
+    """Scores a model on a whole split, at the images' own size.
+
+    Under torchrun every process calls this and scores its shard of the images; each gets the report on all of them.
+
+    Args:
+        model: A model folder, an export or "hf://OWNER/NAME"; or a predictor, which is used as it was opened.
+        data: A data set: a folder or a dataset file, as for `open_dataset`.
+        split: The split to score.
+        scales: Scales to average.
+        flip: Whether to average with the mirror image.
+        metrics: Further metrics, names of `exfuse.evaluation.metrics.METRICS`.
+        engine: As in `Predictor.from_pretrained`; by default torch, the reference, or an export's own.
+        precision: The same.
+        console: Where progress goes; by default nowhere.
+
+    Raises:
+        CheckpointError: If the model cannot be loaded.
+        ConfigError: If the engine or a metric is unknown, or the engine cannot do what is asked.
+        DataError: If a file of the split is bad, or the data set has other classes than the model.
+    """
+    for name in metrics:
+        if name not in METRICS:
+            raise ConfigError(f"there is no metric {name!r}; {did_you_mean(name, METRICS)}")
+    console = console or Console(quiet=True)
+    with process_group() as dist:
+        if isinstance(model, Predictor):
+            predictor, described = model, {}
+        else:
+            described = {"model": str(model)}
+            augmentation = TestTimeAugmentation(tuple(scales), flip)
+            predictor = Predictor.from_pretrained(model, reference_engine(model, engine), precision, augmentation)
+        dataset = open_dataset(data, split)
+        check_classes(predictor.info, dataset)
+        with console.status(f"checking the {len(dataset)} images of {split}"):
+            stats = compute_stats(dataset)
+        scores = score_split(predictor, dataset, dist, console, metrics)
+        return EvaluationReport(
+            scores.matrix,
+            dataset.classes.names,
+            describe_protocol(predictor, dataset, stats.fingerprint) | described,
+            mean_iou_interval(scores.per_image),
+            {name: metric.result() for name, metric in scores.metrics.items()},
+        )
 
 
 def describe_protocol(predictor: Predictor, dataset: SegmentationDataset, fingerprint: str) -> dict[str, Any]:

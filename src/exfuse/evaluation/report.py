@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from exfuse.data.datasets import SegmentationDataset
+from exfuse.data.samples import spread
 from exfuse.drawing import colorize, drawn_name, one_line
 from exfuse.evaluation.bootstrap import LEVEL
 from exfuse.evaluation.evaluate import EvaluationReport
@@ -205,11 +206,6 @@ def _example(predictor: Predictor, dataset: SegmentationDataset, index: int) -> 
     truth = colorize(sample.mask, dataset.classes.palette)
     predicted = colorize(prediction.labels, dataset.classes.palette)
     return Image.fromarray(np.concatenate([sample.image, truth, predicted], axis=1))
-
-
-def spread(length: int, count: int) -> list[int]:
-    """Returns `count` places spread evenly from 0 to `length` - 1, or all of them if they are fewer."""
-    return sorted({round(place) for place in np.linspace(0, length - 1, min(count, length))})
 
 
 def _png(figure: Figure) -> tuple[str, bytes]:

@@ -59,6 +59,11 @@ def find_exported(source: Path) -> Path | None:
     return next((path for path in found if path.is_file()), None)
 
 
+def reference_engine(source: str | Path, engine: str | None) -> str:
+    """Returns the engine that was asked for, or the one to measure with: torch, unless the model is an export."""
+    return engine or ("torch" if find_exported(Path(source)) is None else AUTO)
+
+
 def _open_fastest(
     folder: Path, precision: Precision | None, augmentation: TestTimeAugmentation
 ) -> tuple[Engine, ModelMetadata]:

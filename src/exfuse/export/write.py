@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -10,10 +9,10 @@ from typing import Any, Literal
 import torch
 
 from exfuse.atomic_io import atomic_folder, describe_os_error, digest_of, write_file
-from exfuse.data.samples import Sample
 from exfuse.errors import ConfigError, ExFuseError, ExportError, OutputError, brief
 from exfuse.export.formats import EXPORT_FORMATS, find_export_format
 from exfuse.export.formats.base import MAIN_FILE, ExportFormat
+from exfuse.export.samples import export_samples
 from exfuse.export.trace import export_program
 from exfuse.export.verify import ParityReport, compare_engines
 from exfuse.inference.engines import engine_of
@@ -34,10 +33,14 @@ REPORT_FILE = "export.json"
 
 def export_model(
     source: str | Path,
-    output: Path,
-    export_format: str,
-    precision: ExportPrecision,
-    samples: Sequence[Sample],
+    output: str | Path,
+    export_format: str = "openvino",
+    precision: ExportPrecision = "fp32",
+    *,
+    data: str | Path | None = None,
+    split: str = "val",
+    images: str | Path | None = None,
+    limit: int = 100,
 ) -> dict[str, ParityReport]:
     """Writes a folder with the exported model, its description and how well it agrees with the network.
 
@@ -50,20 +53,28 @@ def export_model(
         output: The folder to write; what is there is replaced if it is an older export and nothing else.
         export_format: One of `EXPORT_FORMATS`.
         precision: "fp32", or "int8" for OpenVINO, calibrated on the images.
-        samples: Real images to check with, labelled ones if there are any; see `compare_engines`.
+        data: A labelled data set to check the export with, and to calibrate int8 with: a folder or a dataset file.
+        split: The split of it.
+        images: Images without labels instead: a file, a folder or a glob. Without either, drawn scenes are used.
+        limit: How many images to use at most.
 
     Returns:
         The agreement in each precision that was compared.
 
     Raises:
         CheckpointError: If the model cannot be read.
-        ConfigError: If something that the format needs is not installed.
+        ConfigError: If a package that the format needs is not installed, or int8 has no images to be calibrated on.
+        DataError: If an image cannot be read, or the data set has other classes than the model.
         OutputError: If `output` is something else than an export, or cannot be written.
         ExportError: If the export cannot be made or written, or differs from the network by more than `TOLERANCES`.
     """
+    output = Path(output)
     entry = check_request(output, export_format, precision)
-    samples = [sample for sample in samples if min(sample.mask.shape) >= entry.min_side]
+    if precision == "int8" and data is None and images is None:
+        raise ConfigError("int8 is calibrated on images: give data or images")
     model, info = load_pretrained(source)
+    samples = export_samples(info, data, split, images, limit)
+    samples = [sample for sample in samples if min(sample.mask.shape) >= entry.min_side]
     network = TorchEngine(model, info, device=torch.device("cpu"))  # a card's convolutions may round more
     try:
         with atomic_folder(output.resolve(), lambda older: is_replaceable(older, REPORT_FILE)) as staged:

@@ -4,7 +4,8 @@ A key that a recipe leaves out has its default. A run records all keys with thei
 when defaults have changed or keys have been added since.
 """
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -42,12 +43,13 @@ def recipe_names() -> list[str]:
     return sorted(path.name.removesuffix(".yaml") for path in _recipes().iterdir() if path.name.endswith(".yaml"))
 
 
-def load_config(recipe: str, overrides: Sequence[str] = ()) -> TrainingConfig:
+def load_config(recipe: str | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = ()) -> TrainingConfig:
     """Reads a recipe of `exfuse train` and applies overrides.
 
     Args:
-        recipe: A name of `recipe_names()` or the path of a YAML file.
-        overrides: `key=value` with dotted keys; the value is read as YAML.
+        recipe: A name of `recipe_names()`, the path of a YAML file, or the keys and values of one.
+        overrides: `key=value` with dotted keys, the value being read as YAML; or keys with values, the keys dotted or
+            their values nested.
 
     Raises:
         ConfigError: If the recipe is not found, or a key or value is wrong.
@@ -159,20 +161,28 @@ def _explained(section: BaseModel, indent: str) -> Iterator[str]:
             yield f"{indent}{key}: {shown.removesuffix(']')}"
 
 
-def _load(recipe: str, overrides: Sequence[str], kind: type[ConfigType]) -> ConfigType:
+def _load(
+    recipe: str | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any], kind: type[ConfigType]
+) -> ConfigType:
     """Reads a recipe of any version, applies overrides and validates the result."""
-    content = _parse_yaml(read_recipe_text(recipe), recipe)
-    if not isinstance(content, dict):
-        raise ConfigError(f"{recipe}: expected keys and values, got {type(content).__name__}")
+    content: Any
+    if isinstance(recipe, str):
+        content = _parse_yaml(read_recipe_text(recipe), recipe)
+        if not isinstance(content, dict):
+            raise ConfigError(f"{recipe}: expected keys and values, got {type(content).__name__}")
+        content.setdefault("output", f"runs/{Path(recipe).stem}")
+    else:
+        content, recipe = copy.deepcopy(dict(recipe)), "the recipe"
+        content.setdefault("recipe_version", RECIPE_VERSION)
     meant = KINDS.get(str(content.get("task")), kind)
     if meant is not kind:
         raise ConfigError(f"{recipe}: this is a recipe for {meant.command}, not for {kind.command}")
     _upgrade(content, recipe)
-    for override in overrides:
-        _apply(content, override, kind)
+    given = flat_keys(dict(overrides)).items() if isinstance(overrides, Mapping) else map(_parse_override, overrides)
+    for key, value in given:
+        _apply(content, key, value, kind)
     if older := [key for key in flat_keys(content) if key in RENAMED]:
         raise ConfigError(f"{recipe}: unknown key {older[0]!r}; it is called {RENAMED[older[0]]!r} now")
-    content.setdefault("output", f"runs/{Path(recipe).stem}")
     try:
         return kind.model_validate(content)
     except ValidationError as error:
@@ -202,10 +212,14 @@ def _upgrade(content: dict[str, Any], source: str) -> None:
             inner[name] = inner.pop(key)
 
 
-def _apply(content: dict[str, Any], override: str, kind: type[BaseModel]) -> None:
+def _parse_override(override: str) -> tuple[str, Any]:
     key, equals, value = override.partition("=")
     if not equals or not key or len(key) > MAX_KEY:
         raise ConfigError(f"{override[:MAX_KEY]!r}: expected key=value, for example data.root=photos")
+    return key, _parse_yaml(value, key)
+
+
+def _apply(content: dict[str, Any], key: str, value: Any, kind: type[BaseModel]) -> None:
     *sections, last = key.split(".")
     for section in sections:
         inside = {name: field.annotation for name, field in kind.model_fields.items() if _is_section(field.annotation)}
@@ -215,7 +229,7 @@ def _apply(content: dict[str, Any], override: str, kind: type[BaseModel]) -> Non
         content = content.setdefault(section, {})
         if not isinstance(content, dict):
             raise ConfigError(f"{key}: the recipe's {section} is not keys and values")
-    content[last] = _parse_yaml(value, key)
+    content[last] = value
 
 
 def _is_section(annotation: Any) -> bool:

@@ -129,7 +129,7 @@ class SegmentationTask:
         engine = TorchEngine(model, self.info, precision=self.config.precision, device=self.dist.device)
         predictor = Predictor(engine, self.info)
         scores = score_split(predictor, self.val.dataset, self.dist, Console(quiet=True), check_stop=check_stop)
-        matrix, interval = scores.matrix, mean_iou_interval(scores.of_images)
+        matrix, interval = scores.matrix, mean_iou_interval(scores.per_image)
         protocol = describe_protocol(predictor, self.val.dataset, self.val.stats.fingerprint)
         report = EvaluationReport(matrix, self.info.class_names, protocol | {"step": step}, interval)
         measured = replace(self.info, metrics=report.to_json())

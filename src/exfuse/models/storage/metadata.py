@@ -2,11 +2,14 @@
 
 from dataclasses import asdict, dataclass, field
 from operator import index as index_of
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from exfuse.data.classes import Classes
 from exfuse.errors import DataError
 from exfuse.models.options import ModelOptions, options_of
+
+if TYPE_CHECKING:
+    from exfuse.data.datasets import SegmentationDataset
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,22 @@ class ModelMetadata:
             image_std=std,
             metrics=dict(content.get("metrics", {})),
         )
+
+
+def check_classes(info: ModelMetadata, dataset: "SegmentationDataset") -> None:
+    """Checks that labels mean the same to the model and the data set.
+
+    Raises:
+        DataError: If their class names differ.
+    """
+    model_names, data_names = info.class_names, dataset.classes.names
+    if model_names == data_names:
+        return
+    if len(model_names) != len(data_names):
+        here, there = (f"{len(names)} classes ({', '.join(names)})" for names in (data_names, model_names))
+        raise DataError(f"{dataset.root}: {here}, but the model has {there}")
+    index = next(i for i, pair in enumerate(zip(model_names, data_names, strict=True)) if pair[0] != pair[1])
+    raise DataError(f"{dataset.root}: class {index} is {data_names[index]!r}, but {model_names[index]!r} to the model")
 
 
 def _three_floats(values: Any) -> tuple[float, float, float]:
