@@ -36,6 +36,12 @@ def test_global_convolution_with_zero_first_bias_is_one_dense_convolution(kernel
         assert (block(x) - expected).abs().max() <= 1e-12
 
 
+@pytest.mark.parametrize(("kernel_size", "weights"), [(3, 260_694), (7, 608_286)])
+def test_global_convolution_has_the_weights_that_gcn_s_paper_counts(kernel_size: int, weights: int) -> None:
+    block = GlobalConvolution(2048, 21, kernel_size)
+    assert sum(value.numel() for name, value in block.named_parameters() if name.endswith("weight")) == weights
+
+
 def test_global_convolution_has_no_nonlinearity() -> None:
     block = GlobalConvolution(3, 4, 7).double()
     x, y = torch.randn(2, 1, 3, 8, 8, dtype=torch.float64)
