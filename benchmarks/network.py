@@ -25,7 +25,8 @@ def build(network: str) -> nn.Module:
     name, _, decoder = network.partition(" ")
     if name == "backbone":
         return create_model("gcn_resnet50", num_classes=CLASSES).get_submodule("backbone")
-    return create_model(name, num_classes=CLASSES, decoder=decoder or "full")  # type: ignore[arg-type]
+    # Wide, as on the pages so far; without densely adjacent prediction, as in GCN, that is K channels.
+    return create_model(name, num_classes=CLASSES, decoder=decoder or "full", decoder_width="wide")
 
 
 def make_step(network: str, mode: str, precision: str, size: int) -> Callable[[], None]:

@@ -29,7 +29,7 @@ from exfuse.models.storage.pretrained import save_pretrained
 from exfuse.outputs.folder import claim_folder
 from exfuse.predictor import Predictor
 
-ABLATION = (*TINY, "epochs=1", "model.name=gcn_tiny", "model.decoder_width=wide", "seeds=1")
+ABLATION = (*TINY, "epochs=1", "model.name=gcn_tiny", "model.decoder_width=narrow", "seeds=1")
 
 
 @pytest.fixture(scope="module")

@@ -152,8 +152,8 @@ def test_no_command_talks_or_leaves_anything_elsewhere(
 @pytest.mark.nightly  # what takes longest
 def test_neither_int8_nor_an_ablation_nor_compiled_code_talks(watched: Watched, model: Path, pack: Path) -> None:
     int8 = ["export", model, "--format", "openvino", "--precision", "int8", "--data", pack, "-o", watched.out / "int8"]
-    wide = ("model.name=gcn_tiny", "model.decoder_width=wide", "model.gcn_kernel=3", "seeds=1")
-    ablate = ["ablate", "paper", *TINY, *wide, f"data.root={pack}", f"output={watched.out / 'ablation'}"]
+    narrow = ("model.name=gcn_tiny", "model.decoder_width=narrow", "model.gcn_kernel=3", "seeds=1")
+    ablate = ["ablate", "paper", *TINY, *narrow, f"data.root={pack}", f"output={watched.out / 'ablation'}"]
     compiled = [
         "predict",
         model,

@@ -151,8 +151,8 @@ def test_what_the_hub_does_not_have_is_one_error(name: str, monkeypatch: pytest.
 BASELINE = {"semantic_embedding": False, "channel_resolution_embedding": False, "dap_window": 1}
 EQUAL: list[tuple[tuple[str, dict[str, Any]], tuple[str, dict[str, Any]]]] = [
     (("exfuse_tiny", {}), ("exfuse_tiny", {"semantic_embedding": True, "dap_window": 3, "decoder": "full"})),
-    (("exfuse_tiny", {}), ("exfuse_tiny", {"auxiliary_prediction": True, "decoder_width": 27})),
-    (("exfuse_tiny", {"dap_window": 1}), ("exfuse_tiny", {"dap_window": 1, "decoder_width": "narrow"})),
+    (("exfuse_tiny", {"decoder_width": "wide"}), ("exfuse_tiny", {"auxiliary_prediction": True, "decoder_width": 27})),
+    (("exfuse_tiny", {"dap_window": 1}), ("exfuse_tiny", {"dap_window": 1, "decoder_width": "wide"})),
     (("gcn_tiny", {}), ("exfuse_tiny", BASELINE)),
 ]
 DIFFERENT: list[dict[str, Any]] = [
@@ -161,6 +161,7 @@ DIFFERENT: list[dict[str, Any]] = [
     {"dap_control_conv": True},
     {"decoder": "stride4"},
     {"decoder_width": 26},
+    {"decoder_width": "wide"},
     {"auxiliary_prediction": False},
     {"semantic_embedding_norm": False},
     {"supervised_features": True},
@@ -180,6 +181,25 @@ def test_weights_are_taken_from_the_same_network_however_it_is_spelled(
         load_weights(model, target, tmp_path / str(number))
         expected = trained.state_dict()
         assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("width", "changes"), [("wide", {"decoder_width": "wide"}), ("narrow", {})])
+def test_a_description_without_the_width_is_of_the_time_when_wide_was_the_default(
+    width: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    info = replace(INFO, options=options_of(INFO.name, {"gcn_kernel": 3, **changes}))
+    content = info.to_json()
+    assert content["architecture"]["decoder_width"] == width
+    assert ModelMetadata.from_json(content) == info
+    del content["architecture"]["decoder_width"]
+    found = ModelMetadata.from_json(content)
+    assert found.options.decoder_width == "wide"
+    save_pretrained(tmp_path / "model", info.build(), content, "")
+    if width == "wide":
+        assert load_pretrained(tmp_path / "model")[1] == info
+    else:
+        with pytest.raises(CheckpointError, match="the weights cannot be loaded"):
+            load_pretrained(tmp_path / "model")
 
 
 @pytest.mark.parametrize("parts", DIFFERENT)

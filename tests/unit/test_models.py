@@ -59,9 +59,9 @@ def test_every_parameter_of_every_named_model_gets_a_gradient(name: str, decoder
 @pytest.mark.parametrize(
     "parts",
     [
-        {"decoder_width": "narrow"},
+        {"decoder_width": "wide"},
         {"decoder_width": 20},
-        {"decoder_width": "narrow", "decoder": "stride4"},
+        {"decoder_width": "wide", "decoder": "stride4"},
         {"decoder_width": 20, "decoder": "stride4"},
         {"dap_window": 5},
         {"semantic_embedding_norm": False},
@@ -88,7 +88,7 @@ def test_every_parameter_gets_a_gradient_in_other_forms(parts: dict[str, object]
         {"dap_window": 5},
         {"gcn_kernel": 11},
         {"decoder": "stride4"},
-        {"decoder_width": "narrow"},
+        {"decoder_width": "wide"},
         {"decoder_width": 12},
     ],
 )

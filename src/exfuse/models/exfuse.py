@@ -145,10 +145,10 @@ class Fusion(nn.Module):
 class FullSizeHead(nn.Module):
     """From stride 4 to scores of full size by two transposed convolutions, densely adjacent prediction last.
 
-    A boundary refinement follows the first in a decoder that is narrow, K channels wide by its option, and the second
-    where its map is neither averaged nor convolved afterwards, as in the baseline. One of K * k * k channels at full
-    size would cost several times the backbone (21 classes, window 3: 169 G multiply-adds at 512 x 512), and the paper's
-    figure is not known to have it.
+    GCN has a boundary refinement behind each. Here one follows the first in a decoder that is narrow, K channels wide
+    by its option, and the second where its map is neither averaged nor convolved afterwards, as in the baseline. One of
+    K * k * k channels at full size would cost several times the backbone (21 classes, window 3: 169 G multiply-adds at
+    512 x 512); the paper's figure 2 leaves all of them out and draws no map of that width.
     """
 
     def __init__(self, width: int, num_classes: int, dap_window: int, dap_control_conv: bool, is_narrow: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from exfuse.errors import did_you_mean
 
 Decoder = Literal["full", "stride4"]
-DecoderWidth = Literal["wide", "narrow"] | int
+DecoderWidth = Literal["narrow", "wide"] | int
 
 PAD_MULTIPLE = 32  # what the sides of an image are padded to: the stride of the deepest features
 LARGEST_NUMBER = 2**16  # of any option; far above it torch no longer counts the bytes
@@ -47,14 +47,12 @@ class ModelOptions:
         None, "a prediction on ECRE's output while training; null follows channel_resolution_embedding"
     )
     dap_window: int = _option(3, "window of densely adjacent prediction, odd; 1 is without", high=15, odd=True)
-    dap_control_conv: bool = _option(
-        False, "a convolution of dap_window + 2 in DAP's place, the paper's control experiment"
-    )
+    dap_control_conv: bool = _option(False, "a convolution of dap_window + 2 in DAP's place, as a control experiment")
     decoder: Decoder = _option(  # noqa: RUF009 - which is a field
         "full", "full upsamples to the image's size; stride4 predicts at a quarter of it"
     )
     decoder_width: DecoderWidth = _option(  # noqa: RUF009
-        "wide", "channels of the decoder: wide (classes x window^2), narrow (classes) or a number", high=4096
+        "narrow", "channels of the decoder: narrow (classes), wide (classes x window^2) or a number", high=4096
     )
 
     def __post_init__(self) -> None:

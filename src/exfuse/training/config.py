@@ -120,7 +120,7 @@ def _option_key(option: str, default: Any, annotation: Any) -> Any:
     if annotation is int or is_optional:
         annotation = number | None if is_optional else number
     elif int in getattr(annotation, "__args__", ()):
-        annotation = Literal["wide", "narrow"] | number
+        annotation = Literal["narrow", "wide"] | number
     return annotation, _key(default, option_text(option))
 
 

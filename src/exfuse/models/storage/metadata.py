@@ -11,6 +11,9 @@ from exfuse.models.options import ModelOptions, options_of
 if TYPE_CHECKING:
     from exfuse.data.datasets import SegmentationDataset
 
+# Options that a description from before it listed all of them leaves out, where their default was another one.
+WITHOUT_OPTION = {"decoder_width": "wide"}
+
 
 @dataclass(frozen=True)
 class ModelMetadata:
@@ -78,7 +81,7 @@ class ModelMetadata:
             )
         return cls(
             name=name,
-            options=options_of(name, architecture),
+            options=options_of(name, WITHOUT_OPTION | architecture),
             class_names=classes.names,
             palette=classes.palette,
             ignore_index=classes.ignore_index,
