@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from rich.console import Console
 from safetensors.torch import load_file
 from test_distributed import run_two_processes
@@ -117,6 +118,22 @@ def test_an_interrupted_run_resumes_to_the_bit(
     assert tensors.keys() == expected.keys()
     assert [name for name in tensors if not torch.equal(tensors[name], expected[name])] == []
     assert read_metrics(config.output) == read_metrics(pretrained)
+
+
+def test_a_run_from_before_heads_had_a_hidden_layer_goes_on_without_one(photos: Path, tmp_path: Path) -> None:
+    config = load_pretraining_config(
+        "imagenette_resnet18",
+        [*TINY, "epochs=1", "model.head_hidden_width=0", f"data.root={photos}", f"output={tmp_path / 'run'}"],
+    )
+    pretrain(config, False, Console(quiet=True))
+    record = config.output / "config.yaml"
+    content = yaml.safe_load(record.read_text())
+    assert content["model"].pop("head_hidden_width") == 0
+    record.write_text(yaml.safe_dump(content))
+    pretrain(config, True, Console(quiet=True))
+    usual = config.model_copy(update={"model": config.model.model_copy(update={"head_hidden_width": 512})})
+    with pytest.raises(ConfigError, match=r"model\.head_hidden_width=0 \(now 512\)"):
+        pretrain(usual, True, Console(quiet=True))
 
 
 def test_two_processes_pretrain_as_one(photos: Path, tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from exfuse.models.storage.folder import CONFIG_FILE, WEIGHTS_FILE
 from exfuse.models.storage.pretrained import save_pretrained
 
 
-def classifier_folder(folder: Path, with_head: FourBools) -> dict[str, Tensor]:
-    model = SemanticSupervisionClassifier(resnet.tiny(), 4, with_head)
+def classifier_folder(folder: Path, with_head: FourBools, hidden_width: int = 16) -> dict[str, Tensor]:
+    model = SemanticSupervisionClassifier(resnet.tiny(), 4, with_head, hidden_width)
     description = {"model_type": CLASSIFIER_TYPE, "architecture": {"with_head": with_head}}
     save_pretrained(folder, model, description | {"image_mean": [0.5] * 3, "image_std": [0.2] * 3}, card="")
     return model.state_dict()
@@ -34,8 +34,9 @@ def test_a_plain_backbone_takes_the_body_and_drops_the_heads(with_head: FourBool
         assert torch.equal(value, state[f"backbone.body.{name}"])
 
 
-def test_a_supervised_backbone_takes_the_convolutions_of_the_heads_too(tmp_path: Path) -> None:
-    state = classifier_folder(tmp_path / "backbone", (True, True, True, True))
+@pytest.mark.parametrize("hidden_width", [0, 16])
+def test_a_supervised_backbone_takes_the_convolutions_of_the_heads(hidden_width: int, tmp_path: Path) -> None:
+    state = classifier_folder(tmp_path / "backbone", (True, True, True, True), hidden_width)
     backbone = SupervisedBackbone(resnet.tiny())
     load_backbone_weights(backbone, tmp_path / "backbone")
     loaded = backbone.state_dict()

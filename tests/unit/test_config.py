@@ -127,6 +127,17 @@ def test_a_recipe_of_version_1_with_all_its_53_keys_is_read_as_it_was_meant(tmp_
     assert config.recipe_version == 2
 
 
+def test_a_pretraining_recipe_of_version_1_has_heads_of_one_linear_layer(tmp_path: Path) -> None:
+    content = yaml.safe_load(read_recipe_text("imagenette_resnet18"))
+    assert load_pretraining_config("imagenette_resnet18").model.head_hidden_width == 512
+    del content["recipe_version"]
+    path = tmp_path / "mine.yaml"
+    for model in (content.pop("model"), None):
+        path.write_text(yaml.safe_dump(content | ({"model": model} if model else {})))
+        assert load_pretraining_config(str(path)).model.head_hidden_width == 0
+        assert load_pretraining_config(str(path), ["model.head_hidden_width=8"]).model.head_hidden_width == 8
+
+
 @pytest.mark.parametrize("old", RENAMED)
 def test_a_name_of_version_1_is_unknown_in_version_2(old: str) -> None:
     assert f"unknown key '{old}'; it is called '{RENAMED[old]}' now" in refusal(f"{old}=1")

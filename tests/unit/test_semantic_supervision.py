@@ -55,9 +55,10 @@ def test_a_feature_is_the_second_convolution_normalised_and_rectified() -> None:
 
 
 @pytest.mark.parametrize("heads", [ALL, (False, False, False, False), (False, True, False, True)])
-def test_every_parameter_learns_and_there_is_one_score_for_each_head(heads: FourBools) -> None:
+@pytest.mark.parametrize("hidden_width", [0, 24])
+def test_every_parameter_learns_and_there_is_one_score_for_each_head(heads: FourBools, hidden_width: int) -> None:
     torch.manual_seed(0)
-    model = SemanticSupervisionClassifier(small_bottleneck(), 7, heads)
+    model = SemanticSupervisionClassifier(small_bottleneck(), 7, heads, hidden_width)
     output = model(torch.randn(4, 3, 64, 64))
     assert output.logits.shape == (4, 7)
     assert [logits.shape for logits in output.auxiliary_logits] == [(4, 7)] * sum(heads)
@@ -65,6 +66,30 @@ def test_every_parameter_learns_and_there_is_one_score_for_each_head(heads: Four
     total.backward()
     silent = [name for name, value in model.named_parameters() if value.grad is None or not value.grad.any()]
     assert silent == []
+
+
+def test_a_head_classifies_by_two_linear_layers_with_relu_between_them() -> None:
+    model = SemanticSupervisionClassifier(small_bottleneck(), 5, ALL, 24).double().eval()
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    feature = model.backbone(images)[1]
+    hidden, _, last = model.auxiliary_fc[1]
+    assert hidden.weight.shape == (24, 64)
+    expected = feature.mean(dim=(2, 3)) @ hidden.weight.T + hidden.bias
+    expected = expected.clamp(min=0) @ last.weight.T + last.bias
+    torch.testing.assert_close(model(images).auxiliary_logits[1], expected.float(), rtol=0, atol=1e-6)
+
+
+def test_without_a_hidden_width_a_head_has_the_names_and_the_draws_of_one_linear_layer() -> None:
+    torch.manual_seed(0)
+    body = small_bottleneck()
+    backbone, fc = SupervisedBackbone(body), torch.nn.Linear(1024, 5)
+    heads = [torch.nn.Linear(channels, 5) for channels in backbone.channels]
+    torch.manual_seed(0)
+    state = SemanticSupervisionClassifier(small_bottleneck(), 5, head_hidden_width=0).state_dict()
+    assert torch.equal(state["fc.weight"], fc.weight)
+    for level, head in enumerate(heads):
+        assert torch.equal(state[f"auxiliary_fc.{level}.weight"], head.weight)
+        assert torch.equal(state[f"auxiliary_fc.{level}.bias"], head.bias)
 
 
 def test_without_heads_it_is_the_plain_classifier() -> None:

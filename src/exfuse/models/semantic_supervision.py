@@ -2,8 +2,9 @@
 
 While a backbone is pre-trained on classification, an auxiliary head hangs on each of its stages, so that the early
 ones learn semantics, too. For segmentation the heads are dropped, or their convolutions stay and the decoder reads
-what they give. The paper's text was not at hand for the heads' width: here a convolution has as many channels as the
-stage, and at most `MAX_HEAD_WIDTH`.
+what they give. The paper's figure 3 draws a head as two 3 x 3 convolutions, global pooling and two fully connected
+layers, but no widths, norms or activations. Those are our reading: a convolution has as many channels as the stage, at
+most `MAX_HEAD_WIDTH`, with batch norm and ReLU; the first fully connected layer has `HEAD_HIDDEN_WIDTH`, with ReLU.
 """
 
 import itertools
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 from exfuse.models.backbones.base import Backbone, ConvNormPair, Features, FourInts, pairs_by_name
 
 MAX_HEAD_WIDTH = 512
+HEAD_HIDDEN_WIDTH = 512
 STAGES = ("res2", "res3", "res4", "res5")
 
 FourBools = tuple[bool, bool, bool, bool]
@@ -100,21 +102,28 @@ class ClassifierOutput(NamedTuple):
 class SemanticSupervisionClassifier(nn.Module):
     """A backbone with the usual classifier on its last stage, and an auxiliary one on the stages that are to have it.
 
-    A head is two 3 x 3 convolutions, global average pooling and a linear layer.
+    A head is two 3 x 3 convolutions, global average pooling and two linear layers with ReLU between them.
 
     Args:
         body: The backbone.
         num_classes: K.
         with_head: Which of res-2 to res-5 have a head; four times False is plain pre-training.
+        head_hidden_width: Outputs of a head's first linear layer; 0 leaves out that layer and its ReLU.
     """
 
-    def __init__(self, body: Backbone, num_classes: int, with_head: FourBools = (True, True, True, True)) -> None:
+    def __init__(
+        self,
+        body: Backbone,
+        num_classes: int,
+        with_head: FourBools = (True, True, True, True),
+        head_hidden_width: int = HEAD_HIDDEN_WIDTH,
+    ) -> None:
         super().__init__()
         self.backbone = SupervisedBackbone(body, with_head)
         self.with_head = with_head
         self.fc = nn.Linear(body.channels[-1], num_classes)
         self.auxiliary_fc = nn.ModuleList(
-            nn.Linear(channels, num_classes) if head else nn.Identity()
+            _head_classifier(channels, head_hidden_width, num_classes) if head else nn.Identity()
             for channels, head in zip(self.backbone.channels, with_head, strict=True)
         )
 
@@ -128,6 +137,12 @@ class SemanticSupervisionClassifier(nn.Module):
             if head
         )
         return ClassifierOutput(self.fc(_pool(stages[-1])).float(), auxiliary)
+
+
+def _head_classifier(in_features: int, hidden_width: int, num_classes: int) -> nn.Module:
+    if hidden_width == 0:
+        return nn.Linear(in_features, num_classes)
+    return nn.Sequential(nn.Linear(in_features, hidden_width), nn.ReLU(), nn.Linear(hidden_width, num_classes))
 
 
 def _pool(x: Tensor) -> Tensor:

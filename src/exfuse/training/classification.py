@@ -143,6 +143,7 @@ class ClassificationTask:
                 "name": config.model.backbone,
                 "num_classes": len(self.train.class_names),
                 "with_head": with_head(config),
+                "head_hidden_width": config.model.head_hidden_width,
             },
             "id2label": {str(index): name for index, name in enumerate(self.train.class_names)},
             "image_mean": list(config.data.image_mean),
@@ -192,7 +193,9 @@ def set_up(
     name = config.model.backbone
     if name not in BACKBONES:
         raise ConfigError(f"model.backbone: there is no backbone {name!r}; {did_you_mean(name, BACKBONES)}")
-    model = SemanticSupervisionClassifier(BACKBONES[name](), len(train.class_names), with_head(config))
+    model = SemanticSupervisionClassifier(
+        BACKBONES[name](), len(train.class_names), with_head(config), config.model.head_hidden_width
+    )
     return ClassificationTask(config, dist, train, val), model
 
 

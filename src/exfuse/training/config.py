@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model,
 from exfuse.errors import brief, did_you_mean
 from exfuse.losses import CLASS_WEIGHTS, LOSSES
 from exfuse.models.options import ModelOptions, check_option, family_defaults, option_limit, option_text, option_types
+from exfuse.models.semantic_supervision import HEAD_HIDDEN_WIDTH
 
 PathOrText = TypeVar("PathOrText", str, Path)
 
@@ -224,6 +225,9 @@ class ClassifierConfig(_Section):
     backbone: Text = _key("resnet18", "the backbone to pre-train")
     head_weights: tuple[Weight, Weight, Weight, Weight] = _key(
         (0.1, 0.2, 0.3, 0.4), "weights of the auxiliary losses on stages res-2 to res-5; 0 is without a head"
+    )
+    head_hidden_width: int = _key(
+        HEAD_HIDDEN_WIDTH, "outputs of the first of a head's two linear layers; 0 leaves that layer out", ge=0, le=16384
     )
     label_smoothing: Share = _key(0.1, "label smoothing of the cross entropy")
 

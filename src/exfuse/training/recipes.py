@@ -31,6 +31,10 @@ RENAMED = {
     "model.plain_prediction": "model.dap_control_conv",
 }
 
+# Keys whose default is not what runs did before there was the key. A recipe of version 1 that lacks one means this
+# value, and so does the record of a run, which has all keys of its time.
+BEFORE: dict[type[RunConfig], dict[str, Any]] = {PretrainingConfig: {"model": {"head_hidden_width": 0}}}
+
 KINDS: dict[str, type[RunConfig]] = {
     "segmentation": TrainingConfig,
     "classification": PretrainingConfig,
@@ -89,7 +93,7 @@ def load_recorded(path: Path, kind: type[ConfigType]) -> ConfigType:
     Raises:
         ConfigError: If it cannot be read or is of another kind of run.
     """
-    return _load(str(path), (), kind)
+    return _load(str(path), (), kind, recorded=True)
 
 
 def differing_keys(first: RunConfig, second: RunConfig) -> dict[str, tuple[Any, Any]]:
@@ -162,9 +166,12 @@ def _explained(section: BaseModel, indent: str) -> Iterator[str]:
 
 
 def _load(
-    recipe: str | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any], kind: type[ConfigType]
+    recipe: str | Mapping[str, Any],
+    overrides: Sequence[str] | Mapping[str, Any],
+    kind: type[ConfigType],
+    recorded: bool = False,
 ) -> ConfigType:
-    """Reads a recipe of any version, applies overrides and validates the result."""
+    """Reads a recipe of any version, or the record of a run, applies overrides and validates the result."""
     content: Any
     if isinstance(recipe, str):
         content = _parse_yaml(read_recipe_text(recipe), recipe)
@@ -177,9 +184,14 @@ def _load(
     meant = KINDS.get(str(content.get("task")), kind)
     if meant is not kind:
         raise ConfigError(f"{recipe}: this is a recipe for {meant.command}, not for {kind.command}")
+    may_lack_keys = recorded or content.get("recipe_version", 1) != RECIPE_VERSION
     _upgrade(content, recipe)
-    given = flat_keys(dict(overrides)).items() if isinstance(overrides, Mapping) else map(_parse_override, overrides)
-    for key, value in given:
+    for section, values in BEFORE.get(kind, {}).items() if may_lack_keys else ():
+        given = content.setdefault(section, {})
+        if isinstance(given, dict):  # if not, the validation says so
+            content[section] = values | given
+    changes = flat_keys(dict(overrides)).items() if isinstance(overrides, Mapping) else map(_parse_override, overrides)
+    for key, value in changes:
         _apply(content, key, value, kind)
     if older := [key for key in flat_keys(content) if key in RENAMED]:
         raise ConfigError(f"{recipe}: unknown key {older[0]!r}; it is called {RENAMED[older[0]]!r} now")
