@@ -10,15 +10,21 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from exfuse.ablation.rows import REFERENCE
+from exfuse.ablation.rows import PAPER, REFERENCE
 from exfuse.ablation.run import Ablation
 from exfuse.evaluation.bootstrap import LEVEL, Interval, difference_interval
 from exfuse.evaluation.report import escape_markdown
 from exfuse.outputs.folder import OutputFolder
 
 COLUMNS = (
-    "row", "mIoU", "spread", f"against the {REFERENCE}", "low", "high", "parameters (M)", "multiply-adds (G)", "s/step",
+    "row", "mIoU", "published mIoU", "spread", f"against the {REFERENCE}", "low", "high", "parameters (M)",
+    "multiply-adds (G)", "s/step",
 )  # fmt: skip
+PUBLISHED = {row.name: row.published for row in PAPER}
+SOURCE = (
+    "Published: the paper's own mIoU on PASCAL VOC 2012 val, from its Tables 3 and 4. It is of another training and, "
+    "unless this is VOC, of other data, so compare differences between rows, not scores."
+)
 NOT_DISTINGUISHABLE = "not distinguishable"
 # One seed says nothing of others, and two leave one degree of freedom, for which Student's t is 12.7.
 SEEDS_FOR_A_VERDICT = 3
@@ -31,6 +37,7 @@ class Line:
     Attributes:
         name: Of the row.
         mean: Mean mIoU over the seeds.
+        published: The paper's own, of VOC 2012 val; None if it has no such row.
         spread: Standard deviation over the seeds; nan for one.
         difference: From the reference, mean over the seeds.
         interval: Of the difference; see `difference_interval`.
@@ -42,6 +49,7 @@ class Line:
 
     name: str
     mean: float
+    published: float | None
     spread: float
     difference: float
     interval: Interval
@@ -75,6 +83,7 @@ def table_lines(ablation: Ablation) -> tuple[Line, ...]:
             Line(
                 name=name,
                 mean=float(scores.mean()),
+                published=PUBLISHED[name],
                 spread=float(scores.std(ddof=1)) if len(scores) > 1 else math.nan,
                 difference=float(scores.mean() - np.mean([100 * trial.mean_iou for trial in reference])),
                 interval=Interval(100 * low_high.low, 100 * low_high.high),
@@ -97,8 +106,8 @@ def markdown(ablation: Ablation, lines: tuple[Line, ...], command: str) -> str:
     """
     seeds = len(ablation.trials[REFERENCE])
     rows = [
-        f"| {line.name} | {line.mean:.2f} | {_spread(line)} | {line.verdict()} | {line.parameters / 1e6:.2f} "
-        f"| {line.multiply_adds / 1e9:.2f} | {line.seconds:.2f} |"
+        f"| {line.name} | {line.mean:.2f} | {published_text(line) or '-'} | {_spread(line)} | {line.verdict()} "
+        f"| {line.parameters / 1e6:.2f} | {line.multiply_adds / 1e9:.2f} | {line.seconds:.2f} |"
         for line in lines
     ]
     left_out = [f"- {name}: left out, {reason}" for name, reason in ablation.left_out]
@@ -108,10 +117,11 @@ def markdown(ablation: Ablation, lines: tuple[Line, ...], command: str) -> str:
             "",
             f"Mean IoU in points at the end of each run on {escape_markdown(ablation.split)}; "
             f"{seeds} seed{'s' * (seeds > 1)}, the same samples in the same order for every row. "
-            f"{escape_markdown(_cost(ablation))} Spread: standard deviation over seeds. {_reading(seeds)}",
+            f"{escape_markdown(_cost(ablation))} Spread: standard deviation over seeds. {_reading(seeds)} {SOURCE}",
             "",
-            f"| row | mIoU | spread | against the {REFERENCE} | parameters (M) | multiply-adds (G) | s/step |",
-            "|---|---|---|---|---|---|---|",
+            f"| row | mIoU | published | spread | against the {REFERENCE} | parameters (M) | multiply-adds (G) "
+            "| s/step |",
+            "|---|---|---|---|---|---|---|---|",
             *rows,
             *([""] if left_out else []),
             *left_out,
@@ -126,10 +136,16 @@ def comma_separated(lines: tuple[Line, ...]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for line in lines:
-        numbers = (line.mean, line.spread, line.difference, line.interval.low, line.interval.high)
+        numbers = (line.spread, line.difference, line.interval.low, line.interval.high)
         costs = (line.parameters / 1e6, line.multiply_adds / 1e9, line.seconds)
-        writer.writerow([line.name, *(f"{number:.4f}" for number in (*numbers, *costs))])
+        rest = (f"{number:.4f}" for number in (*numbers, *costs))
+        writer.writerow([line.name, f"{line.mean:.4f}", published_text(line), *rest])
     return text.getvalue()
+
+
+def published_text(line: Line) -> str:
+    """Returns the paper's own score, nothing where it has none."""
+    return "" if line.published is None else f"{line.published:.1f}"
 
 
 def figure(lines: tuple[Line, ...]) -> Figure:

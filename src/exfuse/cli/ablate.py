@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from exfuse.ablation.rows import REFERENCE
 from exfuse.ablation.run import Ablation, run_ablation
-from exfuse.ablation.table import table_lines, write_tables
+from exfuse.ablation.table import published_text, table_lines, write_tables
 from exfuse.cli.options import Overrides
 from exfuse.console import terminal
 from exfuse.outputs.folder import claim_folder
@@ -18,7 +19,7 @@ def ablate_command(
     recipe: Annotated[str, typer.Argument(help="paper, or a YAML file made from `exfuse recipes paper`.")],
     overrides: Overrides = None,
 ) -> None:
-    """Run the paper's ablation on any data set: each part alone against a baseline of the same width, with error bars.
+    """Run the paper's ablation on any data set: its Table 3 and each part alone against the baseline, with error bars.
 
     Every trial is a run of its own; the same command again skips those that are done and goes on with one that was cut
     off.
@@ -35,8 +36,8 @@ def ablate_command(
 def results_table(ablation: Ablation) -> Table:
     """Returns the finished rows for a terminal."""
     table = Table(title=ablation.split)
-    for column in ("row", "mIoU", "against the wide baseline"):
+    for column in ("row", "mIoU", "published, VOC val", f"against the {REFERENCE}"):
         table.add_column(column)
     for line in table_lines(ablation):
-        table.add_row(line.name, f"{line.mean:.2f}", line.verdict())
+        table.add_row(line.name, f"{line.mean:.2f}", published_text(line), line.verdict())
     return table
