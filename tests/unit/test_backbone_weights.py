@@ -47,7 +47,7 @@ def test_a_supervised_backbone_takes_the_convolutions_of_the_heads(hidden_width:
 
 def test_heads_that_were_not_trained_cannot_be_read(tmp_path: Path) -> None:
     classifier_folder(tmp_path / "backbone", (False, True, True, True))
-    with pytest.raises(CheckpointError, match=r"without a head on res2, .*supervised_features=false"):
+    with pytest.raises(CheckpointError, match=r"backbone.*\bres2\b.*supervised_features=false"):
         load_backbone_weights(SupervisedBackbone(resnet.tiny()), tmp_path / "backbone")
 
 
@@ -60,24 +60,24 @@ def test_how_the_images_were_normalised_is_read(tmp_path: Path) -> None:
 def test_public_weights_have_no_heads_to_read(tmp_path: Path) -> None:
     path = tmp_path / "resnet.safetensors"
     save_file(resnet.tiny().state_dict(), path)
-    with pytest.raises(CheckpointError, match=r"has no auxiliary heads.*supervised_features=false"):
+    with pytest.raises(CheckpointError, match=r"resnet\.safetensors.*supervised_features=false"):
         load_backbone_weights(SupervisedBackbone(resnet.tiny()), path)
 
 
 def test_another_architecture_is_refused(tmp_path: Path) -> None:
     classifier_folder(tmp_path / "backbone", (True, True, True, True))
-    with pytest.raises(CheckpointError, match="does not fit this backbone"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors.* conv1\.weight"):
         load_backbone_weights(resnet.resnet18(), tmp_path / "backbone")
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (None, r"config\.json: cannot be read"),
-        ("[", r"config\.json: not a readable description"),
-        ("[]", r"config\.json: not a readable description"),
-        ("{}", r"config\.json: not a readable description"),
-        (json.dumps({"model_type": "exfuse"}), "a 'exfuse' model; backbone weights come from exfuse pretrain"),
+        (None, r"config\.json.*No such file"),
+        ("[", r"config\.json.*readable"),
+        ("[]", r"config\.json.*readable"),
+        ("{}", r"config\.json.*readable"),
+        (json.dumps({"model_type": "exfuse"}), "backbone: .*'exfuse' .*exfuse pretrain"),
     ],
 )
 def test_a_folder_that_is_no_classifier_is_refused(config: str | None, message: str, tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_damaged_weights_file_is_refused(tmp_path: Path) -> None:
     classifier_folder(folder, (True, True, True, True))
     (folder / MANIFEST).unlink()
     (folder / WEIGHTS_FILE).write_bytes(b"\x80\x04junk")
-    with pytest.raises(CheckpointError, match=r"model\.safetensors: not a readable safetensors file"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors.*readable"):
         load_backbone_weights(resnet.tiny(), folder)
 
 
@@ -127,5 +127,5 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "resnet.safetensors")
-    with pytest.raises(CheckpointError, match=r"resnet\.safetensors.*not a regular file"):
+    with pytest.raises(CheckpointError, match=r"resnet\.safetensors.*regular file"):
         load_backbone_weights(resnet.tiny(), tmp_path / "resnet.safetensors")

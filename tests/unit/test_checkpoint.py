@@ -207,9 +207,7 @@ def test_an_error_at_any_file_of_a_save_leaves_the_previous_checkpoint(
 
     for module in (checkpoint, manifest):
         monkeypatch.setattr(module, "write_file", write_until_it_fails)
-    with pytest.raises(
-        CheckpointError, match=r"step_00000002: the checkpoint could not be written \(Input/output error\)"
-    ):
+    with pytest.raises(CheckpointError, match=r"step_00000002: .*Input/output error"):
         training.save(folder, 2)
     monkeypatch.undo()
     assert calls == failing_file
@@ -321,7 +319,7 @@ def test_a_full_disk_is_said_with_the_bytes_that_are_free(
     trained: Training, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "write_file", fail_to_write)
-    with pytest.raises(CheckpointError, match=rf"No space left on device: [\d,]+ bytes are free in {folder}\)"):
+    with pytest.raises(CheckpointError, match=rf"No space left on device.*[\d,]+ bytes .*{folder}\b"):
         trained.save(folder, 2)
 
 
@@ -330,7 +328,7 @@ def test_a_full_disk_is_a_checkpoint_error_and_the_previous_one_stays(trained: T
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
-        with pytest.raises(CheckpointError, match="could not be written"):
+        with pytest.raises(CheckpointError, match=r"step_00000002: .*File too large"):
             trained.save(folder, 2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -339,12 +337,12 @@ def test_a_full_disk_is_a_checkpoint_error_and_the_previous_one_stays(trained: T
 
 def test_a_file_where_the_folder_should_be_is_a_checkpoint_error(trained: Training, tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("in the way", encoding="utf-8")
-    with pytest.raises(CheckpointError, match="step_00000001: the checkpoint could not be written"):
+    with pytest.raises(CheckpointError, match=r"step_00000001: .*Not a directory"):
         trained.save(tmp_path / "checkpoints", 1)
 
 
 def test_where_no_checkpoint_is_there_is_nothing_to_resume_from(trained: Training, folder: Path) -> None:
-    with pytest.raises(CheckpointError, match="latest: there is no checkpoint"):
+    with pytest.raises(CheckpointError, match=r"latest: .*no checkpoint"):
         trained.load(folder)
     assert latest_checkpoint(folder) is None
 
@@ -395,7 +393,7 @@ def test_a_pointer_to_nothing_is_refused(pointer: bytes, trained: Training, fold
 def test_a_state_that_is_none_is_refused(state: str, trained: Training, folder: Path) -> None:
     (trained.save(folder, 1) / "state.json").write_text(state, encoding="utf-8")
     seal_again(folder)
-    with pytest.raises(CheckpointError, match="cannot be loaded"):
+    with pytest.raises(CheckpointError, match="loaded"):
         start_training().load(folder)
 
 
@@ -412,7 +410,7 @@ def as_forged(trained: Training, folder: Path, file: str, content: bytes) -> Non
 )  # fmt: skip
 def test_a_forged_state_is_refused(change: dict[str, Any], trained: Training, folder: Path) -> None:
     as_forged(trained, folder, "state.json", json.dumps(asdict(TrainingState(1)) | change).encode())
-    with pytest.raises(CheckpointError, match="the checkpoint cannot be loaded"):
+    with pytest.raises(CheckpointError, match=f"loaded .*{next(iter(change))}"):
         start_training().load(folder)
 
 
@@ -430,7 +428,7 @@ def test_a_forged_optimizer_state_is_refused(name: OptimizerName, change: str, f
         shape = {"one number": (1,), "longer": (2, *tensors[key].shape), "another": (3, 5)}[change]
         tensors[key] = torch.zeros(shape)
     as_forged(training, folder, "optimizer_0.safetensors", save(tensors))
-    with pytest.raises(CheckpointError, match="the optimizer's"):
+    with pytest.raises(CheckpointError, match="optimizer"):
         start_training(name).load(folder)
 
 
@@ -453,7 +451,7 @@ def test_without_latest_the_newest_whole_checkpoint_is_taken_and_nothing_is_lost
     flipped = bytearray((found / "model.safetensors").read_bytes())
     flipped[-1] ^= 1
     (found / "model.safetensors").write_bytes(flipped)
-    with pytest.raises(CheckpointError, match=r"model\.safetensors: changed since it was written"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: .*changed"):
         again.load(folder)
 
 
@@ -469,7 +467,7 @@ def test_what_the_user_put_beside_checkpoints_stays(trained: Training, folder: P
 
 def test_a_checkpoint_of_another_network_is_refused(trained: Training, folder: Path) -> None:
     trained.save(folder, 1)
-    with pytest.raises(CheckpointError, match="cannot be loaded"):
+    with pytest.raises(CheckpointError, match="loaded"):
         start_training(width=12).load(folder)
 
 
@@ -478,7 +476,7 @@ def test_an_optimizer_state_for_a_parameter_that_is_none_is_refused(key: str, tr
     path = trained.save(folder, 1) / "optimizer_0.safetensors"
     save_file(load_file(path) | {key: torch.zeros(3)}, path)
     seal_again(folder)
-    with pytest.raises(CheckpointError, match="cannot be loaded"):
+    with pytest.raises(CheckpointError, match="loaded"):
         start_training().load(folder)
 
 
@@ -553,14 +551,14 @@ def test_a_checkpoint_can_be_verified_without_a_network(trained: Training, folde
     assert set(files) == set(CHECKPOINT_FILES) - {MANIFEST}
     assert all(files[name].size == (target / name).stat().st_size for name in files)
     (target / MANIFEST).unlink()
-    with pytest.raises(CheckpointError, match=r"manifest\.json: no readable manifest"):
+    with pytest.raises(CheckpointError, match=r"manifest\.json: .*No such file"):
         verify_folder(target)
 
 
 @pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "a/b"])
 def test_a_manifest_that_leads_elsewhere_is_refused(name: str, tmp_path: Path) -> None:
     write_manifest(tmp_path, {name: Digest(0, "0" * 64)})
-    with pytest.raises(CheckpointError, match=r"manifest\.json: changed since it was written"):
+    with pytest.raises(CheckpointError, match=r"manifest\.json: .*changed"):
         verify_folder(tmp_path)
 
 
@@ -585,7 +583,7 @@ def test_a_pipe_or_a_device_in_a_files_place_is_refused_and_not_read(
     path.unlink()
     become(path)
     for use in (trained.load, verify_latest):
-        with pytest.raises(CheckpointError, match=f"{path}: .*not a regular file"):
+        with pytest.raises(CheckpointError, match=f"{path}: .*regular file"):
             use(folder)
 
 
@@ -595,7 +593,7 @@ def test_a_save_over_a_pipe_or_a_device_ends(become: Callable[[Path], None], tra
     for path in (checkpoint / "state.json", folder / LATEST):
         path.unlink()
         become(path)
-        with pytest.raises(CheckpointError, match="not a regular file"):
+        with pytest.raises(CheckpointError, match=f"{path.name}.*regular file"):
             trained.save(folder, 1)
 
 

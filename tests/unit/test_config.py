@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -140,13 +141,13 @@ def test_a_pretraining_recipe_of_version_1_has_heads_of_one_linear_layer(tmp_pat
 
 @pytest.mark.parametrize("old", RENAMED)
 def test_a_name_of_version_1_is_unknown_in_version_2(old: str) -> None:
-    assert f"unknown key '{old}'; it is called '{RENAMED[old]}' now" in refusal(f"{old}=1")
+    assert re.search(f"unknown .*'{old}'.*'{RENAMED[old]}'", refusal(f"{old}=1"))
 
 
 def test_both_names_of_a_key_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("accumulation: 2\ngradient_accumulation: 2\n")
-    with pytest.raises(ConfigError, match="accumulation is the older name of gradient_accumulation"):
+    with pytest.raises(ConfigError, match=r"mine\.yaml.*\baccumulation\b.*\bgradient_accumulation\b"):
         load_config(str(path))
 
 
@@ -154,7 +155,7 @@ def test_both_names_of_a_key_are_refused(tmp_path: Path) -> None:
 def test_a_version_that_is_not_known_is_refused_with_what_to_do(version: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(f"recipe_version: {version}\n")
-    with pytest.raises(ConfigError, match=r"mine\.yaml: recipe_version .* this exfuse reads 1 to 2"):
+    with pytest.raises(ConfigError, match=r"mine\.yaml.*\brecipe_version\b.*\b1 to 2\b"):
         load_config(str(path))
 
 
@@ -183,12 +184,12 @@ def test_a_recipe_can_be_a_file_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_an_unknown_recipe_is_refused_with_the_nearest_name() -> None:
-    with pytest.raises(ConfigError, match="there is no recipe 'demo_gnc'; did you mean 'demo_gcn'"):
+    with pytest.raises(ConfigError, match=r"recipe 'demo_gnc'.*'demo_gcn'"):
         load_config("demo_gnc")
 
 
 def test_a_recipe_file_that_is_not_there_is_refused_with_its_path(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"missing\.yaml: not a readable recipe"):
+    with pytest.raises(ConfigError, match=r"missing\.yaml.*readable"):
         load_config(str(tmp_path / "missing.yaml"))
 
 
@@ -203,7 +204,7 @@ def test_a_recipe_file_that_is_no_mapping_is_refused_with_its_path(content: byte
 def test_a_recipe_with_a_key_that_is_no_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "numbered.yaml"
     path.write_text(read_recipe_text("demo") + "\n7: 8\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"numbered\.yaml: .*7"):
+    with pytest.raises(ConfigError, match=r"numbered\.yaml.*\b7\b"):
         load_config(str(path))
 
 
@@ -263,34 +264,36 @@ def test_options_that_are_null_or_left_out_are_as_the_name_says() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("override", "nearest"),
     [
-        ("epoch=3", "unknown key 'epoch'; did you mean 'epochs'?"),
-        ("data.crop_siez=[64, 64]", "unknown key 'data.crop_siez'; did you mean 'crop_size'?"),
-        ("optimizer.learning_rat=1", "unknown key 'optimizer.learning_rat'; did you mean 'learning_rate'?"),
-        ("model.decoder_with=8", "unknown key 'model.decoder_with'; did you mean 'decoder_width'"),
+        ("epoch=3", "epochs"),
+        ("data.crop_siez=[64, 64]", "crop_size"),
+        ("optimizer.learning_rat=1", "learning_rate"),
+        ("model.decoder_with=8", "decoder_width"),
     ],
 )
-def test_a_misspelt_key_is_refused_with_the_nearest_known_one(override: str, message: str) -> None:
-    assert message in refusal(override)
+def test_a_misspelt_key_is_refused_with_the_nearest_known_one(override: str, nearest: str) -> None:
+    key = override.partition("=")[0]
+    assert re.search(f"unknown .*'{re.escape(key)}'.*'{nearest}'", refusal(override))
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("override", "facts"),
     [
-        ("dta.root=photos", "dta.root: there is no section 'dta'; did you mean 'data'?"),
-        ("optimiser.name=sgd", "optimiser.name: there is no section 'optimiser'; did you mean 'optimizer'?"),
-        ("seed.value=3", "seed.value: there is no section 'seed'"),
-        ("data.root.folder=photos", "data.root.folder: there is no section 'root'"),
+        ("dta.root=photos", "'dta'.*'data'"),
+        ("optimiser.name=sgd", "'optimiser'.*'optimizer'"),
+        ("seed.value=3", "'seed'"),
+        ("data.root.folder=photos", "'root'"),
     ],
 )
-def test_a_misspelt_section_is_refused_with_the_nearest_known_one(override: str, message: str) -> None:
-    assert message in refusal(override)
+def test_a_misspelt_section_is_refused_with_the_nearest_known_one(override: str, facts: str) -> None:
+    key = override.partition("=")[0]
+    assert re.search(f"{re.escape(key)}: .*section {facts}", refusal(override))
 
 
 @pytest.mark.parametrize("override", ["epochs", "=3", "--epochs", ""])
 def test_an_override_without_key_or_equals_sign_is_refused(override: str) -> None:
-    assert f"{override!r}: expected key=value" in refusal(override)
+    assert re.search(f"{override!r}.*key=value", refusal(override))
 
 
 @pytest.mark.parametrize(
@@ -336,7 +339,7 @@ def test_a_bad_value_is_refused_with_its_key(override: str) -> None:
     message = refusal(override)
     assert message.startswith("demo: ")
     assert all(part in message for part in key.split("."))
-    assert "unknown key" not in message
+    assert "unknown" not in message
 
 
 @pytest.mark.parametrize(
@@ -353,7 +356,7 @@ def test_a_list_with_a_number_that_is_not_finite_is_refused(override: str) -> No
 
 
 def test_a_batch_that_accumulation_does_not_divide_is_refused_with_both_numbers() -> None:
-    assert "batch_size 8 is not a multiple of gradient_accumulation 3" in refusal("gradient_accumulation=3")
+    assert re.search(r"batch_size 8\b.*gradient_accumulation 3\b", refusal("gradient_accumulation=3"))
 
 
 def test_a_section_that_is_a_value_is_refused_as_a_whole() -> None:
@@ -368,21 +371,21 @@ def test_every_pretraining_recipe_loads_and_its_backbone_is_known(name: str) -> 
 
 
 def test_a_recipe_for_another_command_is_refused_with_that_command() -> None:
-    with pytest.raises(ConfigError, match="imagenette_resnet18: this is a recipe for exfuse pretrain, not for exfuse"):
+    with pytest.raises(ConfigError, match=r"imagenette_resnet18: .*exfuse pretrain.*exfuse train"):
         load_config("imagenette_resnet18")
-    with pytest.raises(ConfigError, match="demo: this is a recipe for exfuse train, not for exfuse pretrain"):
+    with pytest.raises(ConfigError, match=r"demo: .*exfuse train.*exfuse pretrain"):
         load_pretraining_config("demo")
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.area=[0.8, 0.2]", r"data: the area range \[0.8, 0.2\] is empty"),
-        ("data.resize=64", r"data: resize 64 is smaller than the crop \[96, 96\]"),
+        ("data.area=[0.8, 0.2]", r"data: .*area .*\[0.8, 0.2\]"),
+        ("data.resize=64", r"data: .*resize 64 .*\[96, 96\]"),
         ("model.head_weights=[1, 1, 1]", "model.head_weights"),
         ("model.head_weights=[1, 1, 1, -1]", "model.head_weights.3"),
         ("model.label_smoothing=1", "model.label_smoothing"),
-        ("model.name=resnet18", "unknown key 'model.name'"),
+        ("model.name=resnet18", "unknown .*'model.name'"),
     ],
 )
 def test_a_bad_value_of_a_pretraining_recipe_is_refused_by_its_key(override: str, message: str) -> None:
@@ -399,10 +402,10 @@ def test_a_key_that_comes_twice_is_refused(line: str, key: str, tmp_path: Path) 
     path = tmp_path / "twice.yaml"
     text = read_recipe_text("demo").rstrip()
     path.write_text(f"{text}\n{line}\n", encoding="utf-8")
-    assert f"line {len(text.splitlines()) + 1}: the key {key!r} comes a second time" in refusal(recipe=str(path))
+    assert re.search(rf"{path}.* {len(text.splitlines()) + 1}: .*{key!r}", refusal(recipe=str(path)))
     nested = text.replace("  scale:", "  scale: [1, 1]\n  scale:")
     path.write_text(nested, encoding="utf-8")
-    assert "the key 'scale' comes a second time" in refusal(recipe=str(path))
+    assert re.search(f"{path}.*'scale'", refusal(recipe=str(path)))
 
 
 @pytest.mark.parametrize(
@@ -419,8 +422,8 @@ def test_yaml_tags_that_would_run_code_are_refused(value: str, tmp_path: Path) -
     harmful = value.replace("PATH", str(trace))
     path = tmp_path / "harmful.yaml"
     path.write_text(f"{read_recipe_text('demo')}\nextra: {harmful}\n", encoding="utf-8")
-    assert "not readable as YAML" in refusal(f"output={harmful}")
-    assert "not readable as YAML" in refusal(recipe=str(path))
+    assert "YAML" in refusal(f"output={harmful}")
+    assert "YAML" in refusal(recipe=str(path))
     assert not trace.exists()
 
 
@@ -463,7 +466,9 @@ def test_every_ablation_recipe_loads_and_reads_back_equal(name: str, tmp_path: P
 
 
 def test_a_network_begins_with_one_thing() -> None:
-    assert "weights and backbone_weights are both set" in refusal("model.weights=a", "model.backbone_weights=b")
+    assert re.search(
+        r"model: .*\bweights\b.*\bbackbone_weights\b", refusal("model.weights=a", "model.backbone_weights=b")
+    )
 
 
 def test_a_configuration_cannot_be_changed() -> None:
@@ -551,7 +556,7 @@ def test_a_recipe_file_has_a_limit_and_so_have_its_lines(content: bytes, message
 def test_a_recipe_that_is_no_file_is_refused_and_not_read(become: Callable[[Path], None], tmp_path: Path) -> None:
     path = tmp_path / "endless.yaml"
     become(path)
-    assert "not a regular file" in refusal(recipe=str(path))
+    assert re.search(f"{path}.*regular file", refusal(recipe=str(path)))
 
 
 def run_of(**settings: int) -> Run:

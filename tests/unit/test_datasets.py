@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -163,7 +164,7 @@ def test_a_label_far_from_all_others_is_no_reason_for_two_hundred_classes(tmp_pa
     mask = np.zeros((6, 8), dtype=np.uint8)
     mask[0, :3] = 1, 2, 200
     save(tmp_path / "masks" / "train" / "a.png", mask)
-    with pytest.raises(DataError, match=r"train/a\.png: has the label 200, .* the masks hold only 0, 1, 2"):
+    with pytest.raises(DataError, match=r"train/a\.png.* 200,.* 0, 1, 2\b"):
         open_dataset(tmp_path, "train")
     mask[0, :3] = 1, 2, 60
     save(tmp_path / "masks" / "train" / "a.png", mask)
@@ -175,7 +176,7 @@ def test_masks_of_0_and_255_alone_are_refused_with_what_to_do(tmp_path: Path):
     mask = np.zeros((6, 8), dtype=np.uint8)
     mask[2:4] = 255
     save(tmp_path / "masks" / "train" / "a.png", mask)
-    with pytest.raises(DataError, match=r"label_map: \{255: 1\}"):
+    with pytest.raises(DataError, match=r"label_map.*255: 1"):
         open_dataset(tmp_path, "train")
     described = {
         "root": ".", "format": "folders", "splits": {"train": "train"}, "names": ["rest", "thing"],
@@ -193,7 +194,7 @@ def test_an_image_that_is_named_twice_is_refused(tmp_path: Path, format_name: st
             file.write("a\n")
     else:
         save(tmp_path / "images" / "train" / "a.bmp", pixels_of("a"))
-    with pytest.raises(DataError, match="'a' is in the split already"):
+    with pytest.raises(DataError, match=r"'a'.*/a.png"):
         open_dataset(tmp_path, "train")
 
 
@@ -247,7 +248,7 @@ def test_a_wrong_classes_json_is_named(tmp_path: Path, content: str):
 def test_classes_json_in_another_encoding_is_named(tmp_path: Path):
     path = tmp_path / "classes.json"
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match=r"classes\.json: not a readable list of classes"):
+    with pytest.raises(DataError, match=r"classes\.json.*readable"):
         read_classes(path)
 
 
@@ -263,7 +264,7 @@ def test_a_label_outside_the_classes_is_named_with_count_and_place(tmp_path: Pat
     index = [entry.name for entry in dataset.entries].index("a")
     with pytest.raises(DataError) as raised:
         dataset[index]
-    assert f"{path}: 3 pixels have the label 40, the first at row 2, column 3;" in str(raised.value)
+    assert re.search(rf"{path}: 3 .* 40, .* row 2, column 3\b", str(raised.value))
 
 
 def test_a_mask_of_another_size_is_named(tmp_path: Path):
@@ -282,7 +283,7 @@ def test_a_truncated_file_is_named(tmp_path: Path, format_name: str, part: int):
     (tmp_path / "classes.json").write_text(json.dumps(three_classes()))
     path = next((tmp_path / FOLDERS[format_name][part]).rglob("b.png"))
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(DataError, match="not a readable") as raised:
+    with pytest.raises(DataError, match="readable") as raised:
         list(open_dataset(tmp_path, "train"))
     assert str(path) in str(raised.value)
 
@@ -301,14 +302,14 @@ def test_a_missing_mask_is_named_when_the_set_is_opened(tmp_path: Path, format_n
 def test_a_missing_image_is_named_with_the_line_that_lists_it(tmp_path: Path, format_name: str):
     write_data(tmp_path, format_name)
     (tmp_path / FOLDERS[format_name][0] / "b.png").unlink()
-    with pytest.raises(DataError, match=r"train\.txt: line 3: no image named 'b'"):
+    with pytest.raises(DataError, match=r"train\.txt.* 3\b.*'b'"):
         open_dataset(tmp_path, "train")
 
 
 def test_an_image_that_went_missing_later_is_named(tmp_path: Path):
     dataset = open_dataset(write_data(tmp_path, "lists"), "train")
     (tmp_path / "images" / "c.png").unlink()
-    with pytest.raises(DataError, match=r"c\.png: no such image"):
+    with pytest.raises(DataError, match=r"c\.png.*no such"):
         dataset[0]
 
 
@@ -331,7 +332,7 @@ def test_a_mask_that_lacks_its_images_rotation_is_named(tmp_path: Path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(pixels_of("c")).save(tmp_path / "images" / "c.png", exif=exif)
-    with pytest.raises(DataError, match=r"c\.png: the mask is 8 x 6.*is 6 x 8 .*EXIF"):
+    with pytest.raises(DataError, match=r"c\.png.* 8 x 6\b.* 6 x 8\b.*EXIF"):
         open_dataset(tmp_path, "train")[0]
 
 
@@ -342,7 +343,7 @@ def test_a_mask_that_is_not_one_byte_a_pixel_is_refused(tmp_path: Path, values: 
     write_data(tmp_path, "lists")
     (tmp_path / "classes.json").write_text(json.dumps(three_classes()))
     save(tmp_path / "masks" / "c.png", values)
-    with pytest.raises(DataError, match=r"c\.png: a mask must be an 8-bit palette or greyscale image"):
+    with pytest.raises(DataError, match=r"c\.png.*8-bit"):
         open_dataset(tmp_path, "train")[0]
 
 
@@ -355,9 +356,9 @@ def test_a_list_cannot_lead_out_of_the_data_set(tmp_path: Path, format_name: str
     named = name.format(absolute=tmp_path)
     listed = root / ("train.txt" if format_name == "lists" else "ImageSets/Segmentation/train.txt")
     listed.write_text(f"{named}\n")
-    with pytest.raises(DataError, match="leads out of the folder") as raised:
+    with pytest.raises(DataError, match="out of") as raised:
         open_dataset(root, "train")
-    assert f"{listed}: line 1: {shown(named)} leads" in str(raised.value)
+    assert all(fact in str(raised.value) for fact in (str(listed), "line 1", shown(named)))
 
 
 @FORMATS
@@ -370,7 +371,7 @@ def test_a_split_cannot_lead_out_of_the_data_set(tmp_path: Path, format_name: st
         "voc": "../../../outside/ImageSets/Segmentation/train",
     }[format_name]
     described = write_description(tmp_path / "d.yaml", format=format_name, splits={"train": place})
-    with pytest.raises(DataError, match="leads out of the folder"):
+    with pytest.raises(DataError, match=rf"out of .*{tmp_path / 'data'}"):
         open_dataset(described, "train")
 
 
@@ -386,7 +387,7 @@ def test_a_list_in_another_encoding_is_named(tmp_path: Path):
     write_data(tmp_path, "lists")
     for content in ("a\nb\u00fc\n".encode("latin-1"), "a\n".encode("utf-16") + b"\0"):
         (tmp_path / "train.txt").write_bytes(content)
-        with pytest.raises(DataError, match=r"train\.txt: (line 2: no image named|not a readable list of images)"):
+        with pytest.raises(DataError, match=r"train\.txt.*( 2\b|readable)"):
             open_dataset(tmp_path, "train")
 
 
@@ -428,7 +429,7 @@ def as_other_set(tmp_path: Path, source: str) -> Path:
         ("empty.yaml", "empty.yaml: splits.train"),
         ("folder.yaml", "folder.yaml: not a readable YAML file"),
         ("photo.jpg", "photo.jpg: not a folder"),
-        ("gone", "gone: no such folder"),
+        ("gone", "gone.*no such"),
     ],
 )
 def test_what_is_no_data_set_is_named_in_one_line(source: str, named: str, tmp_path: Path):
@@ -541,7 +542,7 @@ def test_classes_are_what_they_are_said_to_be(change: dict, tmp_path: Path):
 def test_a_name_that_stands_with_its_suffix_gets_a_hint(tmp_path: Path):
     write_data(tmp_path, "lists")
     (tmp_path / "train.txt").write_text("a.png\n")
-    with pytest.raises(DataError, match="without their suffix"):
+    with pytest.raises(DataError, match=r"train\.txt.* 1\b.*'a\.png'.*suffix"):
         open_dataset(tmp_path, "train")
 
 
@@ -551,7 +552,7 @@ def test_what_a_list_lacks_is_counted(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "train.txt").write_text("a\n" * 1001)
     assert len(open_leniently(tmp_path, "train")[1]) == 1000
     (tmp_path / "train.txt").write_text("a\n" * 100_000 + "".join(f"{number}\n" for number in range(100_000)))
-    with pytest.raises(DataError, match="more than 1,000"):
+    with pytest.raises(DataError, match=rf"{tmp_path}.*\b1,000\b.*'train'"):
         open_leniently(tmp_path, "train")
 
 
@@ -562,7 +563,7 @@ def test_a_split_without_images_is_refused(tmp_path: Path, format_name: str):
         (tmp_path / "images" / "test").mkdir()
     else:
         (tmp_path / ("test.txt" if format_name == "lists" else "ImageSets/Segmentation/test.txt")).write_text("\n")
-    with pytest.raises(DataError, match="split 'test' has no images"):
+    with pytest.raises(DataError, match=r"'test' .*no images"):
         open_dataset(tmp_path, "test")
 
 
@@ -574,12 +575,12 @@ def test_a_split_that_a_folder_lacks_is_named(tmp_path: Path, format_name: str):
 
 def test_a_folder_that_holds_no_data_set_is_told_what_is_expected(tmp_path: Path):
     (tmp_path / "images").mkdir()
-    with pytest.raises(DataError, match=r"no data set found for split 'val'.*masks/val.*JPEGImages.*\.yaml"):
+    with pytest.raises(DataError, match=r"'val'.*masks/val.*JPEGImages.*\.yaml"):
         open_dataset(tmp_path, "val")
 
 
 def test_a_missing_folder_is_named(tmp_path: Path):
-    with pytest.raises(DataError, match="gone: no such folder"):
+    with pytest.raises(DataError, match=r"gone.*no such"):
         open_dataset(tmp_path / "gone", "train")
 
 
@@ -627,7 +628,7 @@ def test_the_root_of_a_dataset_file_is_relative_to_the_file(tmp_path: Path, monk
 def test_a_value_mapped_to_no_class_is_a_data_error(tmp_path: Path):
     write_data(tmp_path / "data", "lists")
     dataset = open_dataset(write_description(tmp_path / "d.yaml", label_map={1: 77}), "train")
-    with pytest.raises(DataError, match=r"c\.png: \d+ pixels have the label 77"):
+    with pytest.raises(DataError, match=r"c\.png.*\blabel 77\b"):
         dataset[0]
 
 
@@ -659,7 +660,7 @@ def test_a_dataset_file_may_call_the_format_by_its_older_name(tmp_path: Path):
 @pytest.mark.parametrize("key", ["root", "format", "splits", "names"])
 def test_a_missing_key_of_a_dataset_file_is_named(tmp_path: Path, key: str):
     path = write_description(tmp_path / "d.yaml", **{key: None})
-    with pytest.raises(ConfigError, match=f"the key '{key}' is missing"):
+    with pytest.raises(ConfigError, match=rf"d\.yaml.*'{key}'.*missing"):
         read_dataset_file(path)
 
 
@@ -692,7 +693,7 @@ def test_a_wrong_value_in_a_dataset_file_is_named(tmp_path: Path, key: str, valu
 def test_a_dataset_file_without_keys_is_told_so(tmp_path: Path, content: str):
     path = tmp_path / "d.yaml"
     path.write_text(content)
-    with pytest.raises(ConfigError, match=r"d\.yaml: expected keys and values"):
+    with pytest.raises(ConfigError, match=r"d\.yaml.*keys"):
         read_dataset_file(path)
 
 
@@ -740,5 +741,5 @@ def test_the_fine_masks_of_ccp_are_refused_with_the_merged_classes(ccp: Path):
     fine = replace(
         dataset, entries=tuple(replace(e, mask=ccp / "masks_fine" / e.mask.name) for e in dataset.entries[:3])
     )
-    with pytest.raises(DataError, match="classes are 0 to 11, 255 is ignored"):
+    with pytest.raises(DataError, match=r"\b0 to 11\b.*\b255\b"):
         list(fine)

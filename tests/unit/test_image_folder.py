@@ -1,5 +1,6 @@
 """Folders of images for classification, and the views of them."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from exfuse.data.image_folder import (
     open_image_folder,
     resize,
 )
-from exfuse.errors import DataError
+from exfuse.errors import DataError, shown
 
 NO_TTA = ClassificationAugmentation(
     crop_size=(32, 48), area=(0.25, 1.0), flip=0.5, brightness=0.0, contrast=0.0, saturation=0.0
@@ -56,12 +57,12 @@ def test_classes_are_the_folders_in_alphabetical_order(tmp_path: Path) -> None:
 
 def test_folders_that_hold_no_classes_are_refused(tmp_path: Path) -> None:
     root = write_folder(tmp_path, classes=("only",))
-    with pytest.raises(DataError, match=r"val: no such folder; expected val/CLASS/IMAGE below"):
+    with pytest.raises(DataError, match=r"val: .*val/CLASS/IMAGE"):
         open_image_folder(root, "val")
-    with pytest.raises(DataError, match="at least two classes, found 1"):
+    with pytest.raises(DataError, match=r"train: .*classes.*\b1$"):
         open_image_folder(root, "train")
     (root / "train" / "empty").mkdir()
-    with pytest.raises(DataError, match=r"empty: a class without images"):
+    with pytest.raises(DataError, match=r"train/empty: .*class"):
         open_image_folder(root, "train")
 
 
@@ -69,7 +70,7 @@ def test_folders_that_hold_no_classes_are_refused(tmp_path: Path) -> None:
 def test_s7_a_split_stays_within_the_folder(split: str, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "elsewhere").mkdir()
-    with pytest.raises(DataError, match="leads out of the folder"):
+    with pytest.raises(DataError, match=f"{re.escape(shown(split))} .*out of"):
         open_image_folder(tmp_path / "photos", split)
 
 
@@ -80,17 +81,17 @@ def test_a_broken_image_is_found_before_training(tmp_path: Path) -> None:
     check_image_folder(dataset, lambda: seen.append(1))
     assert len(seen) == len(dataset)
     (root / "train" / "cat" / "1.png").write_bytes(b"no image at all")
-    with pytest.raises(DataError, match=r"cat/1\.png: not a readable image"):
+    with pytest.raises(DataError, match=r"cat/1\.png: .*readable"):
         check_image_folder(dataset)
     (root / "train" / "cat" / "1.png").unlink()
-    with pytest.raises(DataError, match=r"cat/1\.png: no such image"):
+    with pytest.raises(DataError, match=r"cat/1\.png: .*no such"):
         check_image_folder(dataset)
 
 
 def test_an_image_over_the_limits_is_refused_from_its_header(tmp_path: Path) -> None:
     root = write_folder(tmp_path)
     Image.new("L", (20_000, 1)).save(root / "train" / "ant" / "long.png")
-    with pytest.raises(DataError, match=r"long\.png: 20000 x 1 pixels is over the limit"):
+    with pytest.raises(DataError, match=r"long\.png: .*20000 x 1\b"):
         check_image_folder(open_image_folder(root, "train"))
 
 

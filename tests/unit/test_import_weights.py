@@ -74,7 +74,7 @@ def test_a_limit_on_the_size_of_files_is_kept_and_named(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
     try:
-        with pytest.raises(CheckpointError, match=r"weights\.pth: its tensors could not be written .*too large"):
+        with pytest.raises(CheckpointError, match=r"weights\.pth.*too large"):
             import_weights(source, "tiny", output)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -180,15 +180,15 @@ def test_what_is_predicted_for_ignored_pixels_may_be_anything():
 @pytest.mark.parametrize(
     ("labels", "target", "message"),
     [
-        ([0, 1, 0], [0, 1], r"labels have shape \(3,\), the target \(2,\)"),
-        ([[0, 1]], [[0], [1]], r"labels have shape \(1, 2\), the target \(2, 1\)"),
-        ([0, 3, 4], [0, 1, 1], "label 3 is not one of the 3 classes"),
-        ([0, -1, 0], [0, 1, 1], "label -1 is not one of the 3 classes"),
-        ([0, 1, 2], [0, 1, 3], "target 3 is not one of the 3 classes"),
-        ([0, 1, 2], [0, 1, 254], "target 254 is not one of the 3 classes"),
-        ([0, 1, 2], [0, 1, -1], "target -1 is not one of the 3 classes"),
-        ([0.0, 1.9, 2.0], [0, 1, 2], r"labels are whole numbers, not torch\.float64"),
-        ([0, 1, 2], [0.0, 1.0, 2.0], r"labels are whole numbers, not torch\.float64"),
+        ([0, 1, 0], [0, 1], r"\(3,\).*\(2,\)"),
+        ([[0, 1]], [[0], [1]], r"\(1, 2\).*\(2, 1\)"),
+        ([0, 3, 4], [0, 1, 1], r"label 3 .*\b3 classes"),
+        ([0, -1, 0], [0, 1, 1], r"label -1 .*\b3 classes"),
+        ([0, 1, 2], [0, 1, 3], r"target 3 .*\b3 classes"),
+        ([0, 1, 2], [0, 1, 254], r"target 254 .*\b3 classes"),
+        ([0, 1, 2], [0, 1, -1], r"target -1 .*\b3 classes"),
+        ([0.0, 1.9, 2.0], [0, 1, 2], r"torch\.float64"),
+        ([0, 1, 2], [0.0, 1.0, 2.0], r"torch\.float64"),
     ],
 )
 def test_what_is_no_class_is_refused_and_not_counted(labels: list, target: list, message: str):
@@ -206,5 +206,5 @@ def test_an_ignore_index_that_8_bits_cannot_hold_is_none_of_their_values(ignored
     labels = np.array([0, 1, 1], dtype=np.uint8)
     matrix.update(labels, np.array([0, 1, 2], dtype=np.uint8))
     assert matrix.counts.tolist() == [[1, 0, 0], [0, 1, 0], [0, 1, 0]]
-    with pytest.raises(ValueError, match="target 255 is not one of the 3 classes"):
+    with pytest.raises(ValueError, match=r"target 255 .*\b3 classes"):
         matrix.update(labels, np.array([0, 1, 255], dtype=np.uint8))

@@ -55,7 +55,7 @@ def test_any_changed_bit_is_refused_by_the_files_name(
         with pytest.raises(CheckpointError) as caught:
             open_model(folder)
         assert str(caught.value).startswith(f"{folder / name}: ")
-        assert f"delete {folder / MANIFEST}" in str(caught.value)
+        assert str(folder / MANIFEST) in str(caught.value)
     (folder / name).write_bytes(content)
     open_model(folder)
 
@@ -67,7 +67,7 @@ def test_a_folder_without_a_manifest_opens_and_one_with_another_is_refused(folde
     assert verify_model(folder) == digests
     load_pretrained(folder)
     write_manifest(folder, {CONFIG_FILE: digests[CONFIG_FILE]})
-    with pytest.raises(CheckpointError, match=rf"manifest\.json: does not list {WEIGHTS_FILE}"):
+    with pytest.raises(CheckpointError, match=rf"manifest\.json.*{WEIGHTS_FILE}"):
         load_pretrained(folder)
 
 
@@ -98,7 +98,7 @@ def test_weights_that_are_not_finite_are_neither_written_nor_read(
 def test_a_pipe_in_a_model_folder_is_not_waited_for(name: str, folder: Path) -> None:
     (folder / name).unlink()
     os.mkfifo(folder / name)
-    with pytest.raises(CheckpointError, match=f"{name}.*not a regular file"):
+    with pytest.raises(CheckpointError, match=f"{name}.*regular file"):
         load_pretrained(folder)
 
 
@@ -258,7 +258,7 @@ def test_saving_never_overwrites(tmp_path: Path) -> None:
     exfuse.save_pretrained(model, tmp_path / "model", **described())
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for name in ("file", "full", "link", "dangling", "model"):
-        with pytest.raises(CheckpointError, match=f"{name}: something is there already"):
+        with pytest.raises(CheckpointError, match=f"{tmp_path / name}: .*already"):
             exfuse.save_pretrained(model, tmp_path / name, **described())
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 

@@ -193,9 +193,9 @@ def test_float32_agrees_with_float64() -> None:
 
 
 def test_unknown_names_and_arguments_are_answered_with_near_ones() -> None:
-    with pytest.raises(ConfigError, match=r"no model 'exfuse_resnet5O'; did you mean 'exfuse_resnet50'"):
+    with pytest.raises(ConfigError, match=r"'exfuse_resnet5O'.*'exfuse_resnet50'"):
         create_model("exfuse_resnet5O", num_classes=3)
-    with pytest.raises(ConfigError, match=r"no option 'dap_windw'; did you mean 'dap_window'"):
+    with pytest.raises(ConfigError, match=r"'dap_windw'.*'dap_window'"):
         create_model("exfuse_tiny", num_classes=3, dap_windw=3)
 
 
@@ -239,7 +239,7 @@ def test_a_value_of_another_type_is_refused_by_name_and_true_is_no_number(argume
 
 
 def test_a_name_that_is_none_is_refused() -> None:
-    with pytest.raises(ConfigError, match="name must be a name, got 7"):
+    with pytest.raises(ConfigError, match=r"\bname\b.*\b7$"):
         create_model(7, num_classes=3)  # type: ignore[arg-type]
 
 
@@ -256,7 +256,7 @@ def test_the_table_of_models_takes_the_classes_that_models_take(classes: str) ->
     outcome = typer.testing.CliRunner().invoke(build_app(), ["models", "--classes", classes])
     assert outcome.exit_code == 2
     assert not outcome.exception or isinstance(outcome.exception, SystemExit)
-    with pytest.raises(ConfigError, match="num_classes must be 2 to 255"):
+    with pytest.raises(ConfigError, match=rf"num_classes .*\b2 to 255\b.* {classes}$"):
         describe_models(int(classes))
 
 
@@ -319,7 +319,7 @@ def fake_timm(reductions: list[int]) -> SimpleNamespace:
 
 
 def test_a_stage_without_a_block_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"every stage needs a block, got the depths \(2, 0, 2, 2\)"):
+    with pytest.raises(ValueError, match=r"\(2, 0, 2, 2\)"):
         resnet.ResNet(resnet.BasicBlock, (2, 0, 2, 2))
 
 
@@ -328,7 +328,7 @@ def test_a_timm_feature_extractor_becomes_a_backbone(monkeypatch: pytest.MonkeyP
     model = create_model("exfuse_timm/anything", num_classes=3).eval()
     assert model.backbone.channels == (12, 16, 20, 24)
     assert model(torch.randn(1, 3, 40, 64)).logits.shape == (1, 3, 40, 64)
-    with pytest.raises(ConfigError, match="Unknown model"):
+    with pytest.raises(ConfigError, match=r"gcn_timm/nothing.*Unknown model"):
         create_model("gcn_timm/nothing", num_classes=3)
 
 
@@ -348,7 +348,7 @@ def test_a_timm_model_that_keeps_channels_last_is_turned(monkeypatch: pytest.Mon
 
 def test_a_timm_model_without_the_four_strides_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", fake_timm([16, 16, 16]))
-    with pytest.raises(ConfigError, match=r"strides \[16, 16, 16\], not at \[4, 8, 32\]"):
+    with pytest.raises(ConfigError, match=r"\[16, 16, 16\].*\[4, 8, 32\]"):
         create_model("exfuse_timm/plain_vit", num_classes=3)
 
 

@@ -44,9 +44,9 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
     save_pretrained(tmp_path / "model", build_model(INFO), INFO.to_json(), "")
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("EXFUSE_CACHE", str(tmp_path / "file"))
-    with pytest.raises(CheckpointError, match=r"model: it could not be converted into .*file/xml/.*EXFUSE_CACHE"):
+    with pytest.raises(CheckpointError, match=r"model: .*file/xml/.*EXFUSE_CACHE"):
         Predictor.from_pretrained(tmp_path / "model", "openvino")
-    with pytest.warns(RuntimeWarning, match="the engine torch is used, which is slower: .*could not be converted"):
+    with pytest.warns(RuntimeWarning, match="torch.*file/xml/"):
         assert Predictor.from_pretrained(tmp_path / "model").engine.name == "torch, folded", "auto goes on without"
 
 

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -178,7 +179,7 @@ def test_no_mask_is_read_wrong(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["I", "F", "I;16", "LAB", "HSV", "RGBa", "La", "RGBX"])
 def test_a_picture_in_memory_of_an_uncertain_mode_is_refused(mode: str) -> None:
-    with pytest.raises(DataError, match=f"mode {mode} is not read"):
+    with pytest.raises(DataError, match=f"mode {re.escape(mode)} "):
         Predictor(NoEngine(), INFO)(Image.new(mode, (4, 4)))
 
 
@@ -200,7 +201,7 @@ def test_a_cmyk_jpeg_that_does_not_say_which_way_its_inks_go_is_refused(tmp_path
     marker = content.index(b"\xff\xeeAdobe".replace(b"Adobe", b"\x00\x0eAdobe"))
     path = tmp_path / "a.jpg"
     path.write_bytes(content[:marker] + content[marker + 16 :])
-    with pytest.raises(DataError, match=r"a\.jpg: an image of mode CMYK"):
+    with pytest.raises(DataError, match=r"a\.jpg: .*CMYK"):
         read_image(path)
 
 

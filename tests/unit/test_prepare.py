@@ -25,7 +25,7 @@ from exfuse.data.prepare.regions import draw_region
 from exfuse.data.prepare.tree import PreparedTree
 from exfuse.data.prepare.voc import prepare_sbd, prepare_voc, read_sbd_mask
 from exfuse.data.samples import image_size
-from exfuse.errors import ConfigError, DataError, OutputError
+from exfuse.errors import ConfigError, DataError, OutputError, shown
 from exfuse.outputs.folder import claim_folder
 from public_data import SIZE, annotation, categories, id_of, label_map, rectangle, uncompressed_runs, write_sbd_mask
 
@@ -57,11 +57,11 @@ def test_voc_becomes_a_data_set_with_its_own_pixels(voc: Path, tmp_path: Path) -
 
 
 def test_an_incomplete_download_is_noticed(voc: Path, sbd: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"3 images in train, but 1,464 were published; .* \(--partial"):
+    with pytest.raises(DataError, match=r"\b3 images in train\b.*\b1,464\b.*--partial"):
         prepare_voc(voc, tmp_path / "out", partial=False)
     assert not (tmp_path / "out").exists()
     prepare_voc(voc, tmp_path / "out", partial=True)
-    with pytest.raises(DataError, match="4 images in SBD, but 11,355 were published"):
+    with pytest.raises(DataError, match=r"\b4 images in SBD\b.*\b11,355\b"):
         prepare_sbd(sbd, tmp_path / "out", partial=False)
 
 
@@ -85,17 +85,17 @@ def test_sbd_masks_are_read_whatever_type_matlab_wrote(dtype: type, tmp_path: Pa
 
 def test_annotations_that_are_none_are_named(tmp_path: Path) -> None:
     path = tmp_path / "a.mat"
-    with pytest.raises(DataError, match=r"a\.mat: not one of SBD's annotations \(No such file"):
+    with pytest.raises(DataError, match=r"a\.mat: .*No such file"):
         read_sbd_mask(path)
     for content in (b"", b"MATLAB 5.0 MAT-file" + bytes(200), b"\x00" * 500):
         path.write_bytes(content)
-        with pytest.raises(DataError, match=r"a\.mat: not one of SBD's annotations"):
+        with pytest.raises(DataError, match=r"a\.mat: .*SBD"):
             read_sbd_mask(path)
     savemat(path, {"GTinst": {"Segmentation": label_map(0)}})
-    with pytest.raises(DataError, match=r"not one of SBD's annotations \(no variable GTcls"):
+    with pytest.raises(DataError, match=r"a\.mat: .*variable GTcls"):
         read_sbd_mask(path)
     savemat(path, {"GTcls": {"Segmentation": np.full((2, 2), 0.5)}})
-    with pytest.raises(DataError, match=r"GTcls\.Segmentation is no label map"):
+    with pytest.raises(DataError, match=r"a\.mat: .*GTcls\.Segmentation"):
         read_sbd_mask(path)
 
 
@@ -121,10 +121,10 @@ def test_what_was_cut_off_can_be_done_again(images: int, voc: Path, tmp_path: Pa
 def test_a_mask_of_another_size_or_label_is_refused(sbd: Path, voc: Path, tmp_path: Path) -> None:
     prepare_voc(voc, tmp_path / "out", partial=True)
     write_sbd_mask(sbd / "cls" / "2010_22.mat", np.full(SIZE, 21, dtype=np.uint8))
-    with pytest.raises(DataError, match=r"2010_22\.mat: 2400 pixels have the label 21"):
+    with pytest.raises(DataError, match=r"2010_22\.mat: 2400 .*label 21\b"):
         prepare_sbd(sbd, tmp_path / "out", partial=True)
     write_sbd_mask(sbd / "cls" / "2010_22.mat", np.zeros((5, 5), dtype=np.uint8))
-    with pytest.raises(DataError, match=r"2010_22\.mat: the mask is 5 x 5"):
+    with pytest.raises(DataError, match=r"2010_22\.mat: .*5 x 5\b"):
         prepare_sbd(sbd, tmp_path / "out", partial=True)
     assert not (tmp_path / "out" / "trainaug.txt").exists()
 
@@ -133,18 +133,18 @@ def test_a_planted_leak_is_found_by_name_and_by_content(voc: Path, sbd: Path, tm
     output = tmp_path / "out"
     prepare_voc(voc, output, partial=True)
     (sbd / "img" / "2010_21.jpg").write_bytes((voc / "JPEGImages" / "2007_11.jpg").read_bytes())
-    with pytest.raises(DataError, match="1 training images are copies of val images: 2010_21 is 2007_11"):
+    with pytest.raises(DataError, match="2010_21 is 2007_11"):
         prepare_sbd(sbd, output, partial=True)
     assert not (output / "trainaug.txt").exists()
     with (
-        pytest.raises(DataError, match="1 val images are to be trained on: 2007_11"),
+        pytest.raises(DataError, match=r"\b1 val images\b.*: 2007_11"),
         claim_folder(output, "exfuse data prepare") as folder,
     ):
         PreparedTree(folder).check_no_leak(["2007_01", "2007_11"], ["2007_11", "2008_12"])
 
 
 def test_steps_come_in_their_order_and_into_a_folder_of_their_own(voc: Path, sbd: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"train\.txt: not there yet; run exfuse data prepare voc first"):
+    with pytest.raises(DataError, match=r"train\.txt: .*exfuse data prepare voc"):
         prepare_sbd(sbd, tmp_path / "out", partial=True)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "holiday.jpg").write_bytes(b"mine")
@@ -260,15 +260,15 @@ def test_no_segmentation_kills_or_hangs() -> None:
 def test_long_boundaries_are_refused_before_they_take_minutes() -> None:
     lines = [annotation("cat", 0, [[0, 0, 20_000, 1, 5, 20_000]] * 20, 63)] * 40
     started = time.process_time()
-    with pytest.raises(DataError, match="boundaries are longer than"):
+    with pytest.raises(DataError, match="boundaries"):
         draw_semantic_mask([annotation("cat", 0, [[0, 0, 30_000, 1, 5, 30_000]] * 500, 63)], {id_of("cat"): 8}, 40, 30)
-    with pytest.raises(DataError, match="boundaries are longer than"):
+    with pytest.raises(DataError, match="boundaries"):
         draw_semantic_mask(lines, {id_of("cat"): 8}, 40, 30)
     assert time.process_time() - started < 30
 
 
 def test_many_regions_in_a_large_image_are_refused() -> None:
-    with pytest.raises(DataError, match="5,000 regions in 5000 x 5000 pixels"):
+    with pytest.raises(DataError, match=r"5,000 .*5000 x 5000"):
         draw_semantic_mask([annotation("cat", 0, [rectangle(0, 0, 9, 9)] * 5000, 63)], {id_of("cat"): 8}, 5000, 5000)
 
 
@@ -309,7 +309,7 @@ def test_a_name_that_would_be_another_one_in_a_list_is_refused(name: str, coco: 
     old.rename(new)
     content["images"][0]["file_name"] = new.name
     annotations.write_text(json.dumps(content))
-    with pytest.raises(DataError, match="cannot be the name of an image"):
+    with pytest.raises(DataError, match=re.escape(repr(f"coco_{name}"))):
         prepare_coco(coco, prepared, ("train2017",), True)
 
 
@@ -318,7 +318,7 @@ def test_a_name_that_would_be_another_one_in_a_list_is_refused(name: str, coco: 
 )
 def test_json_that_is_no_coco_is_one_error(content: str, coco: Path, prepared: Path) -> None:
     (coco / "annotations" / "instances_train2017.json").write_bytes(content.encode("latin-1"))
-    with pytest.raises(DataError, match=r"instances_train2017\.json: not COCO's instances") as raised:
+    with pytest.raises(DataError, match=r"instances_train2017\.json: .*COCO") as raised:
         prepare_coco(coco, prepared, ("train2017",), True)
     assert len(str(raised.value)) < 600
 
@@ -334,7 +334,7 @@ def test_two_images_of_one_name_are_refused(coco: Path, prepared: Path) -> None:
     content = json.loads(annotations.read_text())
     content["images"][1]["file_name"] = content["images"][0]["file_name"]
     annotations.write_text(json.dumps(content))
-    with pytest.raises(DataError, match="'coco_000000000001' was taken already"):
+    with pytest.raises(DataError, match=r"'coco_000000000001' .*already"):
         prepare_coco(coco, prepared, ("train2017",), True)
 
 
@@ -395,16 +395,16 @@ def test_matlab_files_are_read_as_scipy_reads_them(dtype: str, packed: bool, tmp
     found = read_field((tmp_path / "a.mat").read_bytes(), "GTcls", "Segmentation")
     assert found.dtype == loadmat(tmp_path / "a.mat")["GTcls"]["Segmentation"][0, 0].dtype
     np.testing.assert_array_equal(found, numbers)
-    for wrong in (
-        ("GTcls", "Boundaries"),
-        ("GTcls", "None"),
-        ("GTcls", "Segment"),
-        ("one", "a"),
-        ("two", "a"),
-        ("x", "y"),
+    for variable, field, fact in (
+        ("GTcls", "Boundaries", "matrix"),
+        ("GTcls", "None", "field None"),
+        ("GTcls", "Segment", "field Segment"),
+        ("one", "a", "struct"),
+        ("two", "a", "struct"),
+        ("x", "y", "variable x"),
     ):
-        with pytest.raises(ValueError, match=r"no field|no variable|not a"):
-            read_field((tmp_path / "a.mat").read_bytes(), *wrong)
+        with pytest.raises(ValueError, match=fact):
+            read_field((tmp_path / "a.mat").read_bytes(), variable, field)
 
 
 def test_two_objects_of_one_class_may_overlap() -> None:
@@ -420,22 +420,22 @@ def test_two_objects_of_one_class_may_overlap() -> None:
 def test_coco_that_is_not_whole_is_refused_by_name(coco: Path, prepared: Path) -> None:
     annotations = coco / "annotations" / "instances_train2017.json"
     content = json.loads(annotations.read_text())
-    with pytest.raises(DataError, match=r"instances_val2017\.json: not COCO's instances"):
+    with pytest.raises(DataError, match=r"instances_val2017\.json: .*No such file"):
         prepare_coco(coco, prepared, ("val2017",), True)
     (coco / "train2017" / "000000000002.jpg").unlink()
-    with pytest.raises(DataError, match=r"000000000002\.jpg: no such image, but instances_train2017\.json lists it"):
+    with pytest.raises(DataError, match=r"000000000002\.jpg: .*instances_train2017\.json"):
         prepare_coco(coco, prepared, ("train2017",), True)
     annotations.write_text(json.dumps(content | {"categories": categories()[:5]}))
-    with pytest.raises(DataError, match="lacks the categories airplane"):
+    with pytest.raises(DataError, match=r"instances_train2017\.json: .*\bairplane\b"):
         prepare_coco(coco, prepared, ("train2017",), True)
     lacking = [{key: value for key, value in row.items() if key != "area"} for row in content["annotations"]]
     annotations.write_text(json.dumps(content | {"annotations": lacking}))
-    with pytest.raises(DataError, match=r"annotations\[0\] has no 'area', or one of a wrong type"):
+    with pytest.raises(DataError, match=r"annotations\[0\] .*'area'"):
         prepare_coco(coco, prepared, ("train2017",), True)
     for shape in ([], {"size": [80, 100]}, {"size": [3, 3], "counts": [9]}):
         rows = [row | {"segmentation": shape} for row in content["annotations"]]
         annotations.write_text(json.dumps(content | {"annotations": rows}))
-        with pytest.raises(DataError, match=r"instances_train2017\.json: image 1: its segmentations cannot be drawn"):
+        with pytest.raises(DataError, match=r"instances_train2017\.json: image 1: .*segmentations"):
             prepare_coco(coco, prepared, ("train2017",), True)
     for broken in ({}, {"images": {}, "annotations": [], "categories": []}, {**content, "images": [3]}, []):
         annotations.write_text(json.dumps(broken))
@@ -445,24 +445,24 @@ def test_coco_that_is_not_whole_is_refused_by_name(coco: Path, prepared: Path) -
 
 
 def test_coco_with_fewer_images_than_were_published_is_refused(coco: Path, prepared: Path) -> None:
-    with pytest.raises(DataError, match=r"images in train2017, but 118,287 were published"):
+    with pytest.raises(DataError, match=r"images in train2017\b.*\b118,287\b"):
         prepare_coco(coco, prepared, ("train2017",), partial=False)
-    with pytest.raises(ConfigError, match="name each split once"):
+    with pytest.raises(ConfigError, match=r"splits?.*once"):
         prepare_coco(coco, prepared, ("train2017", "train2017"), partial=True)
     annotations = coco / "annotations" / "instances_train2017.json"
     content = json.loads(annotations.read_text())
     annotations.write_text(json.dumps(content | {"images": content["images"][1:]}))
-    with pytest.raises(DataError, match="annotations of image 1, which it does not list"):
+    with pytest.raises(DataError, match=r"instances_train2017\.json: .*\bimage 1,"):
         prepare_coco(coco, prepared, ("train2017",), partial=True)
     assert not (prepared / "mixed.txt").exists()
 
 
 def test_a_folder_that_is_not_vocs_is_refused(voc: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="has no JPEGImages; give the folder VOC2012 itself"):
+    with pytest.raises(DataError, match=r"JPEGImages.*VOC2012"):
         prepare_voc(voc.parent, tmp_path / "out", partial=True)
     rows = [{"id": index, "name": f"own {index}", "color": [index] * 3} for index in range(21)]
     (voc / "classes.json").write_text(json.dumps({"classes": rows}))
-    with pytest.raises(DataError, match="describes classes of its own"):
+    with pytest.raises(DataError, match=r"classes\.json"):
         prepare_voc(voc, tmp_path / "out", partial=True)
 
 
@@ -475,7 +475,7 @@ def test_polygons_without_an_area_are_passed_over_and_half_points_refused(coco: 
     content = json.loads(annotations.read_text())
     rows = [row | {"segmentation": [[1, 2, 3, 4, 5, 6, 7]]} for row in content["annotations"]]
     annotations.write_text(json.dumps(content | {"annotations": rows}))
-    with pytest.raises(DataError, match="image 1: its segmentations cannot be drawn"):
+    with pytest.raises(DataError, match=r"image 1: .*segmentations"):
         prepare_coco(coco, prepared, ("train2017",), True)
 
 
@@ -486,7 +486,7 @@ def test_s7_names_of_sbd_and_coco_stay_within_their_folders(name: str, sbd: Path
     for folder, suffix in (("img", ".jpg"), ("cls", ".mat")):
         (sbd / folder / "sub").mkdir()
         (sbd / folder / f"sub/2010_21{suffix}").write_bytes((sbd / folder / f"2010_21{suffix}").read_bytes())
-    with pytest.raises(DataError, match=r"leads out of the folder|cannot be the name of an image"):
+    with pytest.raises(DataError, match=re.escape(shown(name))):
         prepare_sbd(sbd, prepared, partial=True)
     assert sorted(path for path in prepared.parent.rglob("*") if path.is_file() and "sub" not in path.parts) == [
         path for path in before if path.name not in ("trainaug.txt", "mixed.txt")
@@ -497,7 +497,7 @@ def test_s7_names_of_sbd_and_coco_stay_within_their_folders(name: str, sbd: Path
     content = json.loads(annotations.read_text())
     images = [row | {"file_name": f"../{name}.jpg"} for row in content["images"]]
     annotations.write_text(json.dumps(content | {"images": images}))
-    with pytest.raises(DataError, match="leads out of the folder"):
+    with pytest.raises(DataError, match=r"out of .*train2017"):
         prepare_coco(coco, prepared, ("train2017",), True)
 
 
@@ -517,7 +517,7 @@ def test_an_image_of_another_size_than_its_annotations_say_is_refused(coco: Path
     content = json.loads(annotations.read_text())
     content["images"][0]["height"] += 1
     annotations.write_text(json.dumps(content))
-    with pytest.raises(DataError, match=r"000000000001\.jpg: not 100 x 81 pixels, as instances_train2017\.json says"):
+    with pytest.raises(DataError, match=r"000000000001\.jpg: .*100 x 81\b.*instances_train2017\.json"):
         prepare_coco(coco, prepared, ("train2017",), True)
 
 

@@ -150,14 +150,14 @@ def test_a_truncated_file_is_named(tmp_path: Path, read, suffix: str):
 def test_a_file_that_is_no_image_is_named(tmp_path: Path, read, content: bytes):
     path = tmp_path / "a.png"
     path.write_bytes(content)
-    with pytest.raises(DataError, match="not a readable") as raised:
+    with pytest.raises(DataError, match="readable") as raised:
         read(path)
     assert str(path) in str(raised.value)
 
 
 @READERS
 def test_a_folder_in_place_of_a_file_is_named(tmp_path: Path, read):
-    with pytest.raises(DataError, match="not a readable") as raised:
+    with pytest.raises(DataError, match="readable") as raised:
         read(tmp_path)
     assert str(tmp_path) in str(raised.value)
 
@@ -171,9 +171,9 @@ def test_no_program_is_started_for_a_file_that_says_it_is_postscript(
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: started.append(1))
     path = tmp_path / f"a.{suffix}"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n")
-    with pytest.raises(DataError, match="not a readable"):
+    with pytest.raises(DataError, match="readable"):
         read(path)
-    with pytest.raises(DataError, match="not a readable"):
+    with pytest.raises(DataError, match="readable"):
         image_size(path)
     assert started == []
 
@@ -219,7 +219,7 @@ def test_damaged_bytes_give_pixels_or_a_data_error_and_nothing_else(tmp_path: Pa
 def test_an_oversize_image_is_refused_from_its_header(tmp_path: Path, read, width: int, height: int):
     path = tmp_path / "a.png"
     write_png_header(path, width, height)
-    with pytest.raises(DataError, match=f"{width} x {height} pixels is over the limit") as raised:
+    with pytest.raises(DataError, match=f"{width} x {height} ") as raised:
         read(path)
     assert str(path) in str(raised.value)
     assert f"{MAX_PIXELS:,}" in str(raised.value)
@@ -253,7 +253,7 @@ def test_labels_are_counted_as_numpy_counts_them_in_pieces(monkeypatch: pytest.M
 def test_check_sample_accepts_every_class_and_the_ignored_label():
     mask = np.array([[0, 1, 2], [255, 1, 0]], dtype=np.uint8)
     check_sample(Sample(random_pixels(2, 3, 3), mask), 3, 255, Path("image"), Path("mask"))
-    with pytest.raises(DataError, match="the label 2"):
+    with pytest.raises(DataError, match=r"\bmask: .*label 2\b"):
         check_sample(Sample(random_pixels(2, 3, 3), mask), 2, 255, Path("image"), Path("mask"))
 
 
@@ -278,5 +278,5 @@ def test_check_sample_names_both_sizes_that_differ():
 
 def test_check_sample_hints_at_a_missing_rotation():
     sample = Sample(random_pixels(4, 6, 3), np.zeros((6, 4), dtype=np.uint8))
-    with pytest.raises(DataError, match=r"mask\.png: the mask is 4 x 6.*EXIF"):
+    with pytest.raises(DataError, match=r"mask\.png: .*4 x 6\b.*EXIF"):
         check_sample(sample, 3, 255, Path("image.jpg"), Path("mask.png"))

@@ -85,7 +85,7 @@ def test_a_scan_stops_at_a_label_outside_the_classes(copy: Path):
     mask = np.array(Image.open(path))
     mask[10, 20] = 99
     Image.fromarray(mask).save(path)
-    with pytest.raises(DataError, match=r"train_0007\.png: 1 pixels have the label 99, the first at row 10, column 20"):
+    with pytest.raises(DataError, match=r"train_0007\.png: 1 .*label 99\b.*row 10, column 20\b"):
         compute_stats(open_dataset(copy, "train"))
 
 
@@ -197,7 +197,7 @@ def test_a_file_that_vanishes_while_it_is_scanned_is_named(copy: Path, monkeypat
     dataset = open_dataset(copy, "val")
     monkeypatch.setattr(SegmentationDataset, "__getitem__", lambda self, index: SAMPLE)
     dataset.entries[0].image.unlink()
-    with pytest.raises(DataError, match=r"val_0000\.jpg: cannot be read"):
+    with pytest.raises(DataError, match=r"val_0000\.jpg: .*No such file"):
         compute_stats(dataset)
 
 

@@ -82,14 +82,14 @@ def test_the_archive_is_what_the_server_takes(voc: Path, tmp_path: Path) -> None
 
 
 def test_a_model_of_other_classes_cannot_be_submitted(voc: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="knows 3 classes that are not VOC's 21"):
+    with pytest.raises(DataError, match=r"\b3 classes\b.*\b21\b"):
         write_voc_submission(predictor(("a", "b", "c")), voc_test_images(voc, "test"), "test", tmp_path / "results.tgz")
 
 
 def test_other_colours_are_refused_before_anything_is_predicted(voc: Path, tmp_path: Path) -> None:
     network = predictor()
     network.info = replace(network.info, palette=((1, 2, 3), *network.info.palette[1:]))
-    with pytest.raises(DataError, match="the model's palette is not VOC's"):
+    with pytest.raises(DataError, match="palette"):
         write_voc_submission(network, voc_test_images(voc, "test"), "test", tmp_path / "out" / "results.tgz")
     assert not (tmp_path / "out").exists()
 
@@ -97,7 +97,7 @@ def test_other_colours_are_refused_before_anything_is_predicted(voc: Path, tmp_p
 def test_a_submission_that_fails_leaves_nothing(voc: Path, tmp_path: Path) -> None:
     images = voc_test_images(voc, "test")
     images[1].path.write_bytes(b"no image")
-    with pytest.raises(DataError, match="not a readable image"):
+    with pytest.raises(DataError, match=r"2010_02\.jpg: .*readable"):
         write_voc_submission(predictor(), images, "test", tmp_path / "out" / "results.tgz")
     assert not list((tmp_path / "out").iterdir())
 
@@ -110,19 +110,19 @@ def test_a_list_of_windows_editors_is_read(voc: Path) -> None:
 
 
 def test_missing_lists_and_images_are_named(voc: Path) -> None:
-    with pytest.raises(DataError, match=r"val\.txt: not a readable list of images"):
+    with pytest.raises(DataError, match=r"val\.txt: .*readable"):
         voc_test_images(voc, "val")
     (voc / "JPEGImages" / "2010_02.jpg").unlink()
-    with pytest.raises(DataError, match=r"2010_02\.jpg: no such image, but test\.txt lists it"):
+    with pytest.raises(DataError, match=r"2010_02\.jpg: .*test\.txt"):
         voc_test_images(voc, "test")
     (voc / "ImageSets" / "Segmentation" / "test.txt").write_text("2008_01\n2012_03\n2008_01\n")
-    with pytest.raises(DataError, match="lists '2008_01' more than once"):
+    with pytest.raises(DataError, match=r"test\.txt: .*'2008_01'"):
         voc_test_images(voc, "test")
     (voc / "ImageSets" / "Segmentation" / "test.txt").write_text("../../2008_01\n")
-    with pytest.raises(DataError, match=r"'\.\./\.\./2008_01' cannot be the name of an image"):
+    with pytest.raises(DataError, match=r"test\.txt: .*'\.\./\.\./2008_01'"):
         voc_test_images(voc, "test")
     (voc / "ImageSets" / "Segmentation" / "test.txt").write_text("\n")
-    with pytest.raises(DataError, match="lists no image"):
+    with pytest.raises(DataError, match=r"test\.txt: .*no image"):
         voc_test_images(voc, "test")
 
 
@@ -143,13 +143,13 @@ FIRST = f"{FOLDER}/2008_01.png"
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({FIRST: None}, r"1 images are missing, the first .*2008_01\.png"),
-        ({f"{FOLDER}/2099_99.png": mask_bytes((4, 4))}, r"2099_99\.png does not belong in it"),
-        ({FIRST: mask_bytes((40, 50), mode="L")}, "not an indexed PNG, its mode is L"),
-        ({FIRST: mask_bytes((50, 40))}, "40 x 50 pixels, its image has another size"),
-        ({FIRST: mask_bytes((40, 50), label=21)}, "label 21; classes are 0 to 20"),
-        ({FIRST: mask_bytes((40, 50), palette=voc_palette(21)[::-1])}, "its palette is not VOC's"),
-        ({FIRST: b"no picture"}, "not a readable PNG"),
+        ({FIRST: None}, r"\b1 images .*2008_01\.png"),
+        ({f"{FOLDER}/2099_99.png": mask_bytes((4, 4))}, r"2099_99\.png"),
+        ({FIRST: mask_bytes((40, 50), mode="L")}, r"2008_01\.png.*mode is L\b"),
+        ({FIRST: mask_bytes((50, 40))}, r"2008_01\.png.*40 x 50\b"),
+        ({FIRST: mask_bytes((40, 50), label=21)}, r"2008_01\.png.*label 21\b.*0 to 20\b"),
+        ({FIRST: mask_bytes((40, 50), palette=voc_palette(21)[::-1])}, r"2008_01\.png.*palette"),
+        ({FIRST: b"no picture"}, r"2008_01\.png.*readable PNG"),
     ],
 )
 def test_the_check_refuses(change: dict[str, bytes | None], message: str, voc: Path, tmp_path: Path) -> None:
@@ -166,5 +166,5 @@ def test_the_check_refuses(change: dict[str, bytes | None], message: str, voc: P
 
 def test_a_file_that_is_no_archive_is_refused(voc: Path, tmp_path: Path) -> None:
     (tmp_path / "results.tgz").write_bytes(b"hello")
-    with pytest.raises(DataError, match=r"results\.tgz: not a readable archive"):
+    with pytest.raises(DataError, match=r"results\.tgz: .*readable"):
         check_voc_submission(tmp_path / "results.tgz", voc_test_images(voc, "test"), "test")

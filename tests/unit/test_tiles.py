@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -122,7 +123,7 @@ def test_no_tile_is_larger_than_asked(picture: np.ndarray):
 
 @pytest.mark.parametrize("tiling", [Tiling(64, 33), Tiling(100, 49), Tiling(64, -1), Tiling(31, 0), Tiling(64, 100)])
 def test_a_tiling_that_makes_no_sense_is_refused(picture: np.ndarray, tiling: Tiling):
-    with pytest.raises(ConfigError, match=f"tiles of {tiling.tile_size} pixels with an overlap of {tiling.overlap}"):
+    with pytest.raises(ConfigError, match=rf"\b{tiling.tile_size} .* {tiling.overlap}\b"):
         next(label_strips(PixelEngine(), picture, tiling))
 
 
@@ -154,7 +155,7 @@ def test_a_mask_that_lacks_rows_is_not_finished():
 
 @pytest.mark.parametrize("shape", [(1, 3), (1, 5), (3, 4)])
 def test_rows_that_do_not_fit_are_refused(shape: tuple[int, int]):
-    with pytest.raises(ValueError, match="does not fit"):
+    with pytest.raises(ValueError, match=re.escape(str(shape))):
         PngStreamWriter(io.BytesIO(), (4, 2), INFO.palette).write(np.zeros(shape, np.uint8))
 
 
@@ -164,5 +165,5 @@ def test_the_limit_of_an_image_can_be_lifted_and_lowered(tmp_path, monkeypatch: 
     assert read_image(tmp_path / "a.png", 60_000_000).shape == (30, 40, 3)
     assert Image.MAX_IMAGE_PIXELS == 100
     monkeypatch.undo()
-    with pytest.raises(DataError, match="40 x 30 pixels is over the limit of 1,199 pixels"):
+    with pytest.raises(DataError, match=r"40 x 30 .*1,199"):
         read_image(tmp_path / "a.png", 1199)
