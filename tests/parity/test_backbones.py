@@ -48,7 +48,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     for change, message in (
         ({"conv1.weight": None}, "lacks conv1.weight"),
-        ({"conv1.weight": torch.zeros(64, 3, 3, 3)}, r"conv1.weight \(64, 3, 3, 3\) instead of \(64, 3, 7, 7\)"),
+        ({"conv1.weight": torch.zeros(64, 3, 3, 3)}, r"conv1.weight \(64, 3, 3, 3\).*\(64, 3, 7, 7\)"),
         ({"layer9.weight": torch.zeros(1)}, "unknown layer9.weight"),
     ):
         changed = {name: value for name, value in (state | change).items() if value is not None}
@@ -62,7 +62,7 @@ def test_an_unreadable_weights_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"weights\.safetensors"):
         load_backbone_weights(resnet.resnet18(), path)
     path.write_bytes(b"\x80\x04junk")
-    with pytest.raises(CheckpointError, match="not a readable safetensors file"):
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors.*safetensors"):
         load_backbone_weights(resnet.resnet18(), path)
 
 
@@ -101,5 +101,5 @@ def test_multiply_adds_agree_with_the_published_count_of_resnet50() -> None:
 
 
 def test_a_basic_block_has_no_grouped_form() -> None:
-    with pytest.raises(ValueError, match="no grouped form"):
+    with pytest.raises(ValueError, match="BasicBlock"):
         resnet.ResNet(resnet.BasicBlock, (1, 1, 1, 1), groups=32, width_per_group=4)

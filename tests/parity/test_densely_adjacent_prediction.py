@@ -70,12 +70,12 @@ def test_bfloat16_is_summed_in_float32() -> None:
 
 @pytest.mark.parametrize(("num_classes", "window"), [(3, 2), (3, 0), (3, -1), (0, 3)])
 def test_impossible_numbers_are_refused(num_classes: int, window: int) -> None:
-    with pytest.raises(ValueError, match="at least"):
+    with pytest.raises(ValueError, match=f" {min(num_classes, window)}$"):
         DenselyAdjacentPrediction(num_classes, window)
 
 
 def test_wrong_channel_count_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"expected 3 \* 3 \* 3 channels, got 26"):
+    with pytest.raises(ValueError, match=r"3 \* 3 \* 3 .*\b26\b"):
         DenselyAdjacentPrediction(3, 3)(torch.zeros(1, 26, 4, 4))
 
 

@@ -143,10 +143,10 @@ def test_scores_that_are_not_finite_are_refused(engine: str, tmp_path: Path):
     torch.nn.init.constant_(head.weight, 3e38)  # finite, as everything that is read must be
     save_pretrained(written.folder, written.model, written.info.to_json(), "")
     predictor = Predictor.from_pretrained(written.folder, engine, "fp32")
-    with pytest.raises(CheckpointError, match="not finite"):
+    with pytest.raises(CheckpointError, match="finite"):
         predictor.logits(pictures((1, 64, 64))[0])
     if engine == "torch":
-        with pytest.raises(CheckpointError, match="not finite"):
+        with pytest.raises(CheckpointError, match="finite"):
             predictor(pictures((1, 64, 64))[0])
 
 
@@ -233,7 +233,7 @@ def test_labels_in_openvino_are_the_first_largest_class(classes: int, enlarged: 
 def test_what_a_library_cannot_compute_is_said_with_the_file(suffix: str, library: str, tmp_path: Path):
     path = Written(NETWORKS["baseline"], tmp_path / "model").write(suffix)
     engine = Predictor.from_pretrained(path).engine
-    with pytest.raises(CheckpointError, match=rf"model{suffix}: {library} cannot compute it \(.+\)"):
+    with pytest.raises(CheckpointError, match=rf"model{suffix}: .*{library}.*\(.+\)"):
         engine.labels(np.zeros((1, 40, 40, 4), np.uint8))
 
 
@@ -244,11 +244,11 @@ def test_what_an_exported_file_gives_is_checked(suffix: str, networks: dict[str,
     labels, scores, classes = predictor.engine.labels(images), predictor.engine.scores(images), 5  # of `info_of`
     for wrong in (labels + np.uint8(classes), labels[:, 1:], labels.astype(np.int64), scores):
         predictor.engine._run = lambda *_, wrong=wrong: wrong
-        with pytest.raises(CheckpointError, match=rf"model{suffix}: does not give one of {classes} classes"):
+        with pytest.raises(CheckpointError, match=rf"model{suffix}: .*one of {classes} "):
             predictor(images[0])
     for wrong in (scores[:, 1:], scores[..., 1:], scores.astype(np.float16), labels):
         predictor.engine._run = lambda *_, wrong=wrong: wrong
-        with pytest.raises(CheckpointError, match=rf"model{suffix}: does not give a score of each of {classes}"):
+        with pytest.raises(CheckpointError, match=rf"model{suffix}: .*score .*{classes} "):
             predictor.logits(images[0])
 
 
@@ -261,7 +261,7 @@ def test_the_compiled_engine_agrees(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     images = pictures((1, 70, 90))
     assert (engine.labels(images) == written.network.labels(images)).mean() > 0.999
     monkeypatch.setattr("exfuse.inference.engines.torch_compile.SIZES", 1)
-    with pytest.raises(ConfigError, match="makes code for each size, and 1 are its limit"):
+    with pytest.raises(ConfigError, match=r"60, 90.*\b1\b"):
         engine.labels(pictures((1, 60, 90)))
 
 
@@ -298,11 +298,11 @@ def test_auto_takes_the_fastest_that_is_installed_and_can_do_it(tmp_path: Path, 
     monkeypatch.setattr(packages, "find_spec", lambda name: None if name == "openvino" else found(name))
     assert Predictor.from_pretrained(folder).engine.name == "onnxruntime"
     assert Predictor.from_pretrained(folder, precision="bf16").engine.name == "torch, folded"
-    with pytest.raises(ConfigError, match=r"openvino is not installed; pip install 'exfuse\[openvino\]'"):
+    with pytest.raises(ConfigError, match=r"^openvino .*'exfuse\[openvino\]'"):
         Predictor.from_pretrained(folder, "openvino")
     monkeypatch.setattr(packages, "find_spec", lambda name: None)
     assert Predictor.from_pretrained(folder).engine.name == "torch, folded"
-    with pytest.raises(ConfigError, match=r"onnxruntime is not installed; pip install 'exfuse\[onnx\]'"):
+    with pytest.raises(ConfigError, match=r"^onnxruntime .*'exfuse\[onnx\]'"):
         Predictor.from_pretrained(folder, "onnxruntime")
 
 
@@ -318,12 +318,12 @@ def test_compiled_code_is_in_bf16_where_the_processor_has_units_for_it(
 
 def test_what_an_engine_cannot_do_is_refused(tmp_path: Path):
     folder = Written(NETWORKS["baseline"], tmp_path / "model").folder
-    with pytest.raises(ConfigError, match=r"engine openvino .*--engine torch"):
+    with pytest.raises(ConfigError, match=r"openvino .*scales.*torch"):
         Predictor.from_pretrained(folder, "openvino", augmentation=tta.TestTimeAugmentation(flip=True))
-    with pytest.raises(ConfigError, match="the engine onnxruntime computes in fp32 only"):
+    with pytest.raises(ConfigError, match=r"onnxruntime .*fp32"):
         Predictor.from_pretrained(folder, "onnxruntime", "bf16")
     (tmp_path / "a.txt").write_text("no model")
-    with pytest.raises(CheckpointError, match=r"a\.txt: neither a model folder nor a file that ends in .xml or .onnx"):
+    with pytest.raises(CheckpointError, match=r"a\.txt: .*\.xml.*\.onnx"):
         Predictor.from_pretrained(tmp_path / "a.txt")
 
 
@@ -337,7 +337,7 @@ def test_a_model_is_converted_once_for_each_content(tmp_path: Path, monkeypatch:
     torch.manual_seed(1)
     info = NETWORKS["baseline"]
     save_pretrained(folder, build_model(info), info.to_json(), "")
-    with pytest.raises(CheckpointError, match="could not be converted"):
+    with pytest.raises(CheckpointError, match=str(tmp_path / "cache" / "xml")):
         Predictor.from_pretrained(folder, "openvino")
 
 

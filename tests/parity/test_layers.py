@@ -55,7 +55,7 @@ def _linear_part(block: GlobalConvolution, x: Tensor, y: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("kernel_size", [0, 2, -3])
 def test_global_convolution_refuses_even_kernels(kernel_size: int) -> None:
-    with pytest.raises(ValueError, match="odd kernel_size"):
+    with pytest.raises(ValueError, match=rf"\bkernel_size\b.* {kernel_size}$"):
         GlobalConvolution(3, 4, kernel_size)
 
 
@@ -114,9 +114,9 @@ def test_semantic_embedding_takes_as_many_levels_as_it_was_built_for() -> None:
     low, high = torch.randn(1, 4, 8, 8), torch.randn(1, 6, 4, 4)
     with pytest.raises(ValueError, match="zip"):
         branch(low, high, high)
-    with pytest.raises(ValueError, match="at least one higher level"):
+    with pytest.raises(ValueError, match="level"):
         SemanticEmbeddingBranch(4, ())
-    with pytest.raises(ValueError, match="width of at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"\bwidth\b.* 0$"):
         SemanticEmbeddingBranch(4, (6,), width=0)
 
 
@@ -140,7 +140,7 @@ def test_channel_resolution_embedding_moves_channels_to_pixels_by_index(scale: i
                 source = d * scale * scale + (i % scale) * scale + j % scale
                 expected[:, d, i, j] = channels[:, source, i // scale, j // scale]
     assert (layer(x) - expected).abs().max() <= 1e-12
-    with pytest.raises(ValueError, match="scale of at least 1"):
+    with pytest.raises(ValueError, match=r"\bscale\b.* 0$"):
         ChannelResolutionEmbedding(5, 3, 0)
 
 
