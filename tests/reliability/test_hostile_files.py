@@ -203,7 +203,7 @@ PICKLES: dict[str, Callable[[Path], bytes]] = {
 def test_s1_foreign_weights_that_are_more_than_tensors_are_refused(kind: str, tmp_path: Path) -> None:
     mark, source = tmp_path / "touched", tmp_path / "weights.pth"
     source.write_bytes(PICKLES[kind](mark))
-    refused = pytest.raises(CheckpointError, match=r"weights\.pth: not a file of plain tensors")
+    refused = pytest.raises(CheckpointError, match=r"weights\.pth: .*plain tensors")
     with at_most(seconds=20, megabytes=64), refused:  # most of the time goes into torch's start in the child
         import_weights(source, "tiny", tmp_path / "out.safetensors")
     assert not mark.exists()
@@ -228,16 +228,16 @@ def test_foreign_weights_of_a_backbone_are_taken(nested: str | None, prefix: str
 
 def test_foreign_weights_of_another_backbone_are_refused_by_name(tmp_path: Path) -> None:
     source, output = tmp_path / "weights.pth", tmp_path / "out.safetensors"
-    with pytest.raises(CheckpointError, match=r"weights\.pth: no such file"):
+    with pytest.raises(CheckpointError, match=r"weights\.pth: .*no such"):
         import_weights(source, "tiny", output)
     state = resnet.tiny().state_dict()
     torch.save({name: value for name, value in state.items() if name != "bn1.bias"}, source)
-    with pytest.raises(CheckpointError, match=r"does not fit this backbone, it lacks bn1\.bias"):
+    with pytest.raises(CheckpointError, match=r"weights\.pth: .*lacks bn1\.bias"):
         import_weights(source, "tiny", output)
     torch.save(state | {"bn1.bias": torch.zeros(3)}, source)
-    with pytest.raises(CheckpointError, match=r"has other shapes: bn1\.bias"):
+    with pytest.raises(CheckpointError, match=r"weights\.pth: .*bn1\.bias \(3,\)"):
         import_weights(source, "tiny", output)
-    with pytest.raises(CheckpointError, match="there is no backbone 'tinny'; did you mean 'tiny'"):
+    with pytest.raises(CheckpointError, match=r"backbone 'tinny'.*'tiny'"):
         import_weights(source, "tinny", output)
 
 
@@ -259,7 +259,7 @@ def test_foreign_weights_that_hold_a_backbone_twice_are_refused(tmp_path: Path) 
         f"{prefix}{name}": value for prefix in ("student.module.", "module.", "model.") for name, value in state.items()
     }
     torch.save(two, tmp_path / "weights.pth")
-    with pytest.raises(CheckpointError, match=r"weights\.pth: holds 'bn1\.[a-z_]+' more than once, 'm[a-z]+\.bn1"):
+    with pytest.raises(CheckpointError, match=r"weights\.pth: .*'bn1\.[a-z_]+'.*'m[a-z]+\.bn1"):
         import_weights(tmp_path / "weights.pth", "tiny", tmp_path / "out.safetensors")
 
 
@@ -429,7 +429,7 @@ def test_s4_a_jpeg_of_many_scans_is_refused(tmp_path: Path) -> None:
     last = content.rindex(b"\xff\xda")
     path = tmp_path / "bomb.jpg"
     path.write_bytes(content[:last] + 200 * content[last:-2] + b"\xff\xd9")
-    with at_most(seconds=0.05, megabytes=20), pytest.raises(DataError, match="a JPEG of more than 100 scans"):
+    with at_most(seconds=0.05, megabytes=20), pytest.raises(DataError, match=r"bomb\.jpg: .*\b100 scans\b"):
         read_image(path)
     path.write_bytes(content)
     assert read_image(path).shape == (64, 64, 3)
@@ -443,7 +443,7 @@ def test_s4_files_of_too_many_bytes_are_not_read(name: str, tmp_path: Path) -> N
         file.truncate(1 << 30)  # a hole, which takes no space
     with at_most(seconds=0.05, megabytes=20):
         for read in (read_image, read_mask, image_size):
-            with pytest.raises(DataError, match="bytes is over the limit of"):
+            with pytest.raises(DataError, match=rf"{name}: {path.stat().st_size:,} bytes"):
                 read(path)
 
 
@@ -535,14 +535,14 @@ def test_broken_files_leave_the_terminal_clean(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "exfuse", "doctor", str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 1
-    assert "not a readable image" in " ".join(result.stdout.split())
+    assert "readable" in result.stdout
     assert result.stderr == ""
 
 
 def test_a_pipe_is_no_image(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.png")
     for read in (read_image, read_mask, image_size):
-        with pytest.raises(DataError, match=r"a\.png: not a readable .*not a regular file"):
+        with pytest.raises(DataError, match=r"a\.png: .*regular file"):
             read(tmp_path / "a.png")
 
 
@@ -696,5 +696,5 @@ def test_s7_names_of_classes_lead_nowhere(pack: Path, tmp_path: Path, monkeypatc
 
 def test_a_safetensors_file_of_another_network_is_no_crash(model_folder: Path) -> None:
     save_file({"a": torch.zeros(1)}, model_folder / WEIGHTS_FILE)
-    with pytest.raises(CheckpointError, match="the weights cannot be loaded"):
+    with pytest.raises(CheckpointError, match=WEIGHTS_FILE):
         load_pretrained(model_folder)

@@ -64,7 +64,7 @@ def test_r9_a_dead_rank_ends_the_run_within_seconds(death: Death, pack: Path, tm
     done = run_two(pack, tmp_path / "two", death, restarts=0)
     seconds = time.time() - (tmp_path / "two" / "died").stat().st_mtime
     assert done.returncode != 0
-    assert "another process of this run is gone" in done.stderr
+    assert "another process" in done.stderr
     assert seconds < 15
     left = subprocess.run(["pgrep", "-f", str(DYING)], capture_output=True, text=True, check=False).stdout.split()
     assert left == []
@@ -187,9 +187,8 @@ def test_two_processes_that_differ_end_with_one_line_each(pack: Path, tmp_path: 
     command = ["-m", "exfuse", *OPTIONS[:-1], f"output={tmp_path / 'run'}", f"data.root={pack}"]
     for code, errors in start_two(command, [*command, "data.val_split=train"]):
         assert code == 1
-        assert errors.startswith(
-            "error: the processes of this run differ: rank 1 has data.val_split train and rank 0 val;"
-        )
+        assert errors.startswith("error: ")
+        assert "rank 1 has data.val_split train and rank 0 val" in errors
         assert errors.count("\n") == 1
 
 
