@@ -56,10 +56,10 @@ def own_pack(pack: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(pack, tmp_path / "own_pack"))
 
 
-def assert_one_line_error(outcome: Outcome, message: str) -> None:
+def assert_one_line_error(outcome: Outcome, *facts: str) -> None:
     assert outcome.code == 1
     assert outcome.errors.startswith("error: ")
-    assert message in outcome.errors
+    assert [fact for fact in facts if fact not in outcome.errors] == []
     assert outcome.errors.rstrip("\n").count("\n") == 0
     assert "Traceback" not in outcome.errors + outcome.output
 
@@ -253,8 +253,8 @@ def test_predict_reports_broken_files_skips_them_and_fails_in_the_end(
     assert "2 images segmented, 2 skipped" in outcome.output
     lines = outcome.errors.splitlines()
     assert len(lines) == 2
-    assert lines[0].startswith(f"skipped: {folder / 'empty.png'}: not a readable image")
-    assert lines[1].startswith(f"skipped: {folder / 'half [bold]way.jpg'}: not a readable image")
+    assert lines[0].startswith(f"skipped: {folder / 'empty.png'}: ")
+    assert lines[1].startswith(f"skipped: {folder / 'half [bold]way.jpg'}: ")
     assert sorted(path.name for path in (tmp_path / "out" / "masks").iterdir()) == ["val_0000.png", "val_0003.png"]
     assert len(json.loads((tmp_path / "out" / "fractions.json").read_text())) == 2
 
@@ -387,12 +387,12 @@ def test_control_c_exits_130_says_how_to_go_on_and_the_run_can_be_finished(pack:
     assert process.returncode == 130
     taken = len(read_metrics(run))
     assert 2 <= taken < steps
-    assert f"stopped after step {taken}; to go on, run the same command with --resume" in errors
+    assert re.search(rf"\bstep {taken}\b.*--resume", errors)
     assert "Traceback" not in errors
     assert (run / "checkpoints" / "latest").read_text().startswith(f"step_{taken:08d} ")
 
     again = call_exfuse(*command)
-    assert_one_line_error(again, "holds a run already: add --resume")
+    assert_one_line_error(again, str(run), "--resume")
     resumed = call_exfuse(*command, "--resume")
     assert resumed.code == 0
     assert f"step {taken}/{steps}" not in resumed.output
@@ -411,36 +411,36 @@ def test_control_c_before_the_first_step_exits_130_without_a_traceback(monkeypat
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "facts"),
     [
-        (("train", "dmeo"), "there is no recipe 'dmeo'; did you mean 'demo'?"),
-        (("train", "demo"), "data.root is not set: add data.root=FOLDER"),
-        (("train", "demo", "data.root=nowhere"), "nowhere: no such folder"),
-        (("train", "demo", "epocs=3"), "unknown key 'epocs'; did you mean 'epochs'?"),
-        (("train", "demo", "epochs"), "'epochs': expected key=value"),
-        (("train", "demo", "epochs=none"), "epochs: "),
-        (("train", "demo", "data.crop_size=160"), "data.crop_size: expected a list, such as [1, 2], got 160"),
-        (("train", "demo", "data.crop_size=[64"), "data.crop_size: not readable as YAML"),
-        (("train", "[bold]mine[/bold].yaml"), "[bold]mine[/bold].yaml: not a readable recipe"),
-        (("train", "[/]mine.yaml"), "[/]mine.yaml: not a readable recipe"),
-        (("train", "[/red]mine.yaml"), "[/red]mine.yaml: not a readable recipe"),
-        (("recipes", "demo_gnc"), "there is no recipe 'demo_gnc'; did you mean 'demo_gcn'"),
-        (("evaluate", "nowhere/at/all", "PACK"), "nowhere/at/all: no such model folder"),
-        (("evaluate", "MODEL", "nowhere"), "nowhere: no such folder"),
-        (("evaluate", "MODEL", "PACK", "--split", "tset"), "tset.txt: not a readable list of images (No such file"),
-        (("evaluate", "RUN", "PACK"), "the folder of a run; its best model is "),
-        (("evaluate", "MODEL", "PACK", "--scales", "1,two"), "--scales 1,two: 'two' is not a number"),
-        (("evaluate", "MODEL", "PACK", "--scales", "0"), "--scales 0: 0 is not between 0.1 and 10"),
-        (("evaluate", "MODEL", "PACK", "--scales", "nan"), "--scales nan: nan is not between 0.1 and 10"),
-        (("evaluate", "PACK", "PACK"), "config.json: cannot be read"),
-        (("predict", "MODEL", "nothing/*.jpg", "-o", "OUT"), "nothing/*.jpg: no image found"),
-        (("predict", "MODEL", "PACK", "-o", "OUT", "--scales", ""), "--scales : '' is not a number"),
+        (("train", "dmeo"), ["recipe 'dmeo'", "'demo'"]),
+        (("train", "demo"), ["data.root=FOLDER"]),
+        (("train", "demo", "data.root=nowhere"), ["nowhere: ", "no such"]),
+        (("train", "demo", "epocs=3"), ["unknown", "'epocs'", "'epochs'"]),
+        (("train", "demo", "epochs"), ["'epochs': ", "key=value"]),
+        (("train", "demo", "epochs=none"), ["epochs: "]),
+        (("train", "demo", "data.crop_size=160"), ["data.crop_size: ", "list", " 160"]),
+        (("train", "demo", "data.crop_size=[64"), ["data.crop_size: ", "YAML"]),
+        (("train", "[bold]mine[/bold].yaml"), ["[bold]mine[/bold].yaml: ", "recipe"]),
+        (("train", "[/]mine.yaml"), ["[/]mine.yaml: ", "recipe"]),
+        (("train", "[/red]mine.yaml"), ["[/red]mine.yaml: ", "recipe"]),
+        (("recipes", "demo_gnc"), ["recipe 'demo_gnc'", "'demo_gcn'"]),
+        (("evaluate", "nowhere/at/all", "PACK"), ["nowhere/at/all: ", "model"]),
+        (("evaluate", "MODEL", "nowhere"), ["nowhere: ", "no such"]),
+        (("evaluate", "MODEL", "PACK", "--split", "tset"), ["tset.txt: ", "No such file"]),
+        (("evaluate", "RUN", "PACK"), ["run/model"]),
+        (("evaluate", "MODEL", "PACK", "--scales", "1,two"), ["--scales 1,two: ", "'two'", "number"]),
+        (("evaluate", "MODEL", "PACK", "--scales", "0"), ["--scales 0: 0 ", "0.1 and 10"]),
+        (("evaluate", "MODEL", "PACK", "--scales", "nan"), ["--scales nan: nan ", "0.1 and 10"]),
+        (("evaluate", "PACK", "PACK"), ["config.json: "]),
+        (("predict", "MODEL", "nothing/*.jpg", "-o", "OUT"), ["nothing/*.jpg: ", "image"]),
+        (("predict", "MODEL", "PACK", "-o", "OUT", "--scales", ""), ["--scales : ''", "number"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_an_error_is_one_line_and_exits_1(
     arguments: tuple[str, ...],
-    message: str,
+    facts: list[str],
     trained: Trained,
     pack: Path,
     tmp_path: Path,
@@ -448,7 +448,7 @@ def test_an_error_is_one_line_and_exits_1(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     places = {"MODEL": trained.run / "model", "RUN": trained.run, "PACK": pack, "OUT": tmp_path / "out"}
-    assert_one_line_error(call_exfuse(*(places.get(argument, argument) for argument in arguments)), message)
+    assert_one_line_error(call_exfuse(*(places.get(argument, argument) for argument in arguments)), *facts)
     assert list(tmp_path.iterdir()) == []  # nothing was begun
 
 
@@ -457,7 +457,7 @@ def test_evaluate_refuses_a_data_set_of_other_classes(trained: Trained, own_pack
     described["classes"][3]["name"] = "carton"
     (own_pack / "classes.json").write_text(json.dumps(described))
     outcome = call_exfuse("evaluate", trained.run / "model", own_pack)
-    assert_one_line_error(outcome, "class 3 is 'carton', but 'box' to the model")
+    assert_one_line_error(outcome, "class 3 ", "'carton'", "'box'")
 
 
 def test_a_model_whose_weights_are_of_another_network_is_one_line(trained: Trained, pack: Path, tmp_path: Path) -> None:
@@ -467,7 +467,7 @@ def test_a_model_whose_weights_are_of_another_network_is_one_line(trained: Train
     (model / "config.json").write_text(json.dumps(content))
     assert_one_line_error(call_exfuse("evaluate", model, pack), "config.json: ")
     (model / "manifest.json").unlink()
-    assert_one_line_error(call_exfuse("evaluate", model, pack), "the weights cannot be loaded")
+    assert_one_line_error(call_exfuse("evaluate", model, pack), "model.safetensors: ")
 
 
 @pytest.mark.parametrize(

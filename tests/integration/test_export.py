@@ -1,6 +1,7 @@
 """`exfuse export`, and what is done with what it wrote."""
 
 import json
+import re
 import resource
 import shutil
 import subprocess
@@ -127,7 +128,7 @@ def test_an_export_whose_scores_are_not_finite_fails_its_check(model: Path, pack
 
     predictor = Predictor.from_pretrained(model, "torch")
     network = predictor.engine
-    with pytest.raises(ExportError, match="scores are not finite"):
+    with pytest.raises(ExportError, match=r"scores .*finite"):
         verify.compare_engines(network, Broken(), [open_dataset(pack, "val")[0]], predictor.info)
 
 
@@ -142,7 +143,7 @@ def test_an_export_that_fails_its_check_leaves_nothing_and_the_older_one_stays(
     monkeypatch.setitem(verify.TOLERANCES, "fp32", verify.Tolerances(0.0, 2.0, 0.0))
     outcome = call_exfuse("export", model, "--format", "onnx", "-o", output, "--data", pack)
     assert outcome.code == 1
-    assert f"error: {output}: the onnx export was not kept: in fp32 scores differ by" in outcome.errors
+    assert re.search(rf"^error: {output}: .*\bonnx\b.*\bfp32\b", outcome.errors)
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
     assert {path: path.read_bytes() for path in output.iterdir()} == older
 
@@ -154,7 +155,7 @@ def test_an_export_is_checked_in_the_precision_it_is_opened_in(
     monkeypatch.setitem(verify.TOLERANCES, "bf16", verify.Tolerances(0.0, 0.0, 0.0))
     outcome = call_exfuse("export", model, "--format", "openvino", "-o", tmp_path / "export", "--data", pack)
     assert outcome.code == 1
-    assert "the openvino export was not kept: in bf16 scores differ by" in outcome.errors
+    assert re.search(rf"^error: {tmp_path / 'export'}: .*\bopenvino\b.*\bbf16\b", outcome.errors)
     assert not (tmp_path / "export").exists()
 
 
@@ -224,7 +225,7 @@ def test_an_export_takes_the_place_of_an_older_one_only(model: Path, pack: Path,
         before = sorted(tmp_path.rglob("*"))
         outcome = call_exfuse(*command, output)
         assert outcome.code == 1
-        assert f"error: {output} is no export" in outcome.errors
+        assert outcome.errors.startswith(f"error: {output} ")
         assert sorted(tmp_path.rglob("*")) == before
     (tmp_path / "export").mkdir()
     for _ in range(2):
@@ -245,7 +246,7 @@ def test_a_folder_that_cannot_be_replaced_is_refused_before_the_work(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link").symlink_to(tmp_path)
     for place in (Path(), tmp_path, tmp_path / "link", Path("/proc")):
-        with pytest.raises(OutputError, match="cannot be replaced where it is"):
+        with pytest.raises(OutputError, match=rf"^{re.escape(str(place))} .*replaced"):
             check_request(place, "onnx", "fp32")
 
 
@@ -262,23 +263,20 @@ def test_a_data_set_may_ignore_another_label_than_the_model(model: Path, own_pac
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "facts"),
     [
-        (
-            ("--format", "onnx", "--precision", "int8", "--images", "PACK"),
-            "int8 is made for openvino only, not for onnx",
-        ),
-        (("--format", "openvino", "--precision", "int8"), "give --data or --images"),
-        (("--format", "openvino", "--data", "PACK", "--images", "PACK"), "--data and --images: give one of them"),
+        (("--format", "onnx", "--precision", "int8", "--images", "PACK"), "int8 .*openvino .*onnx"),
+        (("--format", "openvino", "--precision", "int8"), "int8.*--data or --images"),
+        (("--format", "openvino", "--data", "PACK", "--images", "PACK"), "^error: --data and --images: "),
     ],
 )
 def test_wrong_options_are_refused(
-    options: tuple[str, ...], message: str, model: Path, pack: Path, tmp_path: Path
+    options: tuple[str, ...], facts: str, model: Path, pack: Path, tmp_path: Path
 ) -> None:
     given = [str(pack) if option == "PACK" else option for option in options]
     outcome = call_exfuse("export", model, "-o", tmp_path / "export", *given)
     assert outcome.code == 1
-    assert message in outcome.errors
+    assert re.search(facts, outcome.errors)
     assert not (tmp_path / "export").exists()
 
 
@@ -299,7 +297,7 @@ def test_what_the_engine_cannot_read_is_named(
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     outcome = call_exfuse("predict", path, tmp_path / "a.png", "-o", tmp_path / "out")
     assert outcome.code == 1
-    assert f"error: {path}: not a readable" in outcome.errors
+    assert re.search(f"^error: {path}: .*readable", outcome.errors)
 
 
 @pytest.mark.parametrize("name", ["onnx", "openvino"])
@@ -318,7 +316,7 @@ def test_a_changed_export_is_refused_by_its_file_and_its_folder(
             for source in (folder, folder / FORMATS[name]):
                 with pytest.raises(CheckpointError) as caught:
                     Predictor.from_pretrained(source)
-                assert str(caught.value).startswith(f"{path}: changed since it was written")
+                assert re.search(f"^{path}: .*changed", str(caught.value))
         path.write_bytes(content)
     assert (
         Predictor.from_pretrained(folder).engine.name == Predictor.from_pretrained(folder / FORMATS[name]).engine.name
@@ -346,7 +344,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         assert outcome.code == 1
-        assert outcome.errors.startswith(f"error: {tmp_path / 'export'}: the export could not be written (")
+        assert outcome.errors.startswith(f"error: {tmp_path / 'export'}: ")
         assert list(tmp_path.iterdir()) == []
 
 
@@ -380,4 +378,4 @@ def test_predict_cuts_large_images_into_tiles(model: Path, pack: Path, tmp_path:
     assert (tmp_path / "out" / "overlays" / "large.jpg").is_file()
     refused = call_exfuse("predict", model, photos, "-o", tmp_path / "other", "--tile", "256", "--overlap", "129")
     assert refused.code == 1
-    assert "tiles of 256 pixels with an overlap of 129" in refused.errors
+    assert re.search(r"\b256 .*\b129\b", refused.errors)

@@ -133,7 +133,7 @@ def test_what_others_register_trains_is_saved_loaded_folded_and_exported(name: s
 @pytest.mark.usefixtures("registered")
 @pytest.mark.parametrize(
     ("override", "said"),
-    [("loss.tversky=-1", "loss.tversky"), ("loss.tvresky=1", "unknown key 'tvresky'; did you mean 'tversky'")],
+    [("loss.tversky=-1", "loss.tversky"), ("loss.tvresky=1", "unknown .*'tvresky'.*'tversky'")],
 )
 def test_the_weight_of_a_registered_loss_is_checked_as_any_other(override: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
@@ -158,5 +158,5 @@ def test_a_loss_gets_a_name_of_its_own(name: str) -> None:
 def test_a_format_gets_a_name_of_its_own_and_is_named_in_errors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="suffixed"):
         exfuse.register_format(Suffixed())
-    with pytest.raises(DataError, match=r"train/NAME_mask\.png; or give a dataset file"):
+    with pytest.raises(DataError, match=r"train/NAME_mask\.png"):
         open_dataset(tmp_path, "train")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -56,7 +57,7 @@ def test_evaluate_gives_an_interval_and_every_further_measure(
         assert text in outcome.output
     refused = call_exfuse("evaluate", models[1], pack, "--metrics", "boundary")
     assert refused.code == 1
-    assert "there is no metric 'boundary'; did you mean 'boundary_iou'?" in refused.errors
+    assert re.search("metric 'boundary'.*'boundary_iou'", refused.errors)
 
 
 def test_calibration_is_that_of_the_averaged_probabilities_too(models: tuple[Path, Path], pack: Path) -> None:
@@ -108,7 +109,7 @@ def test_a_model_against_itself_is_not_distinguishable(models: tuple[Path, Path]
 def test_commands_that_run_alone_say_so_under_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     assert only_process("exfuse compare") == DistContext(0, 1, torch.device("cpu"))
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="exfuse compare runs in one process; start it without torchrun"):
+    with pytest.raises(ConfigError, match=r"exfuse compare .*torchrun"):
         only_process("exfuse compare")
 
 
@@ -140,7 +141,7 @@ def test_an_ablation_runs_every_cell_once(pack: Path, tmp_path: Path, monkeypatc
     assert all(torch.equal(after[name], left[name]) for name in left)
     other = call_exfuse(*command, "batch_size=2")
     assert other.code == 1
-    assert "baseline_0: run with another batch_size" in other.errors
+    assert re.search(r"baseline_0: .*\bbatch_size\b", other.errors)
 
     moved = Path(shutil.copytree(pack, tmp_path / "other"))
     for split in ("val", "train"):
@@ -148,20 +149,20 @@ def test_an_ablation_runs_every_cell_once(pack: Path, tmp_path: Path, monkeypatc
         (moved / f"{split}.txt").write_text("".join(whole.splitlines(keepends=True)[:2]))
         elsewhere = call_exfuse(*command, f"data.root={moved}")
         assert elsewhere.code == 1
-        assert "run with other data" in elsewhere.errors
+        assert "other data" in elsewhere.errors
         (moved / f"{split}.txt").write_text(whole)
     recorded = (cells[0] / "trial.json").read_text()
     (cells[0] / "trial.json").write_text(json.dumps(record | {"backbone_sha256": "0" * 64}))
     retrained = call_exfuse(*command)
     assert retrained.code == 1
-    assert "run with other backbone weights" in retrained.errors
+    assert "other backbone weights" in retrained.errors
     (cells[0] / "trial.json").write_text(recorded)
 
     (cells[1] / "trial.json").unlink()  # as if it had been cut off after its last checkpoint
     start = tmp_path / "out" / "trials" / "wide_baseline_0.json"
     started = start.read_text()
     start.write_text(json.dumps(json.loads(started) | {"backbone_sha256": "0" * 64}))
-    assert "wide_baseline_0.json: run with other backbone weights" in call_exfuse(*command).errors
+    assert re.search(r"wide_baseline_0\.json: .*backbone weights", call_exfuse(*command).errors)
     start.write_text(started)
     resumed = call_exfuse(*command)
     assert resumed.code == 0, resumed.errors
@@ -169,7 +170,7 @@ def test_an_ablation_runs_every_cell_once(pack: Path, tmp_path: Path, monkeypatc
     (cells[1] / "trial.json").write_text("{")
     broken = call_exfuse(*command)
     assert broken.code == 1
-    assert "not the record of a trial" in broken.errors
+    assert re.search(rf"{cells[1] / 'trial.json'}: .*record", broken.errors)
 
 
 def narrow_rearranged() -> resnet.ResNet:
@@ -198,7 +199,7 @@ def test_the_backbone_of_the_last_row_is_looked_at_before_the_first_is_run(
     given.append(f"pretrained.rearranged_supervised={tmp_path / 'supervised'}")
     outcome = call_exfuse("ablate", "paper", *ABLATION, f"data.root={pack}", *given, f"output={tmp_path / 'out'}")
     assert outcome.code == 1
-    assert "does not fit this backbone" in outcome.errors
+    assert str(tmp_path / "supervised") in outcome.errors
     assert not (tmp_path / "out").exists()
 
 
@@ -276,7 +277,7 @@ def test_a_folder_in_which_another_process_trains_is_refused(pack: Path, tmp_pat
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(OutputError, match="another exfuse train is writing into"):
+        with pytest.raises(OutputError, match=f"exfuse train .*{tmp_path / 'run'}"):
             train_quietly(tiny_config(pack, tmp_path / "run"))
         (tmp_path / "done").touch()
     train_quietly(tiny_config(pack, tmp_path / "run"))
@@ -294,15 +295,15 @@ def test_a_run_can_begin_with_a_trained_model(models: tuple[Path, Path], pack: P
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("override", "facts"),
     [
-        ("model.gcn_kernel=5", "holds exfuse_tiny with"),
-        ("model.name=gcn_tiny", "holds exfuse_tiny with"),
-        ("data.root=OTHER", "knows other classes (ground"),
+        ("model.gcn_kernel=5", r"exfuse_tiny .*'gcn_kernel': 3.*'gcn_kernel': 5"),
+        ("model.name=gcn_tiny", r"exfuse_tiny .*gcn_tiny "),
+        ("data.root=OTHER", r"classes \(ground"),
     ],
 )
 def test_a_model_of_another_kind_is_refused(
-    override: str, message: str, models: tuple[Path, Path], pack: Path, tmp_path: Path
+    override: str, facts: str, models: tuple[Path, Path], pack: Path, tmp_path: Path
 ) -> None:
     if override.endswith("OTHER"):
         names = [f"class {index}" for index in range(7)]
@@ -312,8 +313,7 @@ def test_a_model_of_another_kind_is_refused(
         override = f"data.root={tmp_path / 'other.yaml'}"
     with pytest.raises(ConfigError) as caught:
         train_quietly(tiny_config(pack, tmp_path / "run", f"model.weights={models[0]}", override))
-    assert str(caught.value).startswith(f"model.weights: {models[0]} ")
-    assert message in str(caught.value)
+    assert re.search(rf"^model\.weights: {models[0]} .*{facts}", str(caught.value))
 
 
 def test_the_three_stages_run_from_the_archives_to_a_submission(
@@ -374,7 +374,7 @@ def test_checkpoint_verify_finds_a_changed_byte(pack: Path, tmp_path: Path) -> N
     path.write_bytes(content)
     damaged = call_exfuse("checkpoint", "verify", run)
     assert damaged.code == 1
-    assert "ema.safetensors: changed since it was written" in damaged.errors
+    assert str(path) in damaged.errors
 
 
 def test_weights_import_says_what_it_took(tmp_path: Path) -> None:
@@ -382,7 +382,7 @@ def test_weights_import_says_what_it_took(tmp_path: Path) -> None:
     output = tmp_path / "out.safetensors"
     outcome = call_exfuse("weights", "import", tmp_path / "weights.pth", "--backbone", "tiny", "-o", output)
     assert outcome.code == 0, outcome.errors
-    assert "tensors taken; left: fc.weight" in outcome.output
+    assert "left: fc.weight" in outcome.output
     assert output.is_file()
 
 
@@ -390,5 +390,5 @@ def test_a_place_that_cannot_be_written_to_is_one_line(pack: Path, tmp_path: Pat
     (tmp_path / "file").write_text("in the way")
     outcome = call_exfuse("train", "demo", *TINY, f"data.root={pack}", f"output={tmp_path / 'file' / 'run'}")
     assert outcome.code == 1
-    assert f"{tmp_path / 'file' / 'run'} cannot be written" in outcome.errors
+    assert str(tmp_path / "file" / "run") in outcome.errors
     assert "Traceback" not in outcome.errors

@@ -1,6 +1,7 @@
 """Pre-training a backbone, going on after an interruption, and a segmentation run that begins with what it leaves."""
 
 import json
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -175,10 +176,10 @@ def test_bad_input_is_refused_before_training(photos: Path, tmp_path: Path) -> N
             pretrain(config, False, Console(quiet=True))
         return str(caught.value)
 
-    assert refusal() == "data.root is not set: add data.root=FOLDER"
-    assert "did you mean 'resnet18'" in refusal(f"data.root={photos}", "model.backbone=resnet-18")
-    assert f"{photos}/test: no such folder" in refusal(f"data.root={photos}", "data.val_split=test")
+    assert re.search(r"^data\.root .*data\.root=FOLDER", refusal())
+    assert re.search("'resnet-18'.*'resnet18'", refusal(f"data.root={photos}", "model.backbone=resnet-18"))
+    assert f"{photos}/test: " in refusal(f"data.root={photos}", "data.val_split=test")
     shutil.copytree(photos, tmp_path / "other")
     shutil.rmtree(tmp_path / "other" / "train" / "bars")
-    assert "the splits differ in the classes bars" in refusal(f"data.root={tmp_path / 'other'}")
+    assert "classes bars" in refusal(f"data.root={tmp_path / 'other'}")
     assert not (tmp_path / "run").exists()

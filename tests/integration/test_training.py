@@ -75,7 +75,7 @@ def own_pack(pack: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(("size", "gradient_accumulation"), [(3, 1), (2, 4)])
 def test_a_batch_that_cannot_be_shared_is_refused(pack: Path, tmp_path: Path, size: int, gradient_accumulation: int):
     config = tiny_config(pack, tmp_path / "run", f"gradient_accumulation={gradient_accumulation}")
-    with pytest.raises(ConfigError, match=f"batch_size 4 is not a multiple of {size * gradient_accumulation} "):
+    with pytest.raises(ConfigError, match=rf"\bbatch_size 4 .* {size * gradient_accumulation} "):
         check_shards(config, DistContext(0, size, torch.device("cpu")))
 
 
@@ -101,6 +101,11 @@ def keep_networks(monkeypatch: pytest.MonkeyPatch) -> list[ExFuse]:
 
     monkeypatch.setattr(ModelMetadata, "build", build_and_keep)
     return networks
+
+
+def stopped_after(step: int) -> pytest.RaisesExc[Interrupted]:
+    """Expects the block to be interrupted with this step as the last that was saved; 0 is none."""
+    return pytest.raises(Interrupted, check=lambda stop: stop.step == step)
 
 
 def press_control_c() -> None:
@@ -264,9 +269,8 @@ def test_a_run_that_was_interrupted_and_resumed_equals_one_that_was_not(
     before = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
         do_after_step(patch, step, press_control_c)
-        with pytest.raises(Interrupted, match=f"stopped after step {step}") as stopped:
+        with stopped_after(step):
             train_quietly(config)
-    assert stopped.value.step == step
     assert signal.getsignal(signal.SIGINT) is before
     assert latest_checkpoint(config.output / "checkpoints").name == f"step_{step:08d}"
     # A signal that waits when the scoring would begin comes before it.
@@ -349,7 +353,7 @@ def test_a_run_can_be_interrupted_again_and_again(
     for start in range(STEPS - 1):
         with monkeypatch.context() as patch:
             do_after_step(patch, 1, press_control_c)
-            with pytest.raises(Interrupted, match=f"stopped after step {start + 1}"):
+            with stopped_after(start + 1):
                 train_quietly(config, resume=start > 0)
     train_quietly(config, resume=True)
     assert_same_run(config.output, finished)
@@ -361,7 +365,7 @@ def test_a_run_that_crashed_after_its_last_checkpoint_does_those_steps_again(
     config = tiny_config(pack, tmp_path / "run")
     with monkeypatch.context() as patch:
         do_after_step(patch, 6, crash)
-        with pytest.raises(RuntimeError, match="pulled the plug"):
+        with pytest.raises(RuntimeError, match="plug"):
             train_quietly(config)
     assert latest_checkpoint(config.output / "checkpoints").name == "step_00000004"
     assert [record["step"] for record in read_metrics(config.output)] == [1, 2, 3, 3, 4, 5]
@@ -405,7 +409,7 @@ def test_a_signal_after_the_last_step_keeps_it_and_the_scoring_is_done_when_resu
     config = tiny_config(pack, tmp_path / "run")
     with monkeypatch.context() as patch:
         do_after_step(patch, STEPS, press_control_c)
-        with pytest.raises(Interrupted, match=f"stopped after step {STEPS}"):
+        with stopped_after(STEPS):
             train_quietly(config)
     train_quietly(config, resume=True)
     assert_same_run(tmp_path / "run", finished)
@@ -427,7 +431,7 @@ def test_a_signal_while_scoring_keeps_the_step_and_the_scoring_is_done_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(TorchEngine, "labels", stop_at_an_image)
-        with pytest.raises(Interrupted, match="stopped after step 3") as stopped:
+        with stopped_after(3) as stopped:
             train_quietly(config)
     assert stopped.value.exit_code == 128 + number
     assert [record["kind"] for record in read_metrics(config.output)] == ["train"] * 3
@@ -449,7 +453,7 @@ def test_a_signal_while_waiting_for_data_loses_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr(SegmentationDataset, "__getitem__", stop_at_the_tenth)
-        with pytest.raises(Interrupted, match="stopped after step 2"):
+        with stopped_after(2):
             train_quietly(config)
     train_quietly(config, resume=True)
     assert_same_run(config.output, finished)
@@ -490,7 +494,7 @@ def test_a_run_does_not_go_on_with_other_data(what: str, finished: Path, own_pac
         first, second, *_ = content["classes"]
         first["name"], second["name"] = second["name"], first["name"]
         (own_pack / "classes.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match=f"the data is not what {run} was trained on so far"):
+    with pytest.raises(DataError, match=f"data .*{run} "):
         train_quietly(tiny_config(own_pack, run), resume=True)
 
 
@@ -521,7 +525,7 @@ def test_a_signal_while_the_report_is_written_is_not_lost(
         return render(*arguments)
 
     monkeypatch.setattr(segmentation, "run_report", render_and_stop)
-    with pytest.raises(Interrupted, match=f"stopped after step {STEPS}"):
+    with stopped_after(STEPS):
         train_quietly(tiny_config(pack, tmp_path / "run"))
     assert (tmp_path / "run" / "report.html").is_file()
     assert_same_run(tmp_path / "run", finished)
@@ -535,7 +539,7 @@ def test_a_signal_before_the_first_step_leaves_nothing_to_resume(
         raise AssertionError("not reached")
 
     monkeypatch.setattr(ModelMetadata, "build", stop)
-    with pytest.raises(Interrupted, match="stopped before training went on") as stopped:
+    with stopped_after(0) as stopped:
         train_quietly(tiny_config(pack, tmp_path / "run"))
     assert stopped.value.exit_code == 143
     assert not (tmp_path / "run").exists()
@@ -559,7 +563,7 @@ def test_resuming_a_finished_run_changes_nothing(finished: Path, pack: Path, tmp
 
 def test_a_second_start_in_the_folder_of_a_run_is_refused(finished: Path, pack: Path) -> None:
     times = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
-    with pytest.raises(OutputError, match=f"{finished} holds a run already: add --resume"):
+    with pytest.raises(OutputError, match=f"{finished} .*--resume"):
         train_quietly(tiny_config(pack, finished))
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == times
 
@@ -569,7 +573,7 @@ def test_resuming_where_nothing_was_begins_at_the_beginning_and_says_so(
 ) -> None:
     console = Console(file=io.StringIO(), width=200)
     train(tiny_config(pack, tmp_path / "run"), True, console)
-    assert f"no checkpoint in {tmp_path / 'run'} yet: this begins at step 0" in console.file.getvalue()
+    assert re.search(rf"{tmp_path / 'run'} .*step 0\b", console.file.getvalue())
     assert_same_run(tmp_path / "run", finished)
 
 
@@ -579,7 +583,7 @@ def test_resuming_where_nothing_was_begins_at_the_beginning_and_says_so(
 def test_resuming_with_other_settings_is_refused_and_changes_nothing(change: str, finished: Path, pack: Path) -> None:
     times = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     key, _, value = change.partition("=")
-    with pytest.raises(ConfigError, match=rf"the run to resume was started with {re.escape(key)}=\S+ \(now {value}"):
+    with pytest.raises(ConfigError, match=rf" {re.escape(key)}=\S+ \(now {value}"):
         train_quietly(tiny_config(pack, finished, change), resume=True)
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == times
 
@@ -636,7 +640,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_weights_before_it(
         with pytest.raises(TrainingError) as stopped:
             train_quietly(config)
     keys = [list(key) for key in next(iter(ResumableBatchSampler(12, 4, 4, 5, seed=config.seed)))]
-    assert f"step 5: the loss is {value}" in str(stopped.value)
+    assert re.search(rf"step 5: .*\bloss .*\b{value}\b", str(stopped.value))
     written = config.output / "not_finite_0.json"
     assert str(written) in str(stopped.value)
     record = json.loads(written.read_text())
@@ -671,7 +675,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_step(
     with monkeypatch.context() as patch:
         networks = keep_networks(patch)
         spoil_gradients(patch, {2})
-        with pytest.raises(TrainingError, match=r"step 3: the loss is .*, the gradient's norm inf"):
+        with pytest.raises(TrainingError, match=r"step 3: .*norm inf"):
             train_quietly(config)
     saved = tensors_in(config.output / "checkpoints" / "step_00000002")
     for name, parameter in networks[0].named_parameters():
@@ -698,7 +702,7 @@ def test_too_little_memory_is_one_of_our_errors_wherever_it_shows(
         raise error
 
     monkeypatch.setattr(*place, fail)
-    with pytest.raises(TrainingError, match=r"the memory is used up .* data\.crop_size"):
+    with pytest.raises(TrainingError, match=r"memory .* data\.crop_size"):
         train_quietly(tiny_config(pack, tmp_path / "run"))
 
 
@@ -712,7 +716,7 @@ def test_a_full_disk_does_not_hide_what_was_not_finite(
 
     spoil_gradients(monkeypatch, {0})
     monkeypatch.setattr(nonfinite, "atomic_write_text", refuse)
-    with pytest.raises(CheckpointError, match=r"not_finite_0\.json: could not be .*No space left.* step 1 is"):
+    with pytest.raises(CheckpointError, match=r"not_finite_0\.json: .*No space left.* step 1\b"):
         train_quietly(tiny_config(pack, tmp_path / "run"))
 
 
@@ -731,7 +735,7 @@ def test_a_recipe_that_was_edited_in_the_run_folder_is_not_written_over(pack: Pa
         folder.write("config.yaml", dump_config(config).encode())
     edited = dump_config(config) + "# mine\n"
     (config.output / "config.yaml").write_text(edited)
-    with pytest.raises(OutputError, match=r"config\.yaml was not written by exfuse train, or was changed since"):
+    with pytest.raises(OutputError, match=r"/config\.yaml .*exfuse train"):
         train_quietly(config)
     assert (config.output / "config.yaml").read_text() == edited
 
@@ -750,7 +754,7 @@ def test_a_report_that_was_changed_is_not_written_over(kind: str, pack: Path, tm
     console = Console(file=io.StringIO(), width=500)
     train(config, resume=True, console=console)
     assert report.read_text() == precious.read_text() == "mine"
-    assert f"no report: {report} was not written by exfuse train, or was changed since" in console.file.getvalue()
+    assert f"no report: {report} " in console.file.getvalue()
 
 
 def test_steps_that_are_not_finite_are_left_out_if_asked_for(
@@ -981,7 +985,7 @@ def test_backbone_weights_are_where_training_starts(
 def test_backbone_weights_of_another_backbone_are_refused(pack: Path, tmp_path: Path) -> None:
     save_file({"conv1.weight": torch.zeros(1)}, tmp_path / "backbone.safetensors")
     config = tiny_config(pack, tmp_path / "run", f"model.backbone_weights={tmp_path / 'backbone.safetensors'}")
-    with pytest.raises(CheckpointError, match="does not fit this backbone"):
+    with pytest.raises(CheckpointError, match=r"backbone\.safetensors: .*conv1\.weight"):
         train_quietly(config)
     assert not (tmp_path / "run").exists()
 
@@ -1016,7 +1020,7 @@ def test_a_split_without_a_labelled_pixel_is_refused_before_training(
     names = (own_pack / f"{split}.txt").read_text().split()
     for name in names:
         ignore_everything_in(own_pack / "masks" / f"{name}.png")
-    with pytest.raises(DataError, match=f"{own_pack}: in the {len(names)} masks of {split} no pixel is labelled"):
+    with pytest.raises(DataError, match=rf"{own_pack}: .*\b{len(names)} masks of {split}\b"):
         train_quietly(tiny_config(own_pack, tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
@@ -1058,7 +1062,7 @@ def test_a_score_that_is_not_a_number_is_never_the_best(
 def make_unreadable(data: Path) -> str:
     path = data / "images" / "train_0007.jpg"
     path.write_bytes(path.read_bytes()[:300])
-    return "train_0007.jpg: not a readable image"
+    return r"train_0007\.jpg: .*readable"
 
 
 def put_an_unknown_label_in_a_validation_mask(data: Path) -> str:
@@ -1067,28 +1071,28 @@ def put_an_unknown_label_in_a_validation_mask(data: Path) -> str:
         labels = np.array(image)
     labels[10, 20] = 99
     Image.fromarray(labels).save(path)
-    return "val_0003.png: 1 pixels have the label 99, the first at row 10, column 20"
+    return r"val_0003\.png: 1 .*label 99\b.*row 10, column 20\b"
 
 
 def remove_a_mask(data: Path) -> str:
     (data / "masks" / "train_0002.png").unlink()
-    return "train_0002.png: no such mask"
+    return r"train_0002\.png: .*no such"
 
 
 def resize_a_mask(data: Path) -> str:
     path = data / "masks" / "train_0011.png"
     Image.new("L", (10, 20)).save(path)
-    return "train_0011.png: the mask is 10 x 20"
+    return r"train_0011\.png: .*10 x 20\b"
 
 
 def empty_the_validation_list(data: Path) -> str:
     (data / "val.txt").write_text("\n")
-    return "split 'val' has no images"
+    return "'val' .*no images"
 
 
 def remove_the_images(data: Path) -> str:
     shutil.rmtree(data / "images")
-    return "no data set found for split 'train'"
+    return "no data set .*'train'"
 
 
 @pytest.mark.parametrize(
@@ -1105,8 +1109,8 @@ def remove_the_images(data: Path) -> str:
 def test_bad_data_is_reported_before_training_starts(
     damage: Callable[[Path], str], own_pack: Path, tmp_path: Path
 ) -> None:
-    message = damage(own_pack)
-    with pytest.raises(DataError, match=re.escape(message)):
+    facts = damage(own_pack)
+    with pytest.raises(DataError, match=facts):
         train_quietly(tiny_config(own_pack, tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
@@ -1118,13 +1122,13 @@ def test_a_split_that_is_not_there_is_a_data_error(pack: Path, tmp_path: Path) -
 
 
 def test_without_a_data_set_nothing_starts(pack: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"data\.root is not set"):
+    with pytest.raises(ConfigError, match=r"data\.root=FOLDER"):
         train_quietly(tiny_config(pack, tmp_path / "run", "data.root=null"))
     assert not (tmp_path / "run").exists()
 
 
 def test_an_unknown_model_is_refused_before_anything_is_written(pack: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="there is no model 'exfuse_tyni'; did you mean 'exfuse_tiny'"):
+    with pytest.raises(ConfigError, match=r"model 'exfuse_tyni'.*'exfuse_tiny'"):
         train_quietly(tiny_config(pack, tmp_path / "run", "model.name=exfuse_tyni"))
     assert not (tmp_path / "run").exists()
 
