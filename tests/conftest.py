@@ -1,4 +1,5 @@
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import pytest
 import torch
 
 from exfuse.data.synthetic import write_scenes
-from public_data import coco, photos, sbd, voc  # noqa: F401 - fixtures
+from support.public_data import coco, photos, sbd, voc  # noqa: F401 - fixtures
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -29,6 +30,12 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("pack")
     write_scenes(root, {"train": 12, "val": 4})
     return root
+
+
+@pytest.fixture
+def own_pack(pack: Path, tmp_path: Path) -> Path:
+    """A copy of the data set that a test may change."""
+    return Path(shutil.copytree(pack, tmp_path / "own_pack"))
 
 
 @pytest.fixture(scope="session")

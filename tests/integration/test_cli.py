@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import typer
 from PIL import Image
-from tiny_run import STEPS, TINY, Outcome, call_exfuse, read_metrics
 
 from exfuse.cli import demo, train
 from exfuse.cli.app import build_app
@@ -26,6 +25,7 @@ from exfuse.evaluation.evaluate import DEFINITION
 from exfuse.models import registry
 from exfuse.predictor import Predictor
 from exfuse.training.recipes import load_config, read_recipe_text, recipe_names, recipe_summary
+from support.tiny_run import STEPS, TINY, Outcome, call_exfuse, read_metrics
 
 EXFUSE = Path(sys.executable).with_name("exfuse")
 COMMANDS = [
@@ -48,12 +48,6 @@ def trained(pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Returns a run made by `exfuse train`; not to be changed."""
     run = tmp_path_factory.mktemp("trained") / "run"
     return Trained(run, call_exfuse("train", "demo", *TINY, f"data.root={pack}", f"output={run}"))
-
-
-@pytest.fixture
-def own_pack(pack: Path, tmp_path: Path) -> Path:
-    """Returns a copy of the data set that a test may change."""
-    return Path(shutil.copytree(pack, tmp_path / "own_pack"))
 
 
 def assert_one_line_error(outcome: Outcome, *facts: str) -> None:

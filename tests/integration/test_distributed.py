@@ -1,11 +1,8 @@
 """Two processes under torchrun do what one does."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +12,6 @@ import pytest
 import torch
 from piecewise import CASES, IMAGES, WEIGHTS, gradient_of
 from rich.console import Console
-from tiny_run import STEPS, TINY, call_exfuse, losses_of, read_metrics, tensors_in, tiny_config, train_quietly
 from watched_exfuse import note_samples
 
 from exfuse.data.datasets import open_dataset
@@ -25,6 +21,8 @@ from exfuse.evaluation import evaluate
 from exfuse.evaluation.evaluate import SplitScores, score_split
 from exfuse.predictor import Predictor
 from exfuse.training import loop
+from support.tiny_run import STEPS, TINY, call_exfuse, losses_of, read_metrics, tensors_in, tiny_config, train_quietly
+from support.two_processes import run_two_processes
 
 WATCHED = Path(__file__).with_name("watched_exfuse.py")
 PIECEWISE = Path(__file__).with_name("piecewise.py")
@@ -33,21 +31,6 @@ ALONE_HERE = DistContext(0, 1, torch.device("cpu"))
 # Cut like this, each forward pass holds one sample, so that batch norm sees the same in one process and in two.
 ALONE = (*TINY, "gradient_accumulation=4", "optimizer.name=sgd", "optimizer.learning_rate=0.02")
 SETTINGS = (*ALONE, "gradient_accumulation=2")
-
-
-def run_two_processes(*arguments: object) -> subprocess.CompletedProcess[str]:
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-    }
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return subprocess.run(
-        [*launcher, *map(str, arguments)],
-        env=environment | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
 
 
 class TwoProcesses(NamedTuple):

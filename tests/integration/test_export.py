@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_run import call_exfuse, tiny_config, train_quietly
 
 import exfuse
 from exfuse.atomic_io import digest_of
@@ -24,6 +23,7 @@ from exfuse.export.write import check_request
 from exfuse.inference.engines.openvino import best_precision
 from exfuse.manifest import MANIFEST, write_manifest
 from exfuse.predictor import Predictor
+from support.tiny_run import call_exfuse, tiny_config, train_quietly
 
 HAS_BF16 = best_precision() == "bf16"
 FORMATS = {"torch-export": "model.pt2", "onnx": "model.onnx", "openvino": "model.xml"}
@@ -34,11 +34,6 @@ def model(pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("run")
     train_quietly(tiny_config(pack, run, "model.name=gcn_tiny"))  # small, so that tracing it takes little
     return run / "model"
-
-
-@pytest.fixture
-def own_pack(pack: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(pack, tmp_path / "own_pack"))
 
 
 @pytest.fixture(scope="module")

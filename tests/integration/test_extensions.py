@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from tiny_run import read_metrics
 from torch import Tensor, nn
 
 import exfuse
@@ -22,6 +21,7 @@ from exfuse.models.backbones.base import Backbone, ConvNormPair, Features, pairs
 from exfuse.models.storage.pretrained import load_pretrained
 from exfuse.training.recipes import load_config
 from exfuse.training.segmentation import train
+from support.tiny_run import read_metrics
 
 
 class Pooled(Backbone):

@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_run import TINY, call_exfuse, tensors_in, tiny_config, train_quietly
 
 from exfuse.ablation import rows
 from exfuse.data.datasets import open_dataset
@@ -29,6 +28,7 @@ from exfuse.models.storage.backbone_weights import CLASSIFIER_TYPE
 from exfuse.models.storage.pretrained import save_pretrained
 from exfuse.outputs.folder import claim_folder
 from exfuse.predictor import Predictor
+from support.tiny_run import TINY, call_exfuse, tensors_in, tiny_config, train_quietly
 
 ABLATION = (*TINY, "epochs=1", "model.name=gcn_tiny", "model.decoder_width=narrow", "seeds=1")
 

@@ -12,9 +12,6 @@ import torch
 import yaml
 from rich.console import Console
 from safetensors.torch import load_file
-from test_distributed import run_two_processes
-from tiny_run import TINY as TINY_SEGMENTATION
-from tiny_run import call_exfuse, read_metrics, tensors_in
 
 from exfuse.data.image_folder import central_view, open_image_folder
 from exfuse.distributed import DistContext
@@ -26,21 +23,9 @@ from exfuse.training.classification import count_correct, pretrain
 from exfuse.training.log import RunLog
 from exfuse.training.recipes import load_pretraining_config
 from exfuse.training.signals import Interrupted
+from support.tiny_run import TINY, TINY_PRETRAINING, call_exfuse, read_metrics, tensors_in
+from support.two_processes import run_two_processes
 
-TINY = (
-    "epochs=2",
-    "batch_size=6",
-    "evaluate_every=1",
-    "checkpoint_every=2",
-    "log_every=1",
-    "precision=fp32",
-    "data.crop_size=[64, 64]",
-    "data.resize=64",
-    "model.backbone=tiny",
-    "optimizer.name=adamw",
-    "optimizer.learning_rate=0.002",
-    "optimizer.warmup_steps=2",
-)
 STEPS = 10
 
 
@@ -48,7 +33,7 @@ STEPS = 10
 def pretrained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns the run folder of a whole run that nothing disturbed; not to be changed."""
     run = tmp_path_factory.mktemp("pretrained") / "run"
-    outcome = call_exfuse("pretrain", "imagenette_resnet18", *TINY, f"data.root={photos}", f"output={run}")
+    outcome = call_exfuse("pretrain", "imagenette_resnet18", *TINY_PRETRAINING, f"data.root={photos}", f"output={run}")
     assert outcome.code == 0, outcome.errors
     for text in ("res2", "res3", "res4", "res5", "final", "top-1", "top-5", f"{run}/backbone"):
         assert text in outcome.output
@@ -101,7 +86,7 @@ def test_an_interrupted_run_resumes_to_the_bit(
     pretrained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = load_pretraining_config(
-        "imagenette_resnet18", [*TINY, f"data.root={photos}", f"output={tmp_path / 'run'}"]
+        "imagenette_resnet18", [*TINY_PRETRAINING, f"data.root={photos}", f"output={tmp_path / 'run'}"]
     )
     advance = RunLog.advance
 
@@ -140,7 +125,14 @@ def test_a_run_from_before_heads_had_a_hidden_layer_goes_on_without_one(photos: 
 def test_two_processes_pretrain_as_one(photos: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     done = run_two_processes(
-        "-m", "exfuse", "pretrain", "imagenette_resnet18", *TINY, "epochs=1", f"data.root={photos}", f"output={run}"
+        "-m",
+        "exfuse",
+        "pretrain",
+        "imagenette_resnet18",
+        *TINY_PRETRAINING,
+        "epochs=1",
+        f"data.root={photos}",
+        f"output={run}",
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("best on val") == 1
@@ -153,7 +145,7 @@ def test_a_segmentation_run_begins_with_the_pretrained_backbone(
 ) -> None:
     run = tmp_path / "run"
     outcome = call_exfuse(
-        "train", "demo", *TINY_SEGMENTATION, "epochs=1", f"data.root={pack}", f"output={run}",
+        "train", "demo", *TINY, "epochs=1", f"data.root={pack}", f"output={run}",
         "optimizer.learning_rate=1e-12", "optimizer.weight_decay=0", "ema_decay=0", "model.auxiliary_prediction=null",
         f"model.backbone_weights={pretrained}/backbone", f"model.supervised_features={str(supervised).lower()}",
     )  # fmt: skip
@@ -171,7 +163,9 @@ def test_a_segmentation_run_begins_with_the_pretrained_backbone(
 
 def test_bad_input_is_refused_before_training(photos: Path, tmp_path: Path) -> None:
     def refusal(*overrides: str) -> str:
-        config = load_pretraining_config("imagenette_resnet18", [*TINY, f"output={tmp_path / 'run'}", *overrides])
+        config = load_pretraining_config(
+            "imagenette_resnet18", [*TINY_PRETRAINING, f"output={tmp_path / 'run'}", *overrides]
+        )
         with pytest.raises((ConfigError, DataError)) as caught:
             pretrain(config, False, Console(quiet=True))
         return str(caught.value)

@@ -10,14 +10,13 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from test_pretraining import TINY as TINY_PRETRAINING
-from tiny_run import tiny_config, train_quietly
 
 from exfuse.errors import DataError, OutputError
 from exfuse.training import loop
 from exfuse.training.log import RunLog
 from exfuse.training.signals import Interrupted
-from process_state import unchanged_process
+from support.process_state import unchanged_process
+from support.tiny_run import TINY_PRETRAINING, tiny_config, train_quietly
 
 TESTS = Path(__file__).resolve().parents[1]
 WAYS = ("return", "return again", "workers", "thread", "error", "error with workers", "signal", "bad data", "refused")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from tiny_run import TINY, call_exfuse, losses_of
 
 from exfuse.data.datasets import open_dataset
+from support.tiny_run import TINY, call_exfuse, losses_of
 
 IMAGES = {"train": 8, "val": 4}
 

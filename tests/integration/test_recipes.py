@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tiny_run import call_exfuse, read_metrics
 
 from exfuse.ablation import rows
 from exfuse.data.synthetic import SCENE_CLASSES
 from exfuse.inference.engines.openvino import best_precision
 from exfuse.training.recipes import read_recipe_text, recipe_names
+from support.tiny_run import call_exfuse, read_metrics
 
 COMMANDS = {"segmentation": "train", "classification": "pretrain", "ablation": "ablate"}
 TASKS = {name: yaml.safe_load(read_recipe_text(name))["task"] for name in recipe_names()}

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny_run import TINY, Outcome, call_exfuse, tiny_config, train_quietly
 
 from exfuse.console import printable, terminal
 from exfuse.models.backbones import BACKBONES
+from support.tiny_run import TINY, Outcome, call_exfuse, tiny_config, train_quietly
 
 # Colours, the window's title, a cleared screen, a C1 control, an overwritten line, text that runs backwards, markup.
 NASTY = (

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import TINY, call_exfuse
 
 import exfuse
 from exfuse.models.options import options_of
 from exfuse.models.registry import build_model
 from exfuse.models.storage.metadata import ModelMetadata
 from exfuse.models.storage.pretrained import check_restorable, load_pretrained, save_pretrained
+from support.tiny_run import TINY, call_exfuse
 
 if find_spec("timm") is None:
     pytest.skip("timm is not installed; `make test-timm` runs this", allow_module_level=True)

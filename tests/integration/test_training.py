@@ -24,9 +24,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 from safetensors.torch import save_file
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
-from tiny_run import STEPS, TINY, call_exfuse, losses_of, read_metrics, tensors_in, tiny_config, train_quietly
 from torch import Tensor
 
 from exfuse.atomic_io import atomic_write_text
@@ -54,6 +52,20 @@ from exfuse.training.run import check_shards
 from exfuse.training.segmentation import train
 from exfuse.training.signals import Interrupted
 from exfuse.training.task import Evaluation
+from support.special_files import be_a_pipe, be_endless
+from support.tiny_run import (
+    STEPS,
+    TINY,
+    assert_same_run,
+    call_exfuse,
+    losses_of,
+    read_metrics,
+    read_scalars,
+    tensors_in,
+    tiny_config,
+    train_quietly,
+)
+from support.training_hooks import do_after_step, keep_networks, press_control_c, spoil_gradients, stopped_after
 
 MODEL_FILES = {"model.safetensors", "config.json", "README.md", "manifest.json"}
 
@@ -66,12 +78,6 @@ def finished(pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-@pytest.fixture
-def own_pack(pack: Path, tmp_path: Path) -> Path:
-    """Returns a copy of the data set that a test may damage."""
-    return Path(shutil.copytree(pack, tmp_path / "own_pack"))
-
-
 @pytest.mark.parametrize(("size", "gradient_accumulation"), [(3, 1), (2, 4)])
 def test_a_batch_that_cannot_be_shared_is_refused(pack: Path, tmp_path: Path, size: int, gradient_accumulation: int):
     config = tiny_config(pack, tmp_path / "run", f"gradient_accumulation={gradient_accumulation}")
@@ -79,60 +85,8 @@ def test_a_batch_that_cannot_be_shared_is_refused(pack: Path, tmp_path: Path, si
         check_shards(config, DistContext(0, size, torch.device("cpu")))
 
 
-def do_after_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], None]) -> None:
-    """Has `action` done in the loop right after the given step of a fresh run."""
-    advance, steps = RunLog.advance, itertools.count(1)
-
-    def advance_and_act(log: RunLog, status: str) -> None:
-        advance(log, status)
-        if next(steps) == step:
-            action()
-
-    monkeypatch.setattr(RunLog, "advance", advance_and_act)
-
-
-def keep_networks(monkeypatch: pytest.MonkeyPatch) -> list[ExFuse]:
-    """Returns a list that fills with each network that is built, to be looked at while and after it is trained."""
-    build, networks = ModelMetadata.build, []
-
-    def build_and_keep(info: ModelMetadata) -> ExFuse:
-        networks.append(build(info))
-        return networks[-1]
-
-    monkeypatch.setattr(ModelMetadata, "build", build_and_keep)
-    return networks
-
-
-def stopped_after(step: int) -> pytest.RaisesExc[Interrupted]:
-    """Expects the block to be interrupted with this step as the last that was saved; 0 is none."""
-    return pytest.raises(Interrupted, check=lambda stop: stop.step == step)
-
-
-def press_control_c() -> None:
-    signal.raise_signal(signal.SIGINT)
-
-
 def crash() -> None:
     raise RuntimeError("pulled the plug")
-
-
-def assert_same_run(run: Path, expected: Path) -> None:
-    # A checkpoint whose scoring was made up for has another name.
-    tensors = {name.replace("_scored/", "/"): value for name, value in tensors_in(run).items()}
-    expected_tensors = tensors_in(expected)
-    assert tensors.keys() == expected_tensors.keys()
-    assert [name for name in tensors if not torch.equal(tensors[name], expected_tensors[name])] == []
-    assert read_metrics(run) == read_metrics(expected)
-    for model in ("model", "model_last"):
-        assert (run / model / "config.json").read_text() == (expected / model / "config.json").read_text()
-
-
-def read_scalars(run: Path, tag: str) -> dict[int, float]:
-    events = EventAccumulator(str(run / "tensorboard"))
-    events.Reload()
-    scalars = events.Scalars(tag)
-    assert len({scalar.step for scalar in scalars}) == len(scalars)
-    return {scalar.step: scalar.value for scalar in scalars}
 
 
 def test_a_run_folder_holds_everything_about_the_run(finished: Path) -> None:
@@ -302,14 +256,6 @@ def test_tensorboard_shows_all_steps_whatever_the_clock_says_when_a_run_goes_on(
     recorded = {record["step"]: record["loss"] for record in read_metrics(config.output) if record["kind"] == "train"}
     assert sorted(recorded) == list(range(1, STEPS + 1))
     assert read_scalars(config.output, "train/loss") == pytest.approx(recorded)
-
-
-def be_a_pipe(path: Path) -> None:
-    os.mkfifo(path)
-
-
-def be_endless(path: Path) -> None:
-    path.symlink_to("/dev/zero")
 
 
 @pytest.mark.parametrize(
@@ -654,18 +600,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_weights_before_it(
 
     train_quietly(config, resume=True)
     assert_same_run(config.output, finished)
-
-
-def spoil_gradients(patch: pytest.MonkeyPatch, steps: set[int]) -> None:
-    """Puts one infinity into the gradient of the given steps, counted from 0; their loss stays finite."""
-    total_norm, calls = torch.nn.utils.get_total_norm, itertools.count()
-
-    def spoil_and_measure(gradients: list[Tensor]) -> Tensor:
-        if next(calls) in steps:
-            gradients[7].view(-1)[3] = math.inf
-        return total_norm(gradients)
-
-    patch.setattr(torch.nn.utils, "get_total_norm", spoil_and_measure)
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_before_the_step(

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_run import TINY, call_exfuse, tiny_config, train_quietly
 
 from exfuse.models.backbones import BACKBONES
 from exfuse.outputs.folder import JOURNAL
+from support.tiny_run import TINY, call_exfuse, tiny_config, train_quietly
 
 
 class Inputs:

@@ -1,7 +1,6 @@
 """The folded network against the one it was made from."""
 
 import copy
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,18 +17,7 @@ from exfuse.models.folding import FoldedTail, fold
 from exfuse.models.options import ModelOptions
 from exfuse.models.registry import create_model
 from exfuse.models.semantic_supervision import SupervisedBackbone
-
-
-def unsettle(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Gives every weight, bias and statistic a random value, so that nothing is right by being zero or one."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for tensor in itertools.chain(model.parameters(), model.buffers()):
-            if tensor.is_floating_point():
-                noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.dtype)
-                tensor.add_(0.2 * (noise - 0.4) * tensor.abs().mean().clamp(min=0.1))
-    return model
-
+from support.networks import unsettle
 
 Tail = tuple[nn.Module, int, int, int]  # f, D, scale, reach
 

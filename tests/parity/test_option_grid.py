@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.distributed as dist
-from test_folding import unsettle
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -23,6 +22,7 @@ from exfuse.models.options import ModelOptions
 from exfuse.models.registry import build_model
 from exfuse.models.storage.metadata import ModelMetadata
 from exfuse.models.storage.pretrained import load_pretrained, save_pretrained
+from support.networks import unsettle
 
 CLASSES = 2
 SIZES = [(64, 96), (33, 47), (65, 31)]  # of which two are padded

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from faults import Operations, in_a_child, kill_myself
 from safetensors.torch import load_file
 
 from exfuse.errors import CheckpointError, ExFuseError
@@ -19,9 +18,9 @@ from exfuse.models.registry import create_model
 from exfuse.models.storage.pretrained import save_pretrained
 from exfuse.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from exfuse.training.optim import ExponentialMovingAverage, build_optimizers
+from support.faults import Operations, in_a_child, kill_myself
 
-HERE = Path(__file__).parent
-KILLED_RUN = HERE / "killed_run.py"
+TESTS = Path(__file__).parents[1]
 
 
 class Training:
@@ -160,9 +159,10 @@ def test_a_model_folder_is_the_old_or_the_new_one_after_a_kill_at_any_operation(
 
 
 def run_with_kills(pack: Path, output: Path, steps: int, kills: int, seed: int, *options: str) -> dict[str, Any]:
-    command = [sys.executable, str(KILLED_RUN), *map(str, (pack, output, steps, kills, seed)), *options]
+    command = [sys.executable, "-m", "support.killed_run", *map(str, (pack, output, steps, kills, seed)), *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=3000, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        command, capture_output=True, text=True, check=False, timeout=3000, cwd=TESTS, env=environment
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

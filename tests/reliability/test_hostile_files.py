@@ -22,11 +22,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from faults import mutate
 from PIL import Image
 from safetensors.torch import save_file
 
-import image_variants
 from exfuse.atomic_io import digest_of
 from exfuse.cli.app import main
 from exfuse.data.datasets import open_dataset, read_dataset_file
@@ -44,6 +42,8 @@ from exfuse.models.storage.pretrained import load_pretrained, save_pretrained
 from exfuse.training.checkpoint import LATEST, TrainingState, load_checkpoint, save_checkpoint
 from exfuse.training.optim import build_optimizers
 from exfuse.training.recipes import load_config, read_recipe_text
+from support import image_variants
+from support.faults import mutate
 
 INFO = ModelMetadata(
     name="exfuse_tiny",

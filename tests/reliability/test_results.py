@@ -6,11 +6,11 @@ import resource
 from pathlib import Path
 
 import pytest
-from faults import Operations, in_a_child, kill_myself
 
 from exfuse.errors import OutputError
 from exfuse.outputs.file import check_file, write_result
 from exfuse.outputs.folder import JOURNAL, claim_folder
+from support.faults import Operations, in_a_child, kill_myself
 
 COMMAND = "exfuse predict"
 NAMES = ("masks/a.png", "masks/deep/b.png", "fractions.json")

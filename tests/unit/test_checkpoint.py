@@ -39,6 +39,7 @@ from exfuse.training.checkpoint import (
     verify_latest,
 )
 from exfuse.training.optim import ExponentialMovingAverage, OptimizerName, build_optimizers
+from support.special_files import be_a_pipe, be_endless
 
 OPTIMIZER_NAMES = get_args(OptimizerName)
 
@@ -560,14 +561,6 @@ def test_a_manifest_that_leads_elsewhere_is_refused(name: str, tmp_path: Path) -
     write_manifest(tmp_path, {name: Digest(0, "0" * 64)})
     with pytest.raises(CheckpointError, match=r"manifest\.json: .*changed"):
         verify_folder(tmp_path)
-
-
-def be_a_pipe(path: Path) -> None:
-    os.mkfifo(path)
-
-
-def be_endless(path: Path) -> None:
-    path.symlink_to("/dev/zero")
 
 
 FILES = ("latest", "manifest.json", "state.json", "model.safetensors", "ema.safetensors", "optimizer_0.safetensors")

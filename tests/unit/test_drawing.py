@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from nasty import NASTY_NAMES
 from PIL import Image
 
 from exfuse.data.classes import voc_palette
 from exfuse.drawing import NAME_LENGTH, blend, drawn_name, one_line, with_legend
+from support.nasty import NASTY_NAMES
 
 
 def test_black_leaves_the_photograph_as_it_is() -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_loader import AUGMENTATION, assert_same_batches
 
 from exfuse.data import image_cache
 from exfuse.data.datasets import SegmentationDataset, open_dataset
@@ -16,6 +15,7 @@ from exfuse.data.loader import AugmentedDataset, Batch, ResumableBatchSampler, t
 from exfuse.data.stats import compute_stats
 from exfuse.errors import DataError
 from exfuse.manifest import MANIFEST
+from support.loading import AUGMENTATION, assert_same_batches
 
 
 @pytest.fixture(autouse=True)

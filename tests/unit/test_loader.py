@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 
-from exfuse.data.augment import Augmentation
 from exfuse.data.datasets import open_dataset
 from exfuse.data.loader import (
     SHARED_MEMORY,
@@ -16,17 +15,7 @@ from exfuse.data.loader import (
     training_loader,
     worker_error,
 )
-
-AUGMENTATION = Augmentation(
-    crop_size=(64, 96),
-    scale=(0.5, 2.0),
-    flip=0.5,
-    brightness=0.3,
-    contrast=0.3,
-    saturation=0.3,
-    fill=(100, 110, 120),
-    ignore_index=255,
-)
+from support.loading import AUGMENTATION, assert_same_batches
 
 
 def keys_of(dataset_size: int, batch_size: int, steps: int, seed: int = 0) -> list[SampleKey]:
@@ -37,14 +26,6 @@ def load(pack: Path, first_step: int = 0, workers: int = 0, rank: int = 0, num_r
     dataset = open_dataset(pack, "train")
     order = ResumableBatchSampler(len(dataset), 4, first_step, 4, seed=7, rank=rank, num_replicas=num_replicas)
     return list(training_loader(AugmentedDataset(dataset, AUGMENTATION, seed=7), order, workers))
-
-
-def assert_same_batches(left: list[Batch], right: list[Batch]) -> None:
-    assert len(left) == len(right) > 0
-    for one, other in zip(left, right, strict=True):
-        for mine, yours in zip(one, other, strict=True):
-            assert mine.dtype == yours.dtype
-            assert torch.equal(mine, yours)
 
 
 @pytest.mark.parametrize(("dataset_size", "batch_size", "steps"), [(10, 4, 10), (12, 4, 9), (3, 8, 6), (7, 1, 14)])

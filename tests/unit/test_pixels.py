@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import image_variants
 from exfuse.data.classes import numbered_classes
 from exfuse.data.datasets import SegmentationDataset
 from exfuse.data.doctor import validate
@@ -25,7 +24,8 @@ from exfuse.inference.engines.base import Engine
 from exfuse.models.options import options_of
 from exfuse.models.storage.metadata import ModelMetadata
 from exfuse.predictor import Predictor
-from image_variants import GREY, HEIGHT, LABELS, PICTURE, WIDTH, Variant
+from support import image_variants
+from support.image_variants import GREY, HEIGHT, LABELS, PICTURE, WIDTH, Variant
 
 INFO = ModelMetadata(
     name="exfuse_tiny",

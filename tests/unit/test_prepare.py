@@ -27,7 +27,16 @@ from exfuse.data.prepare.voc import prepare_sbd, prepare_voc, read_sbd_mask
 from exfuse.data.samples import image_size
 from exfuse.errors import ConfigError, DataError, OutputError, shown
 from exfuse.outputs.folder import claim_folder
-from public_data import SIZE, annotation, categories, id_of, label_map, rectangle, uncompressed_runs, write_sbd_mask
+from support.public_data import (
+    SIZE,
+    annotation,
+    categories,
+    id_of,
+    label_map,
+    rectangle,
+    uncompressed_runs,
+    write_sbd_mask,
+)
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 import yaml
 from markdown_it import MarkdownIt
-from nasty import NASTY_NAMES
 from rich.console import Console
 from rich.table import Table
 
@@ -27,6 +26,7 @@ from exfuse.models.options import options_of
 from exfuse.models.registry import build_model
 from exfuse.models.storage.metadata import ModelMetadata
 from exfuse.models.storage.pretrained import save_pretrained
+from support.nasty import NASTY_NAMES
 
 LINES = [one_line(name) for name in NASTY_NAMES]
 

@@ -1,6 +1,5 @@
 import json
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
@@ -25,11 +24,6 @@ CCP_VAL_PERCENT = [76.337, 2.892, 1.173, 3.780, 4.575, 2.869, 4.012, 0.732, 0.35
 CCP_VAL_IMAGES = [104, 103, 96, 75, 49, 30, 58, 17, 19, 102, 77, 76]
 
 
-@pytest.fixture
-def copy(pack: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(pack, tmp_path / "copy"))
-
-
 def fingerprint(root: Path, split: str = "train") -> str:
     return compute_stats(open_dataset(root, split)).fingerprint
 
@@ -49,8 +43,8 @@ def test_counts_are_those_of_a_plain_loop_over_the_masks(pack: Path):
     assert found.pixel_counts.sum() + found.ignored == 12 * 144 * 192
 
 
-def test_a_class_that_is_absent_counts_nothing(copy: Path):
-    dataset = open_dataset(copy, "val")
+def test_a_class_that_is_absent_counts_nothing(own_pack: Path):
+    dataset = open_dataset(own_pack, "val")
     for index, entry in enumerate(dataset.entries):
         mask = np.zeros((144, 192), dtype=np.uint8)
         mask[0, : index + 1] = 255
@@ -80,59 +74,59 @@ def test_progress_is_told_of_every_image(pack: Path):
     assert len(calls) == 12
 
 
-def test_a_scan_stops_at_a_label_outside_the_classes(copy: Path):
-    path = copy / "masks" / "train_0007.png"
+def test_a_scan_stops_at_a_label_outside_the_classes(own_pack: Path):
+    path = own_pack / "masks" / "train_0007.png"
     mask = np.array(Image.open(path))
     mask[10, 20] = 99
     Image.fromarray(mask).save(path)
     with pytest.raises(DataError, match=r"train_0007\.png: 1 .*label 99\b.*row 10, column 20\b"):
-        compute_stats(open_dataset(copy, "train"))
+        compute_stats(open_dataset(own_pack, "train"))
 
 
-def test_the_same_files_elsewhere_have_the_same_fingerprint(pack: Path, copy: Path):
+def test_the_same_files_elsewhere_have_the_same_fingerprint(pack: Path, own_pack: Path):
     first = fingerprint(pack)
     assert len(first) == 64
     assert fingerprint(pack) == first
-    assert fingerprint(copy) == first
+    assert fingerprint(own_pack) == first
 
 
 def test_splits_have_fingerprints_of_their_own(pack: Path):
     assert fingerprint(pack, "train") != fingerprint(pack, "val")
 
 
-def test_one_changed_byte_of_an_image_changes_the_fingerprint(copy: Path):
-    before = fingerprint(copy)
-    path = copy / "images" / "train_0011.jpg"
+def test_one_changed_byte_of_an_image_changes_the_fingerprint(own_pack: Path):
+    before = fingerprint(own_pack)
+    path = own_pack / "images" / "train_0011.jpg"
     content = bytearray(path.read_bytes())
     assert content[6:10] == b"JFIF"
     content[15] ^= 1  # of the density, which changes no pixel
     path.write_bytes(content)
-    assert fingerprint(copy) != before
+    assert fingerprint(own_pack) != before
 
 
-def test_one_added_byte_of_a_mask_changes_the_fingerprint(copy: Path):
-    before = fingerprint(copy)
-    with (copy / "masks" / "train_0000.png").open("ab") as file:
+def test_one_added_byte_of_a_mask_changes_the_fingerprint(own_pack: Path):
+    before = fingerprint(own_pack)
+    with (own_pack / "masks" / "train_0000.png").open("ab") as file:
         file.write(b"\0")
-    assert fingerprint(copy) != before
+    assert fingerprint(own_pack) != before
 
 
-def test_another_name_changes_the_fingerprint(copy: Path):
-    before = fingerprint(copy)
-    (copy / "images" / "train_0003.jpg").rename(copy / "images" / "other.jpg")
-    (copy / "masks" / "train_0003.png").rename(copy / "masks" / "other.png")
-    names = (copy / "train.txt").read_text()
-    (copy / "train.txt").write_text(names.replace("train_0003", "other"))
-    assert fingerprint(copy) != before
+def test_another_name_changes_the_fingerprint(own_pack: Path):
+    before = fingerprint(own_pack)
+    (own_pack / "images" / "train_0003.jpg").rename(own_pack / "images" / "other.jpg")
+    (own_pack / "masks" / "train_0003.png").rename(own_pack / "masks" / "other.png")
+    names = (own_pack / "train.txt").read_text()
+    (own_pack / "train.txt").write_text(names.replace("train_0003", "other"))
+    assert fingerprint(own_pack) != before
 
 
-def test_masks_of_two_images_exchanged_change_the_fingerprint(copy: Path):
-    before = fingerprint(copy)
-    first, second = copy / "masks" / "train_0001.png", copy / "masks" / "train_0002.png"
+def test_masks_of_two_images_exchanged_change_the_fingerprint(own_pack: Path):
+    before = fingerprint(own_pack)
+    first, second = own_pack / "masks" / "train_0001.png", own_pack / "masks" / "train_0002.png"
     held = first.read_bytes()
     first.write_bytes(second.read_bytes())
     second.write_bytes(held)
-    assert fingerprint(copy) != before
+    assert fingerprint(own_pack) != before
 
 
 LABEL_MAP = np.arange(256, dtype=np.uint8)
@@ -157,17 +151,17 @@ def with_classes(dataset: SegmentationDataset, **changes: Any) -> SegmentationDa
     return replace(dataset, classes=replace(dataset.classes, **changes))
 
 
-def test_each_thing_that_labels_mean_is_in_the_fingerprint(copy: Path):
-    for path in (copy / "masks").iterdir():  # without the ignored label, so that it can be another
+def test_each_thing_that_labels_mean_is_in_the_fingerprint(own_pack: Path):
+    for path in (own_pack / "masks").iterdir():  # without the ignored label, so that it can be another
         Image.fromarray(np.zeros((144, 192), dtype=np.uint8)).save(path)
-    dataset = open_dataset(copy, "val")
+    dataset = open_dataset(own_pack, "val")
     found = {name: compute_stats(change(dataset)).fingerprint for name, change in MEANINGS.items()}
     found["nothing"] = compute_stats(dataset).fingerprint
     assert len(set(found.values())) == len(found)
 
 
-def test_the_fingerprint_is_as_its_description_says(copy: Path):
-    dataset = open_dataset(copy, "val")
+def test_the_fingerprint_is_as_its_description_says(own_pack: Path):
+    dataset = open_dataset(own_pack, "val")
     classes = dataset.classes
     meaning = {"names": classes.names, "palette": classes.palette, "ignore_index": 255, "label_map": None}
     parts = [json.dumps(meaning).encode()]
@@ -177,13 +171,13 @@ def test_the_fingerprint_is_as_its_description_says(copy: Path):
     assert compute_stats(dataset).fingerprint == expected
 
 
-def test_names_that_are_not_utf_8_are_scanned_and_examined(copy: Path):
+def test_names_that_are_not_utf_8_are_scanned_and_examined(own_pack: Path):
     name = os.fsdecode(b"caf\xe9 \xff")
     for folder, suffix in (("images", ".jpg"), ("masks", ".png")):
-        (copy / folder / f"val_0000{suffix}").rename(copy / folder / f"{name}{suffix}")
-    (copy / "val.txt").write_bytes(os.fsencode((copy / "val.txt").read_text().replace("val_0000", name)))
-    (copy / "images" / "val_0001.jpg").write_bytes(b"no image")
-    dataset, missing = open_leniently(copy, "val")
+        (own_pack / folder / f"val_0000{suffix}").rename(own_pack / folder / f"{name}{suffix}")
+    (own_pack / "val.txt").write_bytes(os.fsencode((own_pack / "val.txt").read_text().replace("val_0000", name)))
+    (own_pack / "images" / "val_0001.jpg").write_bytes(b"no image")
+    dataset, missing = open_leniently(own_pack, "val")
     assert dataset.entries[0].name == name
     assert [finding.kind for finding in validate(dataset, missing).issues if finding.severity == "error"] == ["image"]
     json.dumps(validate(dataset, missing).to_json()).encode()
@@ -193,8 +187,8 @@ def test_names_that_are_not_utf_8_are_scanned_and_examined(copy: Path):
 SAMPLE = Sample(np.zeros((4, 4, 3), dtype=np.uint8), np.zeros((4, 4), dtype=np.uint8))
 
 
-def test_a_file_that_vanishes_while_it_is_scanned_is_named(copy: Path, monkeypatch: pytest.MonkeyPatch):
-    dataset = open_dataset(copy, "val")
+def test_a_file_that_vanishes_while_it_is_scanned_is_named(own_pack: Path, monkeypatch: pytest.MonkeyPatch):
+    dataset = open_dataset(own_pack, "val")
     monkeypatch.setattr(SegmentationDataset, "__getitem__", lambda self, index: SAMPLE)
     dataset.entries[0].image.unlink()
     with pytest.raises(DataError, match=r"val_0000\.jpg: .*No such file"):

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
+import torch
 from rich.console import Console
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from exfuse.cli.app import main
@@ -34,6 +36,22 @@ TINY = (
     "optimizer.warmup_steps=2",
 )
 STEPS = 6
+
+# The same for a classifier, of three classes.
+TINY_PRETRAINING = (
+    "epochs=2",
+    "batch_size=6",
+    "evaluate_every=1",
+    "checkpoint_every=2",
+    "log_every=1",
+    "precision=fp32",
+    "data.crop_size=[64, 64]",
+    "data.resize=64",
+    "model.backbone=tiny",
+    "optimizer.name=adamw",
+    "optimizer.learning_rate=0.002",
+    "optimizer.warmup_steps=2",
+)
 
 
 TIMES = ("seconds_per_step", "waiting")
@@ -90,3 +108,22 @@ def call_exfuse(*arguments: object, columns: int = 200) -> Outcome:
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
     return Outcome(code, output.getvalue(), errors.getvalue())
+
+
+def assert_same_run(run: Path, expected: Path) -> None:
+    # A checkpoint whose scoring was made up for has another name.
+    tensors = {name.replace("_scored/", "/"): value for name, value in tensors_in(run).items()}
+    expected_tensors = tensors_in(expected)
+    assert tensors.keys() == expected_tensors.keys()
+    assert [name for name in tensors if not torch.equal(tensors[name], expected_tensors[name])] == []
+    assert read_metrics(run) == read_metrics(expected)
+    for model in ("model", "model_last"):
+        assert (run / model / "config.json").read_text() == (expected / model / "config.json").read_text()
+
+
+def read_scalars(run: Path, tag: str) -> dict[int, float]:
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    scalars = events.Scalars(tag)
+    assert len({scalar.step for scalar in scalars}) == len(scalars)
+    return {scalar.step: scalar.value for scalar in scalars}

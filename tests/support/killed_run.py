@@ -14,12 +14,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from faults import Operations, in_a_child, kill_myself
 from rich.console import Console
 
 from exfuse.training.checkpoint import latest_checkpoint
 from exfuse.training.recipes import load_config
 from exfuse.training.segmentation import train
+from support.faults import Operations, in_a_child, kill_myself
 
 OVERRIDES = (
     "batch_size=4", "evaluate_every=20", "checkpoint_every=7", "log_every=1", "data.crop_size=[64, 64]",

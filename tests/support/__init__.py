@@ -1,0 +1,5 @@
+"""Helpers that tests of several files share; pytest puts the folder above on the path, as it holds conftest.py."""
+
+import pytest
+
+pytest.register_assert_rewrite("support.loading", "support.process_state", "support.tiny_run")
