@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from exfuse.data.synthetic import write_scenes
-from support.public_data import coco, photos, sbd, voc  # noqa: F401 - fixtures
+from support.public_data import coco, photos, prepared, sbd, voc  # noqa: F401 - fixtures
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -11,6 +11,7 @@ from scipy.io import savemat
 
 from exfuse.data.classes import VOC_NAMES, voc_palette
 from exfuse.data.prepare.coco import COCO_NAMES
+from exfuse.data.prepare.voc import prepare_sbd, prepare_voc
 
 SIZE = (40, 60)  # height, width
 
@@ -144,3 +145,11 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for index in range(count):
                 draw(name, rng).save(folder / f"{index}.png")
     return root
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, voc: Path, sbd: Path) -> Path:
+    output = tmp_path / "prepared"
+    prepare_voc(voc, output, partial=True)
+    prepare_sbd(sbd, output, partial=True)
+    return output

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from exfuse.models.exfuse import ExFuse
-from exfuse.models.metadata import ModelMetadata
+from exfuse.models.storage.metadata import ModelMetadata
 from exfuse.training.log import RunLog
 from exfuse.training.signals import Interrupted
 

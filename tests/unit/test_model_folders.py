@@ -194,7 +194,7 @@ def test_a_description_without_the_width_is_of_the_time_when_wide_was_the_defaul
     del content["architecture"]["decoder_width"]
     found = ModelMetadata.from_json(content)
     assert found.options.decoder_width == "wide"
-    save_pretrained(tmp_path / "model", info.build(), content, "")
+    save_pretrained(tmp_path / "model", build_model(info), content, "")
     if width == "wide":
         assert load_pretrained(tmp_path / "model")[1] == info
     else:

@@ -1,0 +1,1 @@
+from support.model_folders import model_folder  # noqa: F401 - a fixture

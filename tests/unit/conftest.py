@@ -1,0 +1,1 @@
+from support.checkpoints import folder, trained  # noqa: F401 - fixtures
