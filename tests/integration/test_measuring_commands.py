@@ -1,6 +1,5 @@
-"""ablate, compare, submit, data prepare, and a training run that begins with a trained model."""
+"""compare, submit, data prepare, and a training run that begins with a trained model."""
 
-import csv
 import json
 import re
 import shutil
@@ -14,23 +13,15 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from exfuse.ablation import rows
 from exfuse.data.datasets import open_dataset
 from exfuse.distributed import DistContext, only_process
 from exfuse.errors import ConfigError, OutputError
-from exfuse.evaluation.bootstrap import mean_iou
 from exfuse.evaluation.metrics import METRICS
 from exfuse.inference import tta
-from exfuse.models import backbones
-from exfuse.models.backbones import resnet
-from exfuse.models.semantic_supervision import SemanticSupervisionClassifier
-from exfuse.models.storage.backbone_weights import CLASSIFIER_TYPE
-from exfuse.models.storage.pretrained import save_pretrained
-from exfuse.outputs.folder import claim_folder
 from exfuse.predictor import Predictor
-from support.tiny_run import TINY, call_exfuse, tensors_in, tiny_config, train_quietly
-
-ABLATION = (*TINY, "epochs=1", "model.name=gcn_tiny", "model.decoder_width=narrow", "seeds=1")
+from exfuse.models.backbones import resnet
+from support.holding import HOLD_UNTIL_THERE
+from support.tiny_run import TINY, call_exfuse, tiny_config, train_quietly
 
 
 @pytest.fixture(scope="module")
@@ -111,143 +102,6 @@ def test_commands_that_run_alone_say_so_under_torchrun(monkeypatch: pytest.Monke
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match=r"exfuse compare .*torchrun"):
         only_process("exfuse compare")
-
-
-BASELINES = tuple(row for row in rows.PAPER if row.name in ("baseline", "wide baseline"))
-
-
-def test_an_ablation_runs_every_cell_once(pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "PAPER", BASELINES)
-    command = ("ablate", "paper", *ABLATION, f"data.root={pack}", f"output={tmp_path / 'out'}")
-    first = call_exfuse(*command)
-    assert first.code == 0, first.errors
-    assert "wide baseline, seed 0" in first.output
-    table = (tmp_path / "out" / "ablation.md").read_text()
-    assert "exfuse ablate paper" in table
-    cells = sorted((tmp_path / "out" / "trials").glob("*_0"))
-    assert [cell.name for cell in cells] == ["baseline_0", "wide_baseline_0"]
-    left = tensors_in(tmp_path / "out")
-    record = json.loads((cells[0] / "trial.json").read_text())
-    predictor = Predictor.from_pretrained(cells[0] / "model_last", "torch", "bf16")
-    labels = predictor(open_dataset(pack, "val")[1].image).labels
-    target = open_dataset(pack, "val")[1].mask
-    assert sum(record["of_images"][1][0]) == int((labels == target)[target != 255].sum())
-    assert f"{100 * float(mean_iou(np.array(record['of_images']).sum(axis=0))):.2f}" in table
-
-    again = call_exfuse(*command)
-    assert again.code == 0, again.errors
-    assert (tmp_path / "out" / "ablation.md").read_text() == table
-    after = tensors_in(tmp_path / "out")
-    assert all(torch.equal(after[name], left[name]) for name in left)
-    other = call_exfuse(*command, "batch_size=2")
-    assert other.code == 1
-    assert re.search(r"baseline_0: .*\bbatch_size\b", other.errors)
-
-    moved = Path(shutil.copytree(pack, tmp_path / "other"))
-    for split in ("val", "train"):
-        whole = (moved / f"{split}.txt").read_text()
-        (moved / f"{split}.txt").write_text("".join(whole.splitlines(keepends=True)[:2]))
-        elsewhere = call_exfuse(*command, f"data.root={moved}")
-        assert elsewhere.code == 1
-        assert "other data" in elsewhere.errors
-        (moved / f"{split}.txt").write_text(whole)
-    recorded = (cells[0] / "trial.json").read_text()
-    (cells[0] / "trial.json").write_text(json.dumps(record | {"backbone_sha256": "0" * 64}))
-    retrained = call_exfuse(*command)
-    assert retrained.code == 1
-    assert "other backbone weights" in retrained.errors
-    (cells[0] / "trial.json").write_text(recorded)
-
-    (cells[1] / "trial.json").unlink()  # as if it had been cut off after its last checkpoint
-    start = tmp_path / "out" / "trials" / "wide_baseline_0.json"
-    started = start.read_text()
-    start.write_text(json.dumps(json.loads(started) | {"backbone_sha256": "0" * 64}))
-    assert re.search(r"wide_baseline_0\.json: .*backbone weights", call_exfuse(*command).errors)
-    start.write_text(started)
-    resumed = call_exfuse(*command)
-    assert resumed.code == 0, resumed.errors
-    assert (tmp_path / "out" / "ablation.md").read_text() == table
-    (cells[1] / "trial.json").write_text("{")
-    broken = call_exfuse(*command)
-    assert broken.code == 1
-    assert re.search(rf"{cells[1] / 'trial.json'}: .*record", broken.errors)
-
-
-def narrow_rearranged() -> resnet.ResNet:
-    return resnet.ResNet(resnet.BasicBlock, (2, 1, 1, 1), widths=(16, 32, 64, 128), stem_channels=16)
-
-
-def narrow_backbones(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Writes a backbone for each of the paper's starts and returns the options that name them."""
-    monkeypatch.setitem(backbones.BACKBONES, "tiny_rearranged", narrow_rearranged)
-    bodies = {"plain": resnet.tiny, "supervised": resnet.tiny, "rearranged": narrow_rearranged}
-    bodies["rearranged_supervised"] = narrow_rearranged
-    given = []
-    for name, body in bodies.items():
-        heads = (name.endswith("supervised"),) * 4
-        description = {"model_type": CLASSIFIER_TYPE, "architecture": {"with_head": heads}}
-        model = SemanticSupervisionClassifier(body(), 4, heads)
-        save_pretrained(folder / name, model, description, card="")
-        given.append(f"pretrained.{name}={folder / name}")
-    return given
-
-
-def test_the_backbone_of_the_last_row_is_looked_at_before_the_first_is_run(
-    pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given = narrow_backbones(tmp_path, monkeypatch)
-    given.append(f"pretrained.rearranged_supervised={tmp_path / 'supervised'}")
-    outcome = call_exfuse("ablate", "paper", *ABLATION, f"data.root={pack}", *given, f"output={tmp_path / 'out'}")
-    assert outcome.code == 1
-    assert str(tmp_path / "supervised") in outcome.errors
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.nightly  # 23 runs
-def test_every_row_of_the_ablation_is_run(pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = narrow_backbones(tmp_path, monkeypatch)
-    outcome = call_exfuse("ablate", "paper", *ABLATION, f"data.root={pack}", *given, f"output={tmp_path / 'out'}")
-    assert outcome.code == 0, outcome.errors
-    table = list(csv.DictReader((tmp_path / "out" / "ablation.csv").read_text().splitlines()))
-    assert [line["row"] for line in table] == [row.name for row in rows.PAPER]
-    assert len(table) == 23
-    assert [line["published mIoU"] for line in table][:2] == ["76.0", "77.5"]
-    assert "left out" not in outcome.output
-    cells = tmp_path / "out" / "trials"
-    started = {path.stem: json.loads(path.read_text())["backbone_sha256"] for path in cells.glob("*_0.json")}
-    assert started["ss_0"] == started["ss_heads_dropped_0"] != started["wide_baseline_0"]
-    assert len(set(started.values())) == len(given)
-
-
-HOLD_UNTIL_THERE = """
-import sys, time
-from pathlib import Path
-from exfuse.atomic_io import file_lock
-from exfuse.outputs.folder import claim_folder
-path = Path(sys.argv[1])
-with file_lock(path) if path.suffix == ".lock" else claim_folder(path, "exfuse train"):
-    print("held", flush=True)
-    end = time.monotonic() + 120
-    while not Path(sys.argv[2]).exists() and time.monotonic() < end:
-        time.sleep(0.05)
-"""
-
-
-def test_processes_share_the_cells_of_an_ablation(pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "PAPER", BASELINES)
-    cells = tmp_path / "out" / "trials"
-    with claim_folder(tmp_path / "out", "exfuse ablate", shared=True):
-        cells.mkdir()
-    command = [sys.executable, "-c", HOLD_UNTIL_THERE, cells / ".baseline_0.lock", cells / "wide_baseline_0/trial.json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "held\n"
-        outcome = call_exfuse("ablate", "paper", *ABLATION, f"data.root={pack}", f"output={tmp_path / 'out'}")
-    assert outcome.code == 0, outcome.errors
-    told = [line for line in outcome.output.splitlines() if ", seed 0" in line]
-    assert told == ["wide baseline, seed 0", "baseline, seed 0"]
-    assert (cells / "baseline_0" / "trial.json").is_file()
-    assert (tmp_path / "out" / "ablation.md").is_file()
 
 
 def test_names_that_look_like_markup_are_printed_as_they_are(pack: Path, tmp_path: Path) -> None:

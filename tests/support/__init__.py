@@ -2,4 +2,4 @@
 
 import pytest
 
-pytest.register_assert_rewrite("support.loading", "support.process_state", "support.tiny_run")
+pytest.register_assert_rewrite("support.limits", "support.loading", "support.process_state", "support.tiny_run")
