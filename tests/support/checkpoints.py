@@ -5,11 +5,11 @@ from typing import NamedTuple, get_args
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from exfuse.manifest import MANIFEST
-from exfuse.models.exfuse import ExFuse
+from exfuse.models.exfuse import ExFuseOutput
 from exfuse.models.registry import create_model
 from exfuse.training.checkpoint import (
     TrainingState,
@@ -22,7 +22,7 @@ OPTIMIZER_NAMES = get_args(OptimizerName)
 
 
 class Training(NamedTuple):
-    model: ExFuse
+    model: nn.Module
     ema: ExponentialMovingAverage
     optimizers: tuple[Optimizer, ...]
 
@@ -33,11 +33,34 @@ class Training(NamedTuple):
         return load_checkpoint(folder, self.model, self.ema.model, self.optimizers)
 
 
+class SmallNetwork(nn.Module):
+    """Kernels, batch norms and biases in a backbone and a head: every kind of state, a hundredth of the tensors."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(
+            nn.Conv2d(3, 48, 3, stride=8, bias=False), nn.BatchNorm2d(48), nn.ReLU(), nn.Conv2d(48, 48, 3, padding=1)
+        )
+        self.head = nn.Sequential(nn.Conv2d(48, width, 1), nn.ReLU(), nn.Conv2d(width, 3, 1))
+
+    def forward(self, x: Tensor) -> ExFuseOutput:
+        scores = self.head(self.backbone(x))
+        return ExFuseOutput(scores, (scores,))
+
+
 def start_training(
-    name: OptimizerName = "adamw", channels_last: bool = False, seed: int = 0, momentum: float = 0.9, width: int = 8
+    name: OptimizerName = "adamw",
+    channels_last: bool = False,
+    seed: int = 0,
+    momentum: float = 0.9,
+    width: int = 8,
+    real: bool = False,
 ) -> Training:
+    """Returns a training run before its first step; with `real`, of a network that is one of ours."""
     torch.manual_seed(seed)
-    model = create_model("exfuse_tiny", num_classes=3, decoder="stride4", decoder_width=width, gcn_kernel=3)
+    model: nn.Module = SmallNetwork(width)
+    if real:
+        model = create_model("exfuse_tiny", num_classes=3, decoder="stride4", decoder_width=width, gcn_kernel=3)
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
     optimizers = build_optimizers(model, name, 0.01, 0.5, 0.1, momentum)
