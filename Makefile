@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: setup lock demo test check format test-nightly test-timm coverage bench clean
+.PHONY: setup lock demo test test-fast check format test-nightly test-timm coverage bench clean
 
 setup: $(INSTALLED)
 
@@ -37,6 +37,10 @@ demo: $(INSTALLED)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 test: check
 	$(PYTEST)
+
+# What neither trains nor runs a whole command: for while you work.
+test-fast: $(INSTALLED)
+	$(PYTEST) tests/unit tests/parity tests/architecture
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
