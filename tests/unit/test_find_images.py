@@ -1,5 +1,6 @@
 """Which images the arguments of a command mean, and what their results are called."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -107,4 +108,4 @@ def test_an_argument_that_means_no_image_is_named(tmp_path: Path, name: str):
     touch(tmp_path, "a.jpg", "empty/notes.txt")
     with pytest.raises(DataError) as raised:
         find_images([str(tmp_path / "a.jpg"), str(tmp_path / name)])
-    assert str(raised.value) == f"{tmp_path / name}: no image found"
+    assert re.search(f"^{re.escape(str(tmp_path / name))}: .*no image", str(raised.value))

@@ -2,6 +2,7 @@
 
 import argparse
 import pickle
+import re
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -60,7 +61,7 @@ def test_what_a_refused_file_holds_reaches_the_user(tmp_path: Path) -> None:
     torch.save({"model": state(), "args": argparse.Namespace()}, source)
     with pytest.raises(CheckpointError) as caught:
         import_weights(source, "tiny", tmp_path / "out.safetensors")
-    assert str(caught.value) == f"{source}: not a file of plain tensors (it holds argparse.Namespace)"
+    assert re.search(rf"^{source}: .*\bargparse\.Namespace\b", str(caught.value))
 
 
 def test_memory_that_is_not_granted_is_no_fault_of_the_files() -> None:

@@ -327,7 +327,7 @@ def test_the_network_is_in_eval_mode(model_folder: Path):
 def test_an_array_that_is_no_rgb_image_is_refused(predictor: Predictor, array: np.ndarray):
     with pytest.raises(DataError) as raised:
         predictor(array)
-    assert str(raised.value) == f"expected an RGB uint8 array (H, W, 3), got {array.dtype} {array.shape}"
+    assert str(raised.value).endswith(f" {array.dtype} {array.shape}")
 
 
 def test_a_file_that_is_no_image_is_refused(predictor: Predictor, tmp_path: Path):

@@ -123,7 +123,7 @@ def test_a_path_is_never_asked_of_the_hub(name: str, asked: list[dict[str, Any]]
         for open_model in (find_model, load_pretrained, Predictor.from_pretrained):
             with pytest.raises(CheckpointError) as caught:
                 open_model(source)
-            assert str(caught.value).startswith(f"{source}: no such model folder")
+            assert re.search(rf"^{re.escape(str(source))}: .*no such", str(caught.value))
             assert "hf://" in str(caught.value)
     assert asked == []
 
@@ -145,7 +145,7 @@ def test_what_the_hub_does_not_have_is_one_error(name: str, monkeypatch: pytest.
     monkeypatch.setattr("huggingface_hub._snapshot_download.HfApi.repo_info", refuse)
     with pytest.raises(CheckpointError) as caught:
         find_model(name)
-    assert str(caught.value).startswith(f"{name}: not fetched from the Hugging Face hub")
+    assert re.search(f"^{re.escape(name)}: .*Hugging Face", str(caught.value))
 
 
 BASELINE = {"semantic_embedding": False, "channel_resolution_embedding": False, "dap_window": 1}
