@@ -18,13 +18,13 @@ import torch
 from exfuse.ablation import rows
 from exfuse.data.datasets import open_dataset
 from exfuse.evaluation.bootstrap import mean_iou
-from exfuse.predictor import Predictor
 from exfuse.models import backbones
-from exfuse.models.storage.backbone_weights import CLASSIFIER_TYPE
 from exfuse.models.backbones import resnet
-from exfuse.models.storage.pretrained import save_pretrained
 from exfuse.models.semantic_supervision import SemanticSupervisionClassifier
+from exfuse.models.storage.backbone_weights import CLASSIFIER_TYPE
+from exfuse.models.storage.pretrained import save_pretrained
 from exfuse.outputs.folder import claim_folder
+from exfuse.predictor import Predictor
 from support.holding import HOLD_UNTIL_THERE
 from support.tiny_run import TINY, Outcome, call_exfuse, tensors_in
 

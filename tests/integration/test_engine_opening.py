@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from exfuse.models.registry import build_model
+from exfuse import packages
 from exfuse.errors import CheckpointError, ConfigError
+from exfuse.export import open as opening
+from exfuse.export import trace
+from exfuse.export.formats import EXPORT_FORMATS, format_of
 from exfuse.export.formats.torch_export import ProgramEngine
-from exfuse.inference import conversion, opening, tta
+from exfuse.inference import tta
 from exfuse.inference.engines.base import Precision
-from exfuse.export.open import EngineName
-from exfuse.predictor import Predictor
+from exfuse.models.registry import build_model
 from exfuse.models.storage.metadata import ModelMetadata
 from exfuse.models.storage.pretrained import save_pretrained
+from exfuse.predictor import Predictor
 from support.written import NETWORKS, Written, info_of, pictures
 
 
@@ -27,14 +30,14 @@ def test_a_program_without_averaging_is_read_again(tmp_path: Path):
 
 
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
-def test_scores_that_are_not_finite_are_refused(engine: EngineName, tmp_path: Path):
+def test_scores_that_are_not_finite_are_refused(engine: str, tmp_path: Path):
     written = Written(NETWORKS["baseline"], tmp_path / "model")
     head = [module for module in written.model.modules() if isinstance(module, torch.nn.Conv2d)][-1]
     torch.nn.init.constant_(head.weight, 3e38)  # finite, as everything that is read must be
     save_pretrained(written.folder, written.model, written.info.to_json(), "")
     predictor = Predictor.from_pretrained(written.folder, engine, "fp32")
     with pytest.raises(CheckpointError, match="finite"):
-        predictor.scores(pictures((1, 64, 64))[0])
+        predictor.logits(pictures((1, 64, 64))[0])
     if engine == "torch":
         with pytest.raises(CheckpointError, match="finite"):
             predictor(pictures((1, 64, 64))[0])
@@ -98,10 +101,10 @@ def test_the_compiled_engine_gives_the_networks_scores(name: str, precision: Pre
 
 def test_auto_takes_the_fastest_that_is_installed_and_can_do_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = Written(NETWORKS["baseline"], tmp_path / "model").folder
-    monkeypatch.setattr(opening, "CARDS", ())
+    monkeypatch.setattr(opening, "GPU_DRIVERS", ())
     assert Predictor.from_pretrained(folder).engine.name == "openvino"
     with monkeypatch.context() as card:
-        card.setattr(opening, "_has_cuda", lambda: True)
+        card.setattr(opening, "_has_gpu", lambda: True)
         for has_bf16, precision in ((True, "bf16"), (False, "fp32")):
             card.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=has_bf16: has)
             engine = Predictor.from_pretrained(folder).engine
@@ -111,13 +114,13 @@ def test_auto_takes_the_fastest_that_is_installed_and_can_do_it(tmp_path: Path, 
     ema_model = Predictor.from_pretrained(folder, augmentation=tta.TestTimeAugmentation(flip=True))
     assert ema_model.engine.name == "torch, folded"
     assert Predictor.from_pretrained(folder, precision="bf16").engine.precision == "bf16"
-    found = opening.find_spec
-    monkeypatch.setattr(opening, "find_spec", lambda name: None if name == "openvino" else found(name))
+    found = packages.find_spec
+    monkeypatch.setattr(packages, "find_spec", lambda name: None if name == "openvino" else found(name))
     assert Predictor.from_pretrained(folder).engine.name == "onnxruntime"
     assert Predictor.from_pretrained(folder, precision="bf16").engine.name == "torch, folded"
     with pytest.raises(ConfigError, match=r"^openvino .*'exfuse\[openvino\]'"):
         Predictor.from_pretrained(folder, "openvino")
-    monkeypatch.setattr(opening, "find_spec", lambda name: None)
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
     assert Predictor.from_pretrained(folder).engine.name == "torch, folded"
     with pytest.raises(ConfigError, match=r"^onnxruntime .*'exfuse\[onnx\]'"):
         Predictor.from_pretrained(folder, "onnxruntime")
@@ -127,7 +130,7 @@ def test_auto_takes_the_fastest_that_is_installed_and_can_do_it(tmp_path: Path, 
 def test_compiled_code_is_in_bf16_where_the_processor_has_units_for_it(
     unit: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(opening, "CARDS", ())
+    monkeypatch.setattr(opening, "GPU_DRIVERS", ())
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {unit: True, "avx512_bf16": False})
     folder = Written(NETWORKS["baseline"], tmp_path / "model").folder
     assert Predictor.from_pretrained(folder, "compile").engine.precision == precision
@@ -135,7 +138,7 @@ def test_compiled_code_is_in_bf16_where_the_processor_has_units_for_it(
 
 def test_what_an_engine_cannot_do_is_refused(tmp_path: Path):
     folder = Written(NETWORKS["baseline"], tmp_path / "model").folder
-    with pytest.raises(ConfigError, match=r"scales.*torch.*openvino"):
+    with pytest.raises(ConfigError, match=r"openvino .*scales.*torch"):
         Predictor.from_pretrained(folder, "openvino", augmentation=tta.TestTimeAugmentation(flip=True))
     with pytest.raises(ConfigError, match=r"onnxruntime .*fp32"):
         Predictor.from_pretrained(folder, "onnxruntime", "bf16")
@@ -149,7 +152,7 @@ def test_a_model_is_converted_once_for_each_content(tmp_path: Path, monkeypatch:
     folder = Written(NETWORKS["baseline"], tmp_path / "model").folder
     image = pictures((1, 64, 64))[0]
     labels = Predictor.from_pretrained(folder, "openvino", "fp32")(image).labels
-    monkeypatch.setattr("exfuse.export.trace.WRITE", {})
+    monkeypatch.setitem(EXPORT_FORMATS, "openvino", EXPORT_FORMATS["openvino"]._replace(write=None))
     np.testing.assert_array_equal(Predictor.from_pretrained(folder, "openvino", "fp32")(image).labels, labels)
     torch.manual_seed(1)
     info = NETWORKS["baseline"]
@@ -163,12 +166,12 @@ def test_a_model_is_converted_once_for_each_content(tmp_path: Path, monkeypatch:
     [("openvino", (".xml", ".bin")), pytest.param("onnxruntime", (".onnx",), marks=pytest.mark.nightly)],
 )
 def test_a_damaged_converted_model_is_converted_anew(
-    engine: EngineName, suffixes: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: str, suffixes: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EXFUSE_CACHE", str(tmp_path / "cache"))
     Written(NETWORKS["baseline"], tmp_path / "model")
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    expected = Predictor.from_pretrained(tmp_path / "model", engine, "fp32").scores(image)
+    expected = Predictor.from_pretrained(tmp_path / "model", engine, "fp32").logits(image)
     paths = [next((tmp_path / "cache").rglob(f"model{suffix}")) for suffix in suffixes]
     contents = {path.suffix: path.read_bytes() for path in paths}
     made = []
@@ -178,8 +181,9 @@ def test_a_damaged_converted_model_is_converted_anew(
         for suffix, content in contents.items():
             target.with_suffix(suffix).write_bytes(content)
 
-    monkeypatch.setattr(conversion, "export_program", lambda *_: None)
-    monkeypatch.setitem(conversion.WRITE, suffixes[0], convert_again)
+    monkeypatch.setattr(trace, "export_program", lambda *_: None)
+    entry = format_of(suffixes[0])
+    monkeypatch.setitem(EXPORT_FORMATS, entry.name, entry._replace(write=convert_again))
     for path, damage in itertools.product(paths, ("none", "cut", "flipped", "zeroed")):
         content = bytearray(contents[path.suffix])
         if damage == "cut":
@@ -190,6 +194,6 @@ def test_a_damaged_converted_model_is_converted_anew(
             content[-100_000:] = bytes(100_000)
         path.write_bytes(content)
         made.clear()
-        scores = Predictor.from_pretrained(tmp_path / "model", engine, "fp32").scores(image)
+        scores = Predictor.from_pretrained(tmp_path / "model", engine, "fp32").logits(image)
         np.testing.assert_array_equal(scores, expected)
         assert len(made) == (damage != "none"), (path, damage)

@@ -18,8 +18,8 @@ from exfuse.distributed import DistContext, only_process
 from exfuse.errors import ConfigError, OutputError
 from exfuse.evaluation.metrics import METRICS
 from exfuse.inference import tta
-from exfuse.predictor import Predictor
 from exfuse.models.backbones import resnet
+from exfuse.predictor import Predictor
 from support.holding import HOLD_UNTIL_THERE
 from support.tiny_run import TINY, call_exfuse, tiny_config, train_quietly
 

@@ -20,9 +20,9 @@ from exfuse.data.datasets import open_dataset
 from exfuse.distributed import DistContext
 from exfuse.evaluation.bootstrap import image_counts
 from exfuse.evaluation.evaluate import SplitScores, score_split
-from exfuse.predictor import Predictor
 from exfuse.metrics import ConfusionMatrix
 from exfuse.models.backbones import resnet
+from exfuse.predictor import Predictor
 from exfuse.training import loop, segmentation
 from exfuse.training.recipes import load_config
 from exfuse.training.segmentation import train

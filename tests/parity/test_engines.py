@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from exfuse.errors import CheckpointError
+from exfuse.export.formats import openvino as openvino_format
 from exfuse.export.formats.torch_export import ProgramEngine
-from exfuse.export.verify import TIE
-from exfuse.export.trace import convert_openvino
 from exfuse.export.openvino_passes.early_argmax import choose_early
+from exfuse.export.verify import TIE
 from exfuse.inference.engines.base import Engine
 from exfuse.predictor import Predictor
 from support.written import NETWORKS, Written, pictures

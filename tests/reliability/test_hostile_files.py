@@ -17,6 +17,7 @@ from PIL import Image
 from exfuse.cli.app import main
 from exfuse.data.datasets import open_dataset, read_dataset_file
 from exfuse.errors import ConfigError, DataError
+from exfuse.models.registry import build_model
 from exfuse.models.storage.pretrained import save_pretrained
 from exfuse.training.recipes import load_config, read_recipe_text
 from support.limits import at_most

@@ -20,12 +20,12 @@ from exfuse.atomic_io import digest_of
 from exfuse.data.datasets import read_dataset_file
 from exfuse.errors import CheckpointError, ConfigError
 from exfuse.manifest import MANIFEST, verify_folder, write_manifest
-from exfuse.models.storage.backbone_weights import load_backbone_weights
 from exfuse.models.backbones import resnet
+from exfuse.models.registry import create_model
+from exfuse.models.storage.backbone_weights import load_backbone_weights
 from exfuse.models.storage.folder import CONFIG_FILE, WEIGHTS_FILE
 from exfuse.models.storage.import_weights import import_weights
 from exfuse.models.storage.pretrained import load_pretrained
-from exfuse.models.registry import create_model
 from exfuse.training.checkpoint import LATEST, TrainingState, load_checkpoint, save_checkpoint
 from exfuse.training.optim import build_optimizers
 from support.faults import mutate

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from exfuse.models.registry import build_model
 from exfuse.manifest import MANIFEST
-from exfuse.models.storage.metadata import ModelMetadata
 from exfuse.models.options import options_of
+from exfuse.models.registry import build_model
+from exfuse.models.storage.metadata import ModelMetadata
 from exfuse.models.storage.pretrained import save_pretrained
 
 INFO = ModelMetadata(

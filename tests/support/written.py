@@ -6,17 +6,18 @@ import numpy as np
 import torch
 from torch.export import ExportedProgram
 
-from exfuse.models.registry import build_model
 from exfuse.atomic_io import digest_of
+from exfuse.export.formats import format_of
 from exfuse.export.formats.torch_export import ProgramEngine
-from exfuse.export.trace import WRITE, export_program
+from exfuse.export.trace import export_program
 from exfuse.inference.engines.base import Engine
 from exfuse.inference.engines.torch_eager import TorchEngine
-from exfuse.predictor import Predictor
 from exfuse.manifest import write_manifest
-from exfuse.models.storage.metadata import ModelMetadata
 from exfuse.models.options import options_of
+from exfuse.models.registry import build_model
+from exfuse.models.storage.metadata import ModelMetadata
 from exfuse.models.storage.pretrained import save_pretrained
+from exfuse.predictor import Predictor
 
 
 def info_of(name: str = "exfuse_tiny", **options: object) -> ModelMetadata:
@@ -61,7 +62,7 @@ class Written:
         if not path.is_file():
             path.parent.mkdir()
             self.program = self.program or export_program(self.model, self.info)
-            WRITE[suffix](self.program, self.info, path)
+            format_of(suffix).write(self.program, self.info, path)
             write_manifest(path.parent, {file.name: digest_of(file) for file in path.parent.iterdir()})
         return path
 

@@ -7,8 +7,6 @@ import pytest
 from exfuse.cache import cache_folder
 from exfuse.errors import CheckpointError
 from exfuse.export.open import find_exported
-from exfuse.predictor import Predictor
-from exfuse.models.storage.metadata import ModelMetadata
 from exfuse.models.options import options_of
 from exfuse.models.registry import build_model
 from exfuse.models.storage.metadata import ModelMetadata
