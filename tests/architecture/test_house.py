@@ -36,7 +36,7 @@ MAY_IMPORT = {
     },
     "predictor": {"drawing", "export", "inference", "models", "data", "errors"},
     "evaluation": {
-        "drawing", "predictor", "inference", "models", "data", "metrics", "distributed", "errors", "outputs",
+        "drawing", "predictor", "export", "inference", "models", "data", "metrics", "distributed", "errors", "outputs",
     },
     "training": {
         "evaluation", "predictor", "inference", "models", "data", "metrics", "losses", "distributed",
@@ -50,7 +50,9 @@ MAY_IMPORT = {
         "contained", "distributed", "atomic_io", "errors", "manifest", "console", "outputs",
     },
     "__main__": {"cli"},
-    "__init__": {"predictor", "data", "inference", "models", "metrics", "losses", "errors"},
+    "__init__": {
+        "predictor", "data", "evaluation", "export", "inference", "models", "metrics", "losses", "training", "errors",
+    },
 }  # fmt: skip
 
 
