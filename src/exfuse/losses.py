@@ -202,13 +202,13 @@ class SegmentationLoss:
 
 
 def enet_weights(stats: DatasetStats) -> Tensor:
-    """Class weights 1 / ln(1.02 + p), p the class's share of the labelled pixels (Paszke et al., ENet, section 5.2)."""
-    share = stats.pixel_counts / max(stats.pixel_counts.sum(), 1)
-    return torch.tensor(1 / np.log(1.02 + share), dtype=torch.float32)
+    """Class weights 1 / ln(1.02 + p), p its fraction of the labelled pixels (Paszke et al., ENet, section 5.2)."""
+    fraction = stats.pixel_counts / max(stats.pixel_counts.sum(), 1)
+    return torch.tensor(1 / np.log(1.02 + fraction), dtype=torch.float32)
 
 
 def median_frequency_weights(stats: DatasetStats) -> Tensor:
-    """Class weights median(f) / f, f the class's share of the images it occurs in (Eigen & Fergus, ICCV 2015).
+    """Class weights median(f) / f, f the class's fraction of the images it occurs in (Eigen & Fergus, ICCV 2015).
 
     Classes that do not occur get the weight 0.
     """

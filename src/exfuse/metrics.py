@@ -65,7 +65,7 @@ class ConfusionMatrix:
         return ratio(self._correct_pixels, union, self.present())
 
     def accuracy(self) -> Float64Array:
-        """Returns the share of each class's pixels that are found (recall), `(K,)`; nan where the class is absent."""
+        """Returns each class's recall, the fraction of its pixels that are found, `(K,)`; nan for absent classes."""
         return ratio(self._correct_pixels, self._true_pixels, self.present())
 
     def present(self) -> npt.NDArray[np.bool_]:
@@ -81,12 +81,12 @@ class ConfusionMatrix:
         return mean_of_known(self.accuracy())
 
     def pixel_accuracy(self) -> float:
-        """Returns the share of all counted pixels whose label is right."""
+        """Returns the fraction of all counted pixels whose label is right."""
         total = self._true_pixels.sum()
         return float(self._correct_pixels.sum() / total) if total else float("nan")
 
     def frequency_weighted_iou(self) -> float:
-        """Returns the mean IoU weighted by each class's share of the true pixels (Long et al., CVPR 2015, sec. 5)."""
+        """Returns the mean IoU weighted by each class's true pixels (Long et al., CVPR 2015, sec. 5)."""
         total = self._true_pixels.sum()
         return float(np.nansum(self.iou() * self._true_pixels) / total) if total else float("nan")
 

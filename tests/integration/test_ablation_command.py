@@ -95,8 +95,8 @@ def test_the_record_of_a_trial_counts_what_its_model_labels(finished_ablation: A
     predictor = Predictor.from_pretrained(finished_ablation.trial("baseline_0") / "model_last", "torch", "bf16")
     labels = predictor(open_dataset(pack, "val")[1].image).labels
     target = open_dataset(pack, "val")[1].mask
-    assert sum(record["of_images"][1][0]) == int((labels == target)[target != 255].sum())
-    assert f"{100 * float(mean_iou(np.array(record['of_images']).sum(axis=0))):.2f}" in finished_ablation.table
+    assert sum(record["per_image"][1][0]) == int((labels == target)[target != 255].sum())
+    assert f"{100 * float(mean_iou(np.array(record['per_image']).sum(axis=0))):.2f}" in finished_ablation.table
 
 
 def test_a_finished_ablation_is_not_run_again(ablated: Ablated) -> None:

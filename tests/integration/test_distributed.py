@@ -134,8 +134,8 @@ def test_n5_each_image_counts_once_in_the_shares_of_several_processes(
 
     whole, shares = share(0, 1), [share(rank, size) for rank in range(size)]
     assert sum(scores.matrix.counts for scores in shares).tolist() == whole.matrix.counts.tolist()
-    np.testing.assert_array_equal(sum(scores.of_images for scores in shares), whole.of_images)
-    counted = [set(np.flatnonzero(scores.of_images.sum((1, 2)))) for scores in shares]
+    np.testing.assert_array_equal(sum(scores.per_image for scores in shares), whole.per_image)
+    counted = [set(np.flatnonzero(scores.per_image.sum((1, 2)))) for scores in shares]
     assert sorted(index for images in counted for index in images) == list(range(12))
 
 

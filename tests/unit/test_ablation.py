@@ -199,7 +199,7 @@ def test_fewer_than_three_seeds_get_no_verdict_in_any_form(seeds: int) -> None:
 
 
 def test_rows_without_a_labelled_pixel_are_written_down(tmp_path: Path) -> None:
-    trials = {name: tuple(replace(trial, of_images=0 * trial.of_images) for trial in of_row)
+    trials = {name: tuple(replace(trial, per_image=0 * trial.per_image) for trial in of_row)
              for name, of_row in made_up_ablation(seeds=3).trials.items()}  # fmt: skip
     with claim_folder(tmp_path, "exfuse ablate") as folder:
         write_tables(Ablation(trials, (), "val, 30 images"), folder, "command")

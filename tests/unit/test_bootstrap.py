@@ -116,12 +116,12 @@ def pair_of(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return linear_counts(np.full_like(differences, 0.5)), linear_counts(0.5 + differences)
 
 
-def made_up(difference: float, error: float, of_images: float, seeds: int, images: int = 101) -> np.ndarray:
+def made_up(difference: float, error: float, image_error: float, seeds: int, images: int = 101) -> np.ndarray:
     """Returns differences `(S, N)` of exactly this mean, standard error over seeds and standard error over images."""
     rng = np.random.default_rng(5)
     parts = [rng.normal(size=(seeds, 1)), rng.normal(size=(1, images))]
     parts = [part - part.mean() for part in parts]
-    spread = [error * seeds**0.5, of_images * images**0.5]
+    spread = [error * seeds**0.5, image_error * images**0.5]
     return difference + sum(
         s * part / part.std(ddof=1) if part.size > 1 else part for s, part in zip(spread, parts, strict=True)
     )
@@ -140,9 +140,9 @@ def test_the_rule_that_joins_two_errors_covers_what_it_says(pairs: int, least: f
     estimated = np.sqrt(stats.chi2.ppf((np.arange(500) + 0.5) / 500, pairs - 1) / (pairs - 1))  # of an error of 1
     t, z = student_t(0.95, pairs - 1), stats.norm.ppf(0.975)
     covered = []
-    for of_images in (0, *np.geomspace(0.02, 50, 40)):
-        widths = np.array([joined(t * one, z * of_images, pairs) for one in estimated])
-        covered.append((2 * stats.norm.cdf(widths / np.hypot(1, of_images)) - 1).mean())
+    for image_error in (0, *np.geomspace(0.02, 50, 40)):
+        widths = np.array([joined(t * one, z * image_error, pairs) for one in estimated])
+        covered.append((2 * stats.norm.cdf(widths / np.hypot(1, image_error)) - 1).mean())
     assert least < min(covered) < max(covered) < most
 
 
@@ -238,8 +238,8 @@ CASES = [(2.55, 0.195, 0.3, 3), (1.2, 0.2, 0.3, 3), (1.0, 0.2, 0.3, 3), (0.8, 0.
 def test_a_verdict_hangs_on_no_draw(
     case: tuple[float, float, float, int], seeds_of_draws: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    difference, error, of_images, seeds = case
-    counts = pair_of(made_up(difference / 100, error / 100, of_images / 100, seeds))
+    difference, error, image_error, seeds = case
+    counts = pair_of(made_up(difference / 100, error / 100, image_error / 100, seeds))
     verdicts, lows = set(), []
     for seed in range(seeds_of_draws):
         monkeypatch.setattr(bootstrap, "SEED", seed)
@@ -247,7 +247,7 @@ def test_a_verdict_hangs_on_no_draw(
         verdicts.add(interval.contains(0.0))
         lows.append(interval.low)
     assert len(verdicts) == 1
-    assert np.std(lows) < 0.01 * of_images / 100
+    assert np.std(lows) < 0.01 * image_error / 100
 
 
 def test_a_comparison_says_how_sure_it_is_and_where_the_models_differ() -> None:

@@ -127,7 +127,7 @@ def test_calibration_error_is_the_weighted_gap_of_the_bins() -> None:
             gap += len(inside) / len(pixels) * abs(confidence - accuracy)
     result = measure.result()
     assert result["expected_calibration_error"] == pytest.approx(gap)
-    assert sum(row["share"] for row in result["bins"]) == pytest.approx(1)
+    assert sum(row["fraction"] for row in result["bins"]) == pytest.approx(1)
 
 
 def test_certain_pixels_are_in_the_last_bin_and_perfect_when_right() -> None:
@@ -136,7 +136,7 @@ def test_certain_pixels_are_in_the_last_bin_and_perfect_when_right() -> None:
     measure.update(scored(np.ones((4, 4)), np.ones((4, 4))))
     assert measure.result() == {
         "expected_calibration_error": 0.0,
-        "bins": [{"share": 1.0, "accuracy": 1.0, "confidence": 1.0}],
+        "bins": [{"fraction": 1.0, "accuracy": 1.0, "confidence": 1.0}],
     }
 
 

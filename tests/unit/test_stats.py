@@ -197,7 +197,7 @@ def test_a_file_that_vanishes_while_it_is_scanned_is_named(own_pack: Path, monke
 
 def test_splits_longer_than_what_is_queued_are_scanned_in_order(pack: Path, monkeypatch: pytest.MonkeyPatch):
     before = fingerprint(pack)
-    monkeypatch.setattr(parallel, "AHEAD", 5)
+    monkeypatch.setattr(parallel, "PENDING_RESULTS", 5)
     assert fingerprint(pack) == before
 
 

@@ -41,7 +41,7 @@ class Trial:
     """What one run gave, at its end (and not at its best, which would favour rows that jump about).
 
     Attributes:
-        of_images: int64 `(N, 3, K)` on the validation split; see `exfuse.evaluation.bootstrap`.
+        per_image: int64 `(N, 3, K)` on the validation split; see `exfuse.evaluation.bootstrap`.
         parameters: Of the network.
         multiply_adds: Of one image of the crop's size.
         seconds: Of a training step, the median of those recorded.
@@ -49,7 +49,7 @@ class Trial:
         hardware: On which it ended.
     """
 
-    of_images: Int64Array
+    per_image: Int64Array
     parameters: int
     multiply_adds: int
     seconds: float
@@ -59,7 +59,7 @@ class Trial:
     @property
     def mean_iou(self) -> float:
         """Mean IoU over the split, 0 to 1."""
-        return float(mean_iou(self.of_images.sum(axis=0)))
+        return float(mean_iou(self.per_image.sum(axis=0)))
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ def run_ablation(config: AblationConfig, console: Console) -> Iterator[Ablation]
         seeds = _complete_seeds(trials, plan.rows)
         if seeds > seeds_shown:
             seeds_shown = seeds
-            of_rows = {row.name: tuple(trials[seed, row.name] for seed in range(seeds)) for row in plan.rows}
-            yield Ablation(of_rows, plan.left_out, f"{val.split}, {len(val)} images")
+            by_row = {row.name: tuple(trials[seed, row.name] for seed in range(seeds)) for row in plan.rows}
+            yield Ablation(by_row, plan.left_out, f"{val.split}, {len(val)} images")
 
 
 def _check_backbones(config: AblationConfig, rows: tuple[Row, ...], num_classes: int) -> None:
@@ -189,19 +189,19 @@ def _read_or_run(
         atomic_write_text(start, json.dumps(trained_on))
     train(trial, resume=True, console=console)
     predictor = Predictor.from_pretrained(trial.output / "model_last", "torch", trial.precision)
-    of_images = score_split(predictor, val, dist, Console(quiet=True)).per_image
-    content = trained_on | _describe(trial, predictor.info, of_images) | {"hardware": _hardware(dist.device)}
+    per_image = score_split(predictor, val, dist, Console(quiet=True)).per_image
+    content = trained_on | _describe(trial, predictor.info, per_image) | {"hardware": _hardware(dist.device)}
     atomic_write_text(done, json.dumps(content))
     return _trial_of(content)
 
 
-def _describe(trial: TrainingConfig, info: ModelMetadata, of_images: Int64Array) -> dict[str, Any]:
+def _describe(trial: TrainingConfig, info: ModelMetadata, per_image: Int64Array) -> dict[str, Any]:
     model = build_model(info)
     records = [record for record in read_records(trial.output) if record["kind"] == "train"]
     seconds = [record["seconds_per_step"] for record in records]
     steps = np.diff([0, *(record["step"] for record in records)])
     return {
-        "of_images": of_images.tolist(),
+        "per_image": per_image.tolist(),
         "parameters": count_parameters(model),
         "multiply_adds": count_multiply_adds(model, *trial.data.crop_size),
         "seconds": float(np.median(seconds)),
@@ -261,7 +261,7 @@ def _unreadable(path: Path, error: Exception) -> DataError:
 
 def _trial_of(content: dict[str, Any]) -> Trial:
     return Trial(
-        of_images=np.array(content["of_images"], dtype=np.int64),
+        per_image=np.array(content["per_image"], dtype=np.int64),
         parameters=content["parameters"],
         multiply_adds=content["multiply_adds"],
         seconds=content["seconds"],

@@ -74,11 +74,11 @@ class Line:
 def table_lines(ablation: Ablation) -> tuple[Line, ...]:
     """Returns the finished rows."""
     reference = ablation.trials[REFERENCE]
-    counts_of_reference = np.stack([trial.of_images for trial in reference])
+    reference_counts = np.stack([trial.per_image for trial in reference])
     lines = []
     for name, trials in ablation.trials.items():
         scores = np.array([100 * trial.mean_iou for trial in trials])
-        low_high = difference_interval(counts_of_reference, np.stack([trial.of_images for trial in trials]))
+        low_high = difference_interval(reference_counts, np.stack([trial.per_image for trial in trials]))
         lines.append(
             Line(
                 name=name,

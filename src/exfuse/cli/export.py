@@ -29,24 +29,24 @@ def export_command(
     if data is None and images is None:
         console.print("no --data, no --images: checked on drawn scenes", style="yellow")
     with console.status(f"writing {export_format}, and comparing it with the network"):
-        agreements = export_model(
+        reports = export_model(
             model, output, export_format, precision, data=data, split=split, images=images, limit=limit
         )
-    console.print(agreement_table(agreements))
+    console.print(parity_table(reports))
     console.print(f"export  {output}", soft_wrap=True)
 
 
-def agreement_table(agreements: dict[str, ParityReport]) -> Table:
+def parity_table(reports: dict[str, ParityReport]) -> Table:
     """Returns what was compared, as a table with a column for each precision."""
-    images = next(iter(agreements.values())).images
-    table = Table("", *agreements, title=f"export against network, {images} images")
-    found = agreements.values()
+    images = next(iter(reports.values())).images
+    table = Table("", *reports, title=f"export against network, {images} images")
+    found = reports.values()
     error = "largest difference of a score, against the largest score"
-    table.add_row(error, *(f"{agreement.logit_error:.1e}" for agreement in found))
-    table.add_row("labels equal", *(f"{agreement.labels_equal:.4%}" for agreement in found))
-    without_ties = [f"{agreement.labels_equal_outside_ties:.4%}" for agreement in found]
+    table.add_row(error, *(f"{report.logit_error:.1e}" for report in found))
+    table.add_row("labels equal", *(f"{report.labels_equal:.4%}" for report in found))
+    without_ties = [f"{report.labels_equal_outside_ties:.4%}" for report in found]
     table.add_row("labels equal, the network's ties left out", *without_ties)
-    scores = [agreement.mean_iou for agreement in found if agreement.mean_iou is not None]
+    scores = [report.mean_iou for report in found if report.mean_iou is not None]
     if scores:
         table.add_row("mean IoU of the network", *(f"{100 * network:.2f}" for network, _ in scores))
         table.add_row("mean IoU of the export", *(f"{100 * export:.2f}" for _, export in scores))

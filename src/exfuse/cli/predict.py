@@ -37,7 +37,7 @@ def predict_command(
     ] = None,
     max_megapixels: Annotated[int, typer.Option(min=1, help="Refuse larger images.")] = MAX_PIXELS // 10**6,
 ) -> None:
-    """Segment images: palette PNG masks, overlays with a legend, and each class's share as JSON.
+    """Segment images: palette PNG masks, overlays with a legend, and the fraction of pixels of each class as JSON.
 
     Broken files are reported and skipped; the exit code is then 1. Of an image in tiles the overlay is small.
     """

@@ -1,1 +1,1 @@
-"""Samples, data sets, augmentation and the training stream; knows no model."""
+"""Samples, data sets, augmentation and the training loader."""

@@ -80,12 +80,12 @@ def jitter_colors(
         rng: Three numbers are drawn from it.
     """
     limits = (brightness, contrast, saturation)
-    of_brightness, of_contrast, of_saturation = (1 + rng.uniform(-limit, limit) for limit in limits)
-    linear = of_saturation * np.eye(3) + (1 - of_saturation) * np.broadcast_to(GREY, (3, 3))
+    brightness_factor, contrast_factor, saturation_factor = (1 + rng.uniform(-limit, limit) for limit in limits)
+    linear = saturation_factor * np.eye(3) + (1 - saturation_factor) * np.broadcast_to(GREY, (3, 3))
     mean_grey = float(GREY @ cv2.mean(image)[:3])
-    offset = np.full((3, 1), (1 - of_contrast) * of_brightness * mean_grey)
+    offset = np.full((3, 1), (1 - contrast_factor) * brightness_factor * mean_grey)
     # Rounded and cut to 0 to 255 by OpenCV.
-    changed = cv2.transform(image, np.hstack([of_contrast * of_brightness * linear, offset]))
+    changed = cv2.transform(image, np.hstack([contrast_factor * brightness_factor * linear, offset]))
     return np.asarray(changed, dtype=np.uint8)
 
 

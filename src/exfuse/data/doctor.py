@@ -17,7 +17,7 @@ from exfuse.data.stats import Int64Array
 from exfuse.errors import DataError, shown
 
 MAX_MISSING = 100_000  # files of a split that are noted one by one
-RARE = 0.0005  # share of the labelled pixels under which a class is called rare
+RARE = 0.0005  # fraction of the labelled pixels under which a class is called rare
 
 
 @dataclass(frozen=True)
@@ -119,9 +119,9 @@ def validate(
     examined = map_images(
         lambda entry: _check_entry(entry, dataset), dataset.entries, lambda entry: (entry.image, entry.mask)
     )
-    for of_mask, of_entry in examined:
-        counts += of_mask
-        issues.extend(of_entry)
+    for mask_counts, entry_issues in examined:
+        counts += mask_counts
+        issues.extend(entry_issues)
         progress()
     classes = dataset.classes
     labelled = dict(zip(classes.names, counts[: len(classes)].tolist(), strict=True))
@@ -201,5 +201,5 @@ def _check_counts(labelled: dict[str, int], split: str) -> Iterator[Issue]:
         if pixels == 0:
             yield Issue("warning", "absent class", "", f"{split} has no pixel of the class {name!r}")
         elif pixels < RARE * total:
-            share = 100 * pixels / total
-            yield Issue("warning", "rare class", "", f"{split}: {name!r} has {share:.4f} % of the pixels", pixels)
+            percent = 100 * pixels / total
+            yield Issue("warning", "rare class", "", f"{split}: {name!r} has {percent:.4f} % of the pixels", pixels)

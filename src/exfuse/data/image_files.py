@@ -26,9 +26,9 @@ MAX_SIDE = 16_384
 
 # Bytes that a pixel of the largest image allowed may take in a file: in a TIFF with extra samples, but in a WebP file,
 # which is read whole when it is opened; and what else a file may hold.
-BYTES_OF_PIXEL = 8
-BYTES_OF_WEBP = 1
-BYTES_BESIDE = 4_000_000
+BYTES_PER_PIXEL = 8
+WEBP_BYTES_PER_PIXEL = 1
+OTHER_BYTES = 4_000_000
 
 JPEG, PNG, BMP, RIFF = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"RIFF"
 SCAN = b"\xff\xda"  # the marker that begins a JPEG's scan; elsewhere an FF is followed by 00
@@ -80,7 +80,7 @@ def open_image(
     """
     name = source if isinstance(source, Path) else name_of(source)
     # An open file may be a pipe or a response of the network: it is read to its end, or to more than is allowed.
-    limit = max_pixels * BYTES_OF_PIXEL + BYTES_BESIDE
+    limit = max_pixels * BYTES_PER_PIXEL + OTHER_BYTES
     with (
         data_errors(name, kind),
         open_regular(source) if isinstance(source, Path) else io.BytesIO(source.read(limit + 1)) as file,
@@ -144,7 +144,7 @@ def check_file(name: object, file: IO[bytes], max_pixels: int) -> None:
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     start = file.read(34)
-    limit = max_pixels * (BYTES_OF_WEBP if start.startswith(RIFF) else BYTES_OF_PIXEL) + BYTES_BESIDE
+    limit = max_pixels * (WEBP_BYTES_PER_PIXEL if start.startswith(RIFF) else BYTES_PER_PIXEL) + OTHER_BYTES
     if size > limit:
         raise DataError(f"{name}: {size:,} bytes is over the limit of {limit:,}")
     if start.startswith(JPEG):
@@ -166,7 +166,7 @@ def check_file(name: object, file: IO[bytes], max_pixels: int) -> None:
 
 def _check_jpeg(name: object, file: IO[bytes]) -> None:
     """Walks the segments in front of the first scan; each scan takes as long as an image, and little of the file."""
-    position, components, of_exif = 2, 0, 0
+    position, components, exif_segments = 2, 0, 0
     for _ in range(MAX_SEGMENTS):
         file.seek(position)
         window = file.read(WINDOW)
@@ -180,8 +180,8 @@ def _check_jpeg(name: object, file: IO[bytes]) -> None:
             return
         if marker in FRAMES:
             components = 99 if marker in PROGRESSIVE else content[5]
-        of_exif += content.startswith(b"Exif\0\0")
-        if of_exif > MAX_EXIF:
+        exif_segments += content.startswith(b"Exif\0\0")
+        if exif_segments > MAX_EXIF:
             raise DataError(f"{name}: a JPEG of more than {MAX_EXIF} EXIF segments")
         if marker not in ALONE:
             position += length

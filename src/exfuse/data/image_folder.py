@@ -118,7 +118,7 @@ class ClassificationAugmentation:
 
     Attributes:
         crop_size: Height and width of the result, in pixels.
-        area: Range of the crop's share of the image, drawn uniformly.
+        area: Range of the crop's fraction of the image, drawn uniformly.
         flip: Probability of a horizontal flip.
         brightness: Largest relative change of the brightness, 0 to 1; likewise `contrast` and `saturation`.
         contrast: See `brightness`.

@@ -31,7 +31,7 @@ from exfuse.errors import DataError, brief
 # A batch that takes its workers longer than this will not come.
 WORKER_SECONDS = 120
 SAMPLES_NAMED = 20
-AHEAD = 2  # batches that a worker may have been reading beside the one waited for
+PREFETCH_FACTOR = 2  # batches that a worker may have been reading beside the one waited for
 PR_SET_PDEATHSIG = 1  # Linux's prctl: which signal comes when the parent dies
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - not for files of ours
 
@@ -183,7 +183,7 @@ def training_loader(dataset: AugmentedDataset[Any], order: ResumableBatchSampler
         except (RuntimeError, OSError, EOFError) as error:
             if not workers:
                 raise
-            ahead = islice(order, place, place + AHEAD * workers + 1)
+            ahead = islice(order, place, place + PREFETCH_FACTOR * workers + 1)
             raise worker_error(error, dataset, ahead) from error
 
 

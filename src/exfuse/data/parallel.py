@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 THREADS = 4
-AHEAD = 2 * THREADS  # results that may wait to be taken
+PENDING_RESULTS = 2 * THREADS  # results that may wait to be taken
 
 
 def map_images(
@@ -37,7 +37,7 @@ def map_images(
     with ThreadPoolExecutor(THREADS) as pool:
         for item in items:
             pixels = sum(_pixels(path) for path in paths(item))
-            while running and (at_once + pixels > MAX_PIXELS or len(running) >= AHEAD):
+            while running and (at_once + pixels > MAX_PIXELS or len(running) >= PENDING_RESULTS):
                 yield running[0][0].result()
                 at_once -= running.popleft()[1]
             if pixels > MAX_PIXELS // 2:

@@ -45,7 +45,7 @@ def make_scene(seed: int, height: int = 144, width: int = 192) -> Sample:
 
 
 def write_scenes(root: Path, counts: dict[str, int], seed: int = 0) -> None:
-    """Writes a data set of scenes in the layout images/, masks/, SPLIT.txt, classes.json.
+    """Writes a data set of scenes in the format images/, masks/, SPLIT.txt, classes.json.
 
     Args:
         root: Folder to write into.

@@ -93,12 +93,12 @@ def difference_interval(first: Int64Array, second: Int64Array) -> Interval:
         return images
     found = mean_iou(second.sum(axis=1)) - mean_iou(first.sum(axis=1))
     mean, shared = float(found.mean()), _shared_by_seeds(draws, found)
-    of_seeds = student_t(LEVEL, pairs - 1) * float(found.std(ddof=1)) / math.sqrt(pairs)
-    below, above = (joined(of_seeds, shared * abs(end - mean), pairs) for end in (images.low, images.high))
+    seed_error = student_t(LEVEL, pairs - 1) * float(found.std(ddof=1)) / math.sqrt(pairs)
+    below, above = (joined(seed_error, shared * abs(end - mean), pairs) for end in (images.low, images.high))
     return Interval(mean - below, mean + above)
 
 
-def joined(of_seeds: float, of_images: float, pairs: int) -> float:
+def joined(seed_error: float, image_error: float, pairs: int) -> float:
     """Returns the half-width for two independent errors, the one known from S pairs of runs only.
 
     Known ones would add up as `sqrt(a^2 + b^2)`. But Student's t makes the first so wide that this, like drawing from
@@ -108,12 +108,12 @@ def joined(of_seeds: float, of_images: float, pairs: int) -> float:
     each of them can cover less. `tests/unit/test_bootstrap.py` computes these figures.
 
     Args:
-        of_seeds: The half-width a, a standard error times Student's t with S - 1 degrees of freedom.
-        of_images: The half-width b.
+        seed_error: The half-width a, a standard error times Student's t with S - 1 degrees of freedom.
+        image_error: The half-width b.
         pairs: S, at least 2.
     """
     order = 2 * (pairs - 1) / (pairs - 2) if pairs > 2 else math.inf
-    return float(np.linalg.norm([of_seeds, of_images], order))
+    return float(np.linalg.norm([seed_error, image_error], order))
 
 
 def student_t(level: float, degrees: int) -> float:

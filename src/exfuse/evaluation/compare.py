@@ -80,8 +80,8 @@ def compare(names: tuple[str, ...], first: Int64Array, second: Int64Array) -> Co
         (ImageDifference(*row) for row in zip(names, mean_iou(first).tolist(), mean_iou(second).tolist(), strict=True)),
         key=lambda image: -abs(image.second - image.first) if image.first == image.first else 0.0,
     )
-    of_first, of_second = (float(mean_iou(counts.sum(axis=0))) for counts in (first, second))
-    return Comparison(of_first, of_second, difference_interval(first[None], second[None]), tuple(differences))
+    first_score, second_score = (float(mean_iou(counts.sum(axis=0))) for counts in (first, second))
+    return Comparison(first_score, second_score, difference_interval(first[None], second[None]), tuple(differences))
 
 
 def _known(value: float) -> float | None:

@@ -160,12 +160,12 @@ class Calibration:
         self.counts += torch.from_numpy(np.stack(sums, axis=1).astype(np.float64))
 
     def result(self) -> dict[str, Any]:
-        """Returns the error, 0 to 1, and each bin's share of the pixels, accuracy and mean confidence."""
+        """Returns the error, 0 to 1, and each bin's fraction of the pixels, accuracy and mean confidence."""
         pixels, right, confidence = self.counts.numpy().T
         total = pixels.sum()
         error = np.abs(right - confidence).sum() / total if total else float("nan")
         bins = [
-            {"share": float(count / total), "accuracy": float(hits / count), "confidence": float(trust / count)}
+            {"fraction": float(count / total), "accuracy": float(hits / count), "confidence": float(trust / count)}
             for count, hits, trust in self.counts.tolist()
             if count
         ]
@@ -196,10 +196,10 @@ class ObjectSizeIoU:
             true, predicted = image.target == label, labels == label
             size_of_true, size_of_predicted = size_classes(true), size_classes(predicted)
             for size in range(len(SIZE_NAMES)):
-                of_size = true & (size_of_true == size)
+                in_size = true & (size_of_true == size)
                 claimed = predicted & (size_of_predicted == size) & ~true
-                hits = int((of_size & predicted).sum())
-                self.counts[size, label] += torch.tensor([hits, int(of_size.sum()) - hits, int(claimed.sum())])
+                hits = int((in_size & predicted).sum())
+                self.counts[size, label] += torch.tensor([hits, int(in_size.sum()) - hits, int(claimed.sum())])
 
     def result(self) -> dict[str, Any]:
         """Returns the mean IoU of each size, 0 to 1, over the classes that have objects of it."""
@@ -216,10 +216,10 @@ def size_classes(region: BoolArray) -> npt.NDArray[np.int64]:
     Args:
         region: `(H, W)`; pixels that touch at a corner are connected.
     """
-    _, parts, statistics, _ = cv2.connectedComponentsWithStats(region.astype(np.uint8), connectivity=8)
+    _, components, statistics, _ = cv2.connectedComponentsWithStats(region.astype(np.uint8), connectivity=8)
     sizes: npt.NDArray[np.int64] = np.digitize(statistics[:, cv2.CC_STAT_AREA], SIZE_LIMITS)
-    of_pixels: npt.NDArray[np.int64] = sizes[parts]
-    return of_pixels
+    pixel_sizes: npt.NDArray[np.int64] = sizes[components]
+    return pixel_sizes
 
 
 METRICS: dict[str, Callable[[int, int], Metric]] = {

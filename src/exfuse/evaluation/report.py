@@ -184,19 +184,19 @@ def _curves(records: Sequence[dict[str, Any]]) -> Figure:
 
 def _confusion(report: EvaluationReport) -> Figure:
     counts = report.matrix.counts.numpy().astype(np.float64)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = 2.5 + 0.34 * len(counts)
     figure = Figure(figsize=(size, size), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
     names = [_drawable(name) for name in report.class_names]
     axes.set_xticks(range(len(counts)), names, rotation=90, parse_math=False)
     axes.set_yticks(range(len(counts)), names, parse_math=False)
-    for row, column in zip(*np.nonzero(shares >= 0.05), strict=True):
-        share = shares[row, column]
-        color = "white" if share > 0.5 else "black"
-        axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=7, color=color)
+    for row, column in zip(*np.nonzero(fractions >= 0.05), strict=True):
+        fraction = fractions[row, column]
+        color = "white" if fraction > 0.5 else "black"
+        axes.text(column, row, f"{100 * fraction:.0f}", ha="center", va="center", fontsize=7, color=color)
     return figure
 
 

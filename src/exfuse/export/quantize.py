@@ -31,8 +31,8 @@ Pair = tuple[UInt8Array, UInt8Array]
 def quantize(path: Path, network: Engine, samples: Sequence[Sample], info: ModelMetadata) -> None:
     """Replaces an OpenVINO model by its int8 form.
 
-    The mean IoU is measured on the images before and after; on images without labels the share of labels that are the
-    network's. Where it drops by more of the mean IoU than `TOLERANCES` allow, operations go back to higher precision,
+    The mean IoU is measured on the images before and after; on images without labels, the fraction of labels that
+    equal the network's. Where it drops by more of the mean IoU than `TOLERANCES` allow, operations go back to higher precision,
     one group after the other, those first that cost most, until it does not or `MOST_GROUPS` have.
 
     It is done in a process of its own, since importing NNCF changes torch's functions.
@@ -58,12 +58,12 @@ def _quantize(path: Path, pairs: Sequence[Pair], labelled: bool) -> None:
     model, info = read_openvino(path)
 
     def measure(compiled: "ov.CompiledModel", items: Iterable[Pair]) -> tuple[float, list[float]]:
-        matrix, of_images = ConfusionMatrix(len(info.class_names), info.ignore_index), []
+        matrix, per_image = ConfusionMatrix(len(info.class_names), info.ignore_index), []
         for image, truth in items:
             labels = compiled(image)[LABELS][0]
             matrix.update(labels, truth)
-            of_images.append(float((labels == truth).mean()))
-        return matrix.mean_iou() if labelled else matrix.pixel_accuracy(), of_images
+            per_image.append(float((labels == truth).mean()))
+        return matrix.mean_iou() if labelled else matrix.pixel_accuracy(), per_image
 
     logging.getLogger("nncf").setLevel(logging.WARNING)
     with quiet():

@@ -34,7 +34,7 @@ TOLERANCES = {
     "bf16": Tolerances(math.inf, 0.97, 0.99),
     "int8": Tolerances(math.inf, 0.95, 0.99),
 }
-# A pixel is a tie if the network's two best scores differ by less than this share of the image's largest.
+# A pixel is a tie if the network's two best scores differ by less than this fraction of the image's largest.
 TIE = 1e-4
 
 
@@ -69,25 +69,25 @@ class ParityReport:
         }
 
     def check(self, precision: str) -> None:
-        """Holds the agreement against the limits of a precision.
+        """Checks the report against the tolerances of a precision.
 
         Raises:
             ExportError: If one is broken; names it and the figure.
         """
-        limits = TOLERANCES[precision]
-        if not self.logit_error <= limits.logit_error:
+        tolerances = TOLERANCES[precision]
+        if not self.logit_error <= tolerances.logit_error:
             raise ExportError(
                 f"in {precision} scores differ by {self.logit_error:.1e} of the largest, and "
-                f"{limits.logit_error:.0e} is allowed"
+                f"{tolerances.logit_error:.0e} is allowed"
             )
         if self.mean_iou is not None:
             network, export = self.mean_iou
-            if not export >= limits.mean_iou * network:
+            if not export >= tolerances.mean_iou * network:
                 raise ExportError(f"in {precision} mean IoU is {export:.4f}, the network's is {network:.4f}")
-        if not self.labels_equal_outside_ties >= limits.labels:
+        if not self.labels_equal_outside_ties >= tolerances.labels:
             raise ExportError(
                 f"in {precision} {self.labels_equal_outside_ties:.2%} of the labels are the network's, and "
-                f"{limits.labels:.2%} must be"
+                f"{tolerances.labels:.2%} must be"
             )
 
 

@@ -59,7 +59,7 @@ def export_model(
         limit: How many images to use at most.
 
     Returns:
-        The agreement in each precision that was compared.
+        The parity report of each precision that was compared.
 
     Raises:
         CheckpointError: If the model cannot be read.
@@ -82,11 +82,11 @@ def export_model(
             entry.write(export_program(model, info), info, path)
             if precision == "int8" and entry.quantize is not None:
                 entry.quantize(path, network, samples, info)
-            agreements = {}
+            reports = {}
             for export in _opened(path, entry, precision):
-                agreements[export.precision] = compare_engines(network, export, samples, info)
-                agreements[export.precision].check(export.precision)
-            description = _describe(info, export_format, precision, agreements)
+                reports[export.precision] = compare_engines(network, export, samples, info)
+                reports[export.precision].check(export.precision)
+            description = _describe(info, export_format, precision, reports)
             write_file(staged / REPORT_FILE, (json.dumps(description, indent=2) + "\n").encode())
             write_manifest(staged, {written.name: digest_of(written) for written in staged.iterdir()})
     except OSError as error:
@@ -97,11 +97,11 @@ def export_model(
         raise ExportError(f"{output}: the {export_format} export was not kept: {error}") from error
     except Exception as error:  # of one of several converters, which share no base of errors
         raise ExportError(f"{source} could not be exported to {export_format} ({brief(error)})") from error
-    return agreements
+    return reports
 
 
 def _describe(
-    info: ModelMetadata, export_format: str, precision: ExportPrecision, agreements: dict[str, ParityReport]
+    info: ModelMetadata, export_format: str, precision: ExportPrecision, reports: dict[str, ParityReport]
 ) -> dict[str, Any]:
     """Returns the content of `export.json`."""
     return {
@@ -109,7 +109,7 @@ def _describe(
         "precision": precision,
         "model": info.to_json(),
         "input": {"name": IMAGES, "shape": ["N", "H", "W", 3], "type": "uint8", "channels": "RGB"},
-        "checked": {name: agreement.to_json() for name, agreement in agreements.items()},
+        "checked": {name: report.to_json() for name, report in reports.items()},
         "versions": {"exfuse": version("exfuse")},
     }
 

@@ -108,10 +108,10 @@ def _score_row(engine: Engine, band: UInt8Array, columns: list[tuple[int, int]])
 def _blend_into(scores: Float32Array, earlier: Float32Array, axis: int) -> None:
     """Mixes into the first rows (axis 1) or columns (axis 2) of a tile what its neighbour before says of them."""
     shared = earlier.shape[axis]
-    # The later tile's share goes from 0 to 1, both left out.
-    share = np.arange(1, shared + 1, dtype=np.float32) / np.float32(shared + 1)
+    # The later tile's weight goes from 0 to 1, both left out.
+    weight = np.arange(1, shared + 1, dtype=np.float32) / np.float32(shared + 1)
     if axis == 1:
-        share = share[:, None]
+        weight = weight[:, None]
     part = scores[:, :shared] if axis == 1 else scores[..., :shared]
-    part *= share
-    part += (1 - share) * earlier
+    part *= weight
+    part += (1 - weight) * earlier

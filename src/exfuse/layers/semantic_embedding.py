@@ -57,11 +57,11 @@ class SemanticEmbeddingBranch(nn.Module):
 
 
 def _embedding(high_channels: int, low_channels: int, normalize: bool, width: int | None) -> nn.Module:
-    parts: list[nn.Module] = [] if width is None else [nn.Conv2d(high_channels, width, kernel_size=1, bias=False)]
-    parts.append(nn.Conv2d(width or high_channels, low_channels, kernel_size=3, padding=1, bias=not normalize))
+    modules: list[nn.Module] = [] if width is None else [nn.Conv2d(high_channels, width, kernel_size=1, bias=False)]
+    modules.append(nn.Conv2d(width or high_channels, low_channels, kernel_size=3, padding=1, bias=not normalize))
     if normalize:
         norm = nn.BatchNorm2d(low_channels)
         nn.init.constant_(norm.weight, 0.1)
         nn.init.ones_(norm.bias)
-        parts.append(norm)
-    return parts[0] if len(parts) == 1 else nn.Sequential(*parts)
+        modules.append(norm)
+    return modules[0] if len(modules) == 1 else nn.Sequential(*modules)

@@ -20,7 +20,7 @@ from exfuse.models.backbones.base import pairs_by_name
 from exfuse.models.exfuse import ExFuse, FullSizeHead, QuarterSizeHead
 from exfuse.models.semantic_supervision import body_of
 
-LARGEST_REACH = 3  # cells: the decoder's map of the smallest image is 8 x 8
+LARGEST_REACH = 3  # positions: the decoder's map of the smallest image is 8 x 8
 PROBED_AT_ONCE = 64  # channels, which bounds the memory
 
 Place = tuple[int, int]  # row and column on the grid
@@ -66,33 +66,33 @@ def _beyond(prediction: nn.Module) -> int:
 
 
 def _reach(pixels: int) -> int:
-    """Returns how many cells beyond its own a transposed convolution reads for what lies so many pixels beyond."""
-    return (pixels + 2) // 2  # 4 x 4, stride 2: a pixel is made of its own cell and the nearest one
+    """Returns how many positions beyond its own a transposed convolution reads for what lies so many pixels beyond."""
+    return (pixels + 2) // 2  # 4 x 4, stride 2: a pixel is made of its own position and the nearest one
 
 
 class FoldedTail(nn.Module):
     """A linear map from D channels to blocks of `scale` x `scale` pixels with K scores, as one convolution.
 
     Let f be the tail: convolutions or upsamplings by transposed ones, then densely adjacent prediction, each of which
-    takes what lies beyond its own grid for zero. f is affine, and away from the border it commutes with a shift by one
-    cell of its input, so the scores in a cell's block are a fixed affine function of the cells within `reach` of it: of
-    the 3 x 3 nearest for a window of 3 behind transposed convolutions, 4 x 4 ones of stride 2 reaching less than one
-    cell further.
+    treats what lies beyond its own grid as zero. f is affine, and away from the border it commutes with a shift of its
+    input by one position. So the scores in a position's block are a fixed affine function of the positions within
+    `reach` of it: for a window of 3 behind 4 x 4 transposed convolutions of stride 2, of the 3 x 3 nearest ones.
     Two transposed convolutions of D channels and the averaging thus become one convolution from D to K * scale^2
     channels and a pixel shuffle, and no map of D channels at a larger size exists.
 
-    In the `reach` first and last rows and columns of cells some of what f would need lies beyond an inner grid and is
-    zero there, though the convolution would compute something. That, too, is a fixed affine function for each
-    distance from the sides and corners: for a window of 3 eight more kernels, applied to the cells they are for.
+    In the `reach` first and last rows and columns f reads positions beyond an inner grid, which are zero there, though
+    the convolution would compute something. This is also a fixed affine function, one for each distance from the sides
+    and corners: for a window of 3 eight more kernels, each applied to its own positions.
 
-    All kernels are read off f itself, in float64: its answer to zero is the bias, and its answer to a one in a single
-    channel of a single cell of the least grid that has all kinds of cells, less that, is a column of a kernel.
+    All kernels are read off f itself, in float64. Its response to zero is the bias; its response to a one in a single
+    channel of a single position, minus the bias, is a column of a kernel. The grid for this is the smallest that has
+    all kinds of positions.
 
     Args:
         tail: f; `(N, D, H, W)` to `(N, K, scale * H, scale * W)`.
         channels: D.
-        scale: How many pixels a cell has along each side.
-        reach: How many cells around its own the scores in a cell's block depend on, at least 1.
+        scale: How many pixels a position has along each side.
+        reach: How many positions around its own the scores in a position's block depend on, at least 1.
         like: A tensor of the kernels' kind and place.
     """
 
@@ -122,7 +122,7 @@ class FoldedTail(nn.Module):
             return scores if self.scale == 1 else F.pixel_shuffle(scores, self.scale)
 
     def _needed(self, place: int) -> slice:
-        """Returns what part of a side is read for the cells at a place of it."""
+        """Returns what part of a side is read for the positions at a place of it."""
         if place < self.reach:
             return slice(0, place + self.reach + 1)
         if place == self.reach:
@@ -130,13 +130,13 @@ class FoldedTail(nn.Module):
         return slice(place - self.reach - _side(self.reach), None)
 
     def _cells(self, y: Tensor, row: int, column: int) -> Tensor:
-        """Computes the cells of one kind, from just the input that they need."""
+        """Computes the positions of one kind, from just the input that they need."""
         weight = self.get_buffer(f"weight_{row}_{column}")
         return F.conv2d(y, weight, self.get_buffer(f"bias_{row}_{column}"))
 
 
 def _side(reach: int) -> int:
-    """Returns the side of the least grid on which no cell is near to two borders at once."""
+    """Returns the side of the least grid on which no position is near to two borders at once."""
     return 2 * reach + 1
 
 
@@ -144,19 +144,19 @@ def _side(reach: int) -> int:
 def _probe(
     tail: nn.Module, channels: int, scale: int, reach: int, device: torch.device
 ) -> dict[Place, tuple[Tensor, Tensor]]:
-    """Returns kernel and bias for each cell of the grid; beyond the border a kernel is cut off."""
+    """Returns kernel and bias for each position of the grid; beyond the border a kernel is cut off."""
     side = _side(reach)
-    cells = list(itertools.product(range(side), range(side)))
+    positions = list(itertools.product(range(side), range(side)))
     zeros = torch.zeros(1, channels, side, side, dtype=torch.float64, device=device)
     nothing = tail(zeros)
     # Place -> its kernel's taps in order; each `(D, K * scale^2)`, the latter ordered as pixel shuffle is.
-    taps: dict[Place, list[Tensor]] = {place: [] for place in cells}
-    for cell in cells:
-        near = [place for place in cells if max(abs(place[0] - cell[0]), abs(place[1] - cell[1])) <= reach]
+    taps: dict[Place, list[Tensor]] = {place: [] for place in positions}
+    for position in positions:
+        near = [place for place in positions if max(abs(place[0] - position[0]), abs(place[1] - position[1])) <= reach]
         answers: dict[Place, list[Tensor]] = {place: [] for place in near}
         for few in torch.split(torch.arange(channels), PROBED_AT_ONCE):
             impulses = zeros.repeat(len(few), 1, 1, 1)
-            impulses[torch.arange(len(few)), few, cell[0], cell[1]] = 1
+            impulses[torch.arange(len(few)), few, position[0], position[1]] = 1
             difference = tail(impulses) - nothing
             for place in near:
                 answers[place].append(difference[_block(place, scale)].flatten(1))
@@ -169,7 +169,7 @@ def _probe(
 
 
 def _block(place: Place, scale: int) -> tuple[EllipsisType, slice, slice]:
-    """Returns where a cell's pixels are."""
+    """Returns where a position's pixels are."""
     row, column = place
     return ..., slice(row * scale, (row + 1) * scale), slice(column * scale, (column + 1) * scale)
 

@@ -203,8 +203,8 @@ def _newest_first(folder: Path) -> list[Path]:
     """Returns all checkpoints of a folder."""
     names = re.compile(_NAME)
     found = [(names.fullmatch(path.name), path) for path in folder.glob("step_*") if path.is_dir()]
-    of_step = [(int(match[1]), match[2] or "", path) for match, path in found if match is not None]
-    return [path for _, _, path in sorted(of_step, reverse=True)]
+    by_step = [(int(match[1]), match[2] or "", path) for match, path in found if match is not None]
+    return [path for _, _, path in sorted(by_step, reverse=True)]
 
 
 def _read_state(path: Path) -> TrainingState:

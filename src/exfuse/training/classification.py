@@ -255,12 +255,12 @@ def count_correct(
             best = logits.topk(min(5, logits.shape[1])).indices.cpu() == labels[:, None]
             correct[row] += torch.stack([best[:, 0].sum(), best.sum()])
     model.train(was_training)
-    shares = all_reduce_sum(correct, dist) / len(val)
-    return [HeadAccuracy(head, *row) for head, row in zip(heads, shares.tolist(), strict=True)]
+    accuracies = all_reduce_sum(correct, dist) / len(val)
+    return [HeadAccuracy(head, *row) for head, row in zip(heads, accuracies.tolist(), strict=True)]
 
 
 def _shards_of_batches(images: int, batch_size: int, dist: DistContext) -> Iterator[range]:
-    """Yields this process's share of each batch's images; as many shares for every process, the last may be empty."""
+    """Yields this process's shard of each batch's images; as many shards for every process, the last may be empty."""
     for start in range(0, images, batch_size * dist.size):
         yield range(start + dist.rank, min(images, start + batch_size * dist.size), dist.size)
 

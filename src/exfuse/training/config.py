@@ -95,7 +95,7 @@ class ClassificationDataConfig(InputConfig):
     """Images in one folder a class."""
 
     crop_size: tuple[CropSide, CropSide] = _key((224, 224), "height and width of a crop, multiples of 32")
-    area: tuple[Area, Area] = _key((0.08, 1.0), "range of the random share of an image that a training crop shows")
+    area: tuple[Area, Area] = _key((0.08, 1.0), "range of the random fraction of an image that a training crop shows")
     resize: int = _key(256, "length of the shorter side for scoring, from whose middle a crop is cut", ge=32, le=16384)
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from signal import SIGINT
 from rich.console import Console
 
 from exfuse.atomic_io import recover_folder
-from exfuse.data.loader import AHEAD, is_worker_failure, worker_error
+from exfuse.data.loader import PREFETCH_FACTOR, is_worker_failure, worker_error
 from exfuse.distributed import any_across_ranks, barrier
 from exfuse.errors import DataError, OutputError
 from exfuse.outputs.folder import OutputFolder, claim_folder
@@ -97,7 +97,7 @@ def _run_until_done(run: Run, task: Task, stop: StopSignals, console: Console) -
             # A worker's death is told by a signal, wherever the main thread is at that moment.
             if not is_worker_failure(error):
                 raise
-            ahead = run.state.step + AHEAD * config.data.workers + 1
+            ahead = run.state.step + PREFETCH_FACTOR * config.data.workers + 1
             raise worker_error(error, task.samples(), batch_order(run, ahead)) from error
     barrier(run.dist)
     stop.saved_step = run.state.step

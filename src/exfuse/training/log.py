@@ -145,7 +145,7 @@ class StepTime(NamedTuple):
 
     Attributes:
         seconds: Of a step, everything counted.
-        waiting: The share of them, 0 to 1, in which the next batch was waited for (or read, without workers).
+        waiting: The fraction of them, 0 to 1, in which the next batch was waited for (or read, without workers).
     """
 
     seconds: float

@@ -39,8 +39,8 @@ def train_steps(run: Run, task: Task, log: RunLog, stop: StopSignals) -> None:
             log.advance(f"loss {loss:.3f}  {clock.tick():.2f} s/step")
             if state.step % config.log_every == 0 or state.step == last_step:
                 rate, time = run.optimizers[0].param_groups[-1]["lr"], clock.mean()
-                of_time = {"seconds_per_step": time.seconds, "waiting": time.waiting}
-                log.record("train", state.step, epoch=_epoch(run), loss=loss, lr=rate, **of_time)
+                timing = {"seconds_per_step": time.seconds, "waiting": time.waiting}
+                log.record("train", state.step, epoch=_epoch(run), loss=loss, lr=rate, **timing)
 
 
 def _next_batch(batches: Iterator[Batch], stop: StopSignals) -> Batch:

@@ -33,7 +33,7 @@ def build_optimizers(
         name: "adamw"; "sgd" with momentum; or "muon" for the kernels of all convolutions, with AdamW for the rest
             (transposed convolutions, biases, normalisation).
         learning_rate: Peak learning rate of the decoder.
-        backbone_lr_scale: The backbone's learning rate as a share of it.
+        backbone_lr_scale: The backbone's learning rate as a factor of it.
         weight_decay: For weights of two or more dimensions.
         momentum: Of "sgd" and "muon".
 
@@ -68,13 +68,13 @@ def build_optimizers(
 def learning_rate_factor(
     step: int, total_steps: int, warmup_steps: int, schedule: Literal["polynomial", "cosine"]
 ) -> float:
-    """Returns the share of the peak learning rate at a step, 0 to 1.
+    """Returns the factor of the peak learning rate at a step, 0 to 1.
 
     Args:
         step: The step about to be taken, from 0.
         total_steps: Steps of the whole run.
         warmup_steps: Steps of linear growth at the start.
-        schedule: "polynomial" falls as (1 - t) ** 0.9, "cosine" as half a cosine; t is the share of the steps after
+        schedule: "polynomial" falls as (1 - t) ** 0.9, "cosine" as half a cosine; t is the fraction of the steps after
             the warm-up.
     """
     if step < warmup_steps:

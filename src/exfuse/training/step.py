@@ -19,8 +19,8 @@ from exfuse.training.task import Task
 def take_step(run: Run, task: Task, batch: Batch) -> float:
     """Takes one optimizer step: forward and backward passes over the pieces of a batch, then the step.
 
-    A piece counts by its share of the weight of the whole batch over all processes. A step whose loss or gradient is
-    not finite is not taken; see `exfuse.training.nonfinite`.
+    A piece is weighted by its fraction of the weight of the whole batch over all processes. A step whose loss or
+    gradient is not finite is not taken; see `exfuse.training.nonfinite`.
 
     Returns:
         The loss of the whole batch.
@@ -36,7 +36,7 @@ def take_step(run: Run, task: Task, batch: Batch) -> float:
     pieces = config.gradient_accumulation
     targets = batch.targets.to(dist.device, non_blocking=True).chunk(pieces)
     weights = torch.stack([task.weight(piece) for piece in targets]).double()
-    shares = (weights / all_reduce_sum(weights.sum(), dist).clamp(min=1e-12)).tolist()
+    fractions = (weights / all_reduce_sum(weights.sum(), dist).clamp(min=1e-12)).tolist()
     total = torch.zeros((), device=dist.device)
     for index, (images, target) in enumerate(zip(batch.images.chunk(pieces), targets, strict=True)):
         pixels = normalize(images.to(dist.device, non_blocking=True), config.data.image_mean, config.data.image_std)
@@ -46,7 +46,7 @@ def take_step(run: Run, task: Task, batch: Batch) -> float:
         with nullcontext() if is_last or not isinstance(network, DistributedDataParallel) else network.no_sync():
             with torch.autocast(dist.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
                 output = network(pixels)
-            loss = task.loss(output, target) * shares[index]
+            loss = task.loss(output, target) * fractions[index]
             (loss * dist.size).backward()  # gradients are averaged over the processes, and their sum is wanted
         total += loss.detach()
     value = float(all_reduce_sum(total, dist))

@@ -188,7 +188,7 @@ def _with_suffixes(folder: Path, name: str) -> Iterator[Path]:
 def _with_masks(found: Iterable[FoundImage], masks: Path, missing: OnMissing) -> Iterator[Entry]:
     """Adds the masks to images given by name, path and name of the mask."""
     seen: dict[str, Path] = {}
-    for name, image, of_mask in found:
+    for name, image, mask_name in found:
         if not seen and not masks.is_dir():
             missing(DataError(f"{masks}: no such folder; the masks are looked for there"))
             return
@@ -198,13 +198,13 @@ def _with_masks(found: Iterable[FoundImage], masks: Path, missing: OnMissing) ->
             )
             continue
         seen[name] = image
-        mask = masks / f"{of_mask}{MASK_SUFFIX}"
+        mask = masks / f"{mask_name}{MASK_SUFFIX}"
         if mask.is_file():
             yield Entry(name, image, mask)
         elif mask.is_symlink():
             missing(DataError(f"{mask}: a broken link"))
         else:
-            other = next((path.name for path in _with_suffixes(masks, of_mask) if path.is_file()), None)
+            other = next((path.name for path in _with_suffixes(masks, mask_name) if path.is_file()), None)
             hint = f"; there is {other}, but masks are {MASK_SUFFIX} files" if other else ""
             missing(DataError(f"{mask}: no such mask{hint}"))
 

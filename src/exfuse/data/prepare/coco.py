@@ -83,12 +83,12 @@ def prepare_coco(
         if split in PUBLISHED_COCO and not partial:
             check_counts({split: len(content["images"])}, {split: PUBLISHED_COCO[split]}, annotations)
         _check_listed(content, annotations)
-        of_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        image_annotations: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for row in content["annotations"]:
             if row["category_id"] in labels:
-                of_image[row["image_id"]].append(row)
+                image_annotations[row["image_id"]].append(row)
         for row in content["images"]:
-            wanted = of_image[row["id"]]
+            wanted = image_annotations[row["id"]]
             if sum(annotation["area"] for annotation in wanted) <= MIN_AREA:
                 continue
             image = inside(coco / split, row["file_name"])

@@ -25,7 +25,7 @@ BORDER_COLOR = (224, 224, 192)  # of the ignored label, as in PASCAL VOC's own m
 
 @dataclass(frozen=True)
 class PreparedTree:
-    """A folder in the layout "lists".
+    """A folder in the format "lists".
 
     Attributes:
         output: The folder.

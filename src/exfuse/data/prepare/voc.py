@@ -60,8 +60,8 @@ def prepare_voc(voc: Path, output: OutputFolder, partial: bool, progress: Progre
             progress()
     names = {split: [entry.name for entry in dataset.entries] for split, dataset in splits.items()}
     tree.check_no_leak(names["train"], names["val"])
-    for split, of_split in names.items():
-        tree.write_list(split, of_split)
+    for split, split_names in names.items():
+        tree.write_list(split, split_names)
     return counts
 
 

@@ -3,7 +3,7 @@
 Scores lie class by class for each pixel, as convolutions leave them. To search the largest of K takes several times as
 long in that order as in planes of one class each, and to change the order of so many takes as long again, as does each
 copy that is made of them on the way. So labels are chosen on the last small map, for all pixels together that lie alike
-in its cells, and what is shuffled and put together afterwards is labels.
+in its locations, and what is shuffled and put together afterwards is labels.
 """
 
 import numpy as np
@@ -31,14 +31,14 @@ def choose_early(model: ov.Model, num_classes: int) -> None:
     scores = search.input_value(0)
     if scores.get_node().get_type_name() == "Interpolate":
         factor = int(scores.get_node().input_value(1).get_node().data[0])  # the same for both sides
-        labels = _between_cells(scores.get_node().input_value(0), factor)
+        labels = _between_locations(scores.get_node().input_value(0), factor)
     else:
         small = _before_shuffle(scores)
         channels = small.get_partial_shape()[CLASSES]
         if channels.is_dynamic or channels.get_length() == num_classes:
             return
         kinds = channels.get_length() // num_classes
-        chosen = _of_parts(small, num_classes, kinds)
+        chosen = _of_pieces(small, num_classes, kinds)
         labels = make.depth_to_space(chosen, "blocks_first", round(kinds**0.5)).output(0)
     for user in list(search.output(1).get_target_inputs()):
         user.replace_source_output(labels)
@@ -55,15 +55,15 @@ def _before_shuffle(scores: ov.Output) -> ov.Output:
     return chain[-1]
 
 
-def _of_parts(scores: ov.Output, num_classes: int, kinds: int) -> ov.Output:
+def _of_pieces(scores: ov.Output, num_classes: int, kinds: int) -> ov.Output:
     """Returns the first largest class of each kind of pixels, `(N, kinds, H, W)`, of `(N, K * kinds, H, W)`.
 
-    What was put together of parts, those at the borders from others, is put together as labels.
+    What was put together of pieces, those at the borders from others, is put together as labels.
     """
     operation = scores.get_node()
     if operation.get_type_name() == "Concat":
-        parts = [_of_parts(part, num_classes, kinds) for part in operation.input_values()]
-        return make.concat(parts, operation.get_attributes()["axis"]).output(0)
+        pieces = [_of_pieces(piece, num_classes, kinds) for piece in operation.input_values()]
+        return make.concat(pieces, operation.get_attributes()["axis"]).output(0)
     shape = make.shape_of(scores, "i64")
     first, last = (make.gather(shape, _indices(*axes), make.constant(0, dtype="int64")) for axes in ((0,), (2, 3)))
     # Changes nothing, but stands between a convolution and a change of order and of precision that together are slow.
@@ -72,22 +72,22 @@ def _of_parts(scores: ov.Output, num_classes: int, kinds: int) -> ov.Output:
     return make.squeeze(_first_largest(by_kind), _indices(CLASSES)).output(0)
 
 
-def _between_cells(scores: ov.Output, factor: int) -> ov.Output:
+def _between_locations(scores: ov.Output, factor: int) -> ov.Output:
     """Returns the first largest class of each enlarged pixel, `(N, 1, factor * H, factor * W)`."""
-    cells = make.unsqueeze(scores, _indices(KIND))  # which is what puts them into planes
+    locations = make.unsqueeze(scores, _indices(KIND))  # which is what puts them into planes
     for axis in (ROWS, COLUMNS):  # what lies beyond the border is what lies at it
-        cells = make.concat([_part(cells, axis, 0, 1), cells, _part(cells, axis, -1, END)], axis)
-    kinds = [pixels for row in _between(cells, ROWS, factor) for pixels in _between(row, COLUMNS, factor)]
+        locations = make.concat([_part(locations, axis, 0, 1), locations, _part(locations, axis, -1, END)], axis)
+    kinds = [pixels for row in _between(locations, ROWS, factor) for pixels in _between(row, COLUMNS, factor)]
     chosen = make.squeeze(make.concat([_first_largest(pixels) for pixels in kinds], KIND), _indices(CLASSES))
     labels = make.depth_to_space(chosen, "blocks_first", factor)
-    beyond = factor // 2  # of the pixels between a border's cells and those beyond them half belong to each
+    beyond = factor // 2  # of the pixels between a border's locations and those beyond them half belong to each
     cut = make.slice(labels, _indices(beyond, beyond), _indices(-beyond, -beyond), _indices(1, 1), _indices(2, 3))
     return cut.output(0)
 
 
-def _between(cells: ov.Node, axis: int, factor: int) -> list[ov.Node]:
+def _between(locations: ov.Node, axis: int, factor: int) -> list[ov.Node]:
     """Returns the scores at each of the places between neighbours along an axis, of which there is one less."""
-    before, after = _part(cells, axis, 0, -1), _part(cells, axis, 1, END)
+    before, after = _part(locations, axis, 0, -1), _part(locations, axis, 1, END)
     difference = make.subtract(after, before)  # zero where a border repeats itself
     places = [make.constant(np.float32((index + 0.5) / factor)) for index in range(factor)]
     return [make.add(make.multiply(difference, place), before) for place in places]
@@ -97,8 +97,8 @@ def _first_largest(scores: ov.Node) -> ov.Output:
     return make.topk(scores, make.constant(1, dtype="int64"), CLASSES, "max", "value", "i64", stable=True).output(1)
 
 
-def _part(cells: ov.Node, axis: int, start: int, stop: int) -> ov.Node:
-    return make.slice(cells, _indices(start), _indices(stop), _indices(1), _indices(axis))
+def _part(locations: ov.Node, axis: int, start: int, stop: int) -> ov.Node:
+    return make.slice(locations, _indices(start), _indices(stop), _indices(1), _indices(axis))
 
 
 def _indices(*values: int) -> ov.Node:
