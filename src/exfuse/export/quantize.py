@@ -32,8 +32,8 @@ def quantize(path: Path, network: Engine, samples: Sequence[Sample], info: Model
     """Replaces an OpenVINO model by its int8 form.
 
     The mean IoU is measured on the images before and after; on images without labels, the fraction of labels that
-    equal the network's. Where it drops by more of the mean IoU than `TOLERANCES` allow, operations go back to higher precision,
-    one group after the other, those first that cost most, until it does not or `MOST_GROUPS` have.
+    equal the network's. If it drops by more than `TOLERANCES` allow, groups of operations go back to higher precision,
+    the costliest first, until it does not or `MOST_GROUPS` have.
 
     It is done in a process of its own, since importing NNCF changes torch's functions.
 
