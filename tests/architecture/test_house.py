@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "metrics": set(),
     "losses": {"data"},
     "packages": {"errors"},
+    "plugins": {"errors"},
     "drawing": {"data"},
     "inference": {"models", "data", "contained", "errors", "packages"},
     "export": {
@@ -48,6 +49,7 @@ MAY_IMPORT = {
     "cli": {
         "ablation", "drawing", "export", "training", "evaluation", "predictor", "inference", "models", "data",
         "contained", "distributed", "atomic_io", "errors", "manifest", "console", "outputs",
+        "plugins",
     },
     "__main__": {"cli"},
     "__init__": {

@@ -1,6 +1,10 @@
-"""A backbone, a loss and a data format of others: trained with, saved, loaded, folded, exported."""
+"""Backbones, losses, data formats, engines and export formats of others: trained, saved, folded, exported, opened."""
 
 import itertools
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,12 +20,28 @@ from exfuse.data.datasets import open_dataset
 from exfuse.data.formats import FORMATS
 from exfuse.data.formats.base import FoundImage, OnMissing
 from exfuse.errors import ConfigError, DataError
+from exfuse.export.formats import EXPORT_FORMATS, torch_export
+from exfuse.export.formats.torch_export import ProgramEngine
+from exfuse.inference.engines import ENGINES
 from exfuse.models.backbones import BACKBONES
 from exfuse.models.backbones.base import Backbone, ConvNormPair, Features, pairs_by_name
-from exfuse.models.storage.pretrained import load_pretrained
+from exfuse.models.options import options_of
+from exfuse.models.registry import build_model
+from exfuse.models.storage.metadata import ModelMetadata
+from exfuse.models.storage.pretrained import load_pretrained, save_pretrained
 from exfuse.training.recipes import load_config
 from exfuse.training.segmentation import train
 from support.tiny_run import read_metrics
+
+METADATA = ModelMetadata(
+    name="gcn_tiny",
+    options=options_of("gcn_tiny", {"decoder": "stride4"}),
+    class_names=("a", "b", "c"),
+    palette=((0, 0, 0), (9, 9, 9), (99, 9, 9)),
+    ignore_index=255,
+    image_mean=(0.5, 0.5, 0.5),
+    image_std=(0.25, 0.25, 0.25),
+)
 
 
 class Pooled(Backbone):
@@ -160,3 +180,75 @@ def test_a_format_gets_a_name_of_its_own_and_is_named_in_errors(tmp_path: Path) 
         exfuse.register_format(Suffixed())
     with pytest.raises(DataError, match=r"train/NAME_mask\.png"):
         open_dataset(tmp_path, "train")
+
+
+@pytest.fixture
+def program_engine() -> Iterator[None]:
+    """Registers torch.export's programs as a format that an engine computes."""
+    exfuse.register_export_format(exfuse.ExportFormat("program", ".prog", torch_export.write, packages=("torch",)))
+
+    def load(path: Path, precision: str | None, augmentation: object) -> tuple[ProgramEngine, ModelMetadata]:
+        return ProgramEngine(path), METADATA
+
+    exfuse.register_engine(exfuse.EngineSpec("program", load, suffix=".prog", precisions=("fp32",)))
+    yield
+    del ENGINES["program"], EXPORT_FORMATS["program"]
+
+
+@pytest.mark.usefixtures("program_engine")
+def test_an_engine_and_a_format_of_others_export_and_predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXFUSE_CACHE", str(tmp_path / "cache"))
+    save_pretrained(tmp_path / "model", build_model(METADATA), METADATA.to_json(), "")
+    exfuse.export_model(tmp_path / "model", tmp_path / "export", "program")
+    image = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    expected = exfuse.Predictor.from_pretrained(tmp_path / "model", "torch")(image).labels
+    for source in (tmp_path / "export", tmp_path / "export" / "model.prog", tmp_path / "model"):
+        predictor = exfuse.Predictor.from_pretrained(source, "program")
+        assert (predictor(image).labels == expected).mean() > 0.999
+    assert list((tmp_path / "cache" / "prog").rglob("model.prog"))
+    with pytest.raises(ConfigError, match=r"program .*fp32"):
+        exfuse.Predictor.from_pretrained(tmp_path / "model", "program", "bf16")
+    for spec in (
+        exfuse.EngineSpec("program", None),
+        exfuse.EngineSpec("auto", None),
+        exfuse.EngineSpec("x", None, ".xml"),
+    ):
+        with pytest.raises(ConfigError, match="program|auto|openvino"):
+            exfuse.register_engine(spec)
+    for name, suffix in (("onnx", ".new"), ("new", ".onnx")):
+        with pytest.raises(ConfigError, match=rf"'{name}'.*{re.escape(suffix)}"):
+            exfuse.register_export_format(exfuse.ExportFormat(name, suffix, torch_export.write))
+
+
+def test_an_engine_without_a_format_computes_its_files_only(tmp_path: Path) -> None:
+    save_pretrained(tmp_path / "model", build_model(METADATA), METADATA.to_json(), "")
+    exfuse.register_engine(exfuse.EngineSpec("lonely", lambda *_: None, suffix=".lonely"))
+    try:
+        with pytest.raises(ConfigError, match=r"model: .*lonely .*\.lonely"):
+            exfuse.Predictor.from_pretrained(tmp_path / "model", "lonely")
+    finally:
+        del ENGINES["lonely"]
+
+
+PLUGIN = """
+import exfuse
+exfuse.register_loss("hinge", lambda logits, target, ignore_index: (1 - logits).relu().mean())
+"""
+
+
+@pytest.mark.parametrize(("code", "said"), [(PLUGIN, "loss.hinge"), ("import gone_module", "gone_module")])
+def test_an_installed_package_registers_for_the_command_line(code: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "hinge_plugin.py").write_text(code)
+    info = tmp_path / "hinge_plugin-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hinge-plugin\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[exfuse.plugins]\nhinge = hinge_plugin\n")
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-m", "exfuse", "train", "demo", "loss.hinge=-1"]
+    outcome = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=120, cwd=tmp_path
+    )
+    assert outcome.returncode == 1
+    assert said in outcome.stderr
+    assert "unknown key" not in outcome.stderr
+    assert outcome.stderr.count("\n") == 1

@@ -15,6 +15,7 @@ from exfuse.console import printable, terminal
 from exfuse.contained import set_variables
 from exfuse.data.quiet import silence_pillow
 from exfuse.errors import ExFuseError
+from exfuse.plugins import load_plugins
 from exfuse.training.signals import Interrupted, handle_signals
 
 # In the order of `exfuse --help`; each is a file here.
@@ -74,6 +75,7 @@ def main() -> None:
 
 def _run(called: list[str]) -> None:
     try:
+        load_plugins()
         # Most commands bring torch, which takes seconds and which predicting with an export does without.
         app = build_app(called) if called else build_app()
         app()
