@@ -16,6 +16,7 @@ from typing import BinaryIO, NamedTuple
 CHUNK = 4 * 2**20  # bytes written at a time
 PARTIAL = ".exfuse-partial-"  # begins the name of a file that is being written; a random number follows
 MAX_TEXT = 64 * 2**20  # bytes of a file that is read whole: a description, a list, a recipe
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # the file system knows none, or its server has none
 
 
 class Digest(NamedTuple):
@@ -239,11 +240,11 @@ def _left_by_kills(folder: Path, state: str) -> list[Path]:
 
 @contextmanager
 def file_lock(lock: Path, wait: bool = False) -> Iterator[bool]:
-    """Keeps other processes from the same block while it runs, and yields whether it could.
+    """Keeps other processes and threads from the same block while it runs, and yields whether it could.
 
-    The system lets go of it when this process ends, however it ends; processes forked meanwhile don't hold it. The
-    file itself stays. It keeps out other processes, not other threads of this one, and nobody on Windows or where the
-    file system knows no locks.
+    The system releases the lock when this process ends, however it ends, even if processes forked meanwhile live on.
+    The file itself stays, and a link in its place is not followed. Where the file system knows no locks, nobody is
+    kept out.
 
     Args:
         lock: A file that is made if it is not there.
@@ -252,12 +253,30 @@ def file_lock(lock: Path, wait: bool = False) -> Iterator[bool]:
     Raises:
         OSError: If the file cannot be made.
     """
-    with open(lock, "a+b", opener=_open_without_waiting) as file:
-        yield lock_file(file, wait)
+    from filelock import FileLock, Timeout  # 0.15 s, and few commands lock
+
+    # Without flock, the library would otherwise make do with a file whose mere existence locks, also after a kill.
+    held = FileLock(lock, blocking=wait, fallback_to_soft=False)
+    try:
+        held.acquire()
+        is_ours = True
+    except Timeout:
+        is_ours = False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        is_ours = True
+    try:
+        yield is_ours
+    finally:
+        held.release()
 
 
 def lock_file(file: BinaryIO, wait: bool = False, shared: bool = False) -> bool:
-    """Locks an open file until it is closed and returns whether it could; see `alone`.
+    """Locks an open file against other processes and returns whether it could.
+
+    The lock lasts until this process closes the file, or any other opening of it, or ends; forked processes do not
+    hold it. Nobody is kept out on Windows, or where the file system knows no locks.
 
     Args:
         file: Opened for reading and writing.

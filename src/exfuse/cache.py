@@ -4,7 +4,6 @@ import errno
 import os
 import stat
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +12,6 @@ from exfuse.atomic_io import digest_of, file_lock, sync_folder
 from exfuse.errors import CheckpointError
 from exfuse.manifest import verify_folder, write_manifest
 
-_swapping = threading.Lock()
 WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -62,7 +60,7 @@ def kept(kind: str, name: str, write: Callable[[Path], None]) -> Path:
         write(staged)
         write_manifest(staged, {path.name: digest_of(path) for path in staged.iterdir()})
         sync_folder(staged)
-        with _swapping, file_lock(cache_folder() / ".lock", wait=True):
+        with file_lock(cache_folder() / ".lock", wait=True):
             if not _is_whole(target):  # else another process or thread was faster
                 if target.exists():
                     target.rename(damaged)
