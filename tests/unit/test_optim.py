@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from exfuse.models.exfuse import ExFuse
 from exfuse.models.registry import create_model
@@ -312,6 +313,26 @@ def test_the_moving_average_is_that_of_a_slow_loop() -> None:
     assert kept_shares[-1] == decay
     assert average.model.norm.num_batches_tracked.item() == 14
     assert average.model.norm.num_batches_tracked.dtype == torch.int64
+
+
+def test_the_moving_average_is_torchs_to_the_bit_but_for_warm_up_and_counters() -> None:
+    torch.manual_seed(0)
+    network, decay = CountingNetwork(), 0.05  # below the first decay of the warm-up, so that there is none
+    average = ExponentialMovingAverage(network, decay)
+    torchs = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    torchs.n_averaged.fill_(1)  # else its first update would copy the network
+    for step in range(50):
+        network.train()(torch.randn(8, 5))
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        average.update(network, step)
+        torchs.update_parameters(network)
+    found, expected = average.model.state_dict(), torchs.module.state_dict()
+    counters = [found.pop("norm.num_batches_tracked").item(), expected.pop("norm.num_batches_tracked").item()]
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
+    assert counters[0] == 50 != counters[1]  # torch averages the counter, too, and cuts the fraction off
 
 
 def test_the_moving_average_is_a_network_of_its_own_ready_for_evaluation() -> None:
