@@ -90,6 +90,32 @@ def test_compare_pairs_two_models_on_the_same_images(models: tuple[Path, Path], 
     assert "points (" in outcome.output
 
 
+def test_compare_draws_images_of_the_longest_name_that_there_can_be(
+    models: tuple[Path, Path], pack: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(pack, tmp_path / "data"))
+    name = "x" * 251
+    (data / "images" / "val_0000.jpg").rename(data / "images" / f"{name}.jpg")
+    (data / "masks" / "val_0000.png").rename(data / "masks" / f"{name}.png")
+    (data / "val.txt").write_text(f"{name}\n")
+    outcome = call_exfuse("compare", models[0], models[0], data, "-o", tmp_path / "comparison")
+    assert outcome.code == 0, outcome.errors
+    assert len(list((tmp_path / "comparison" / "images").glob("00_xxx*.jpg"))) == 1
+
+
+def test_predict_refuses_a_name_that_gets_too_long_before_it_opens_the_model(tmp_path: Path) -> None:
+    images = [tmp_path / folder / f"{'x' * 251}.png" for folder in ("a", "b")]
+    for path in images:
+        path.parent.mkdir()
+        Image.new("RGB", (64, 64)).save(path)
+    outcome = call_exfuse(
+        "predict", tmp_path / "no_model", *images, "-o", tmp_path / "out"
+    )  # the second becomes x..._2
+    assert outcome.code == 1
+    assert f"{tmp_path / 'out' / 'masks' / ('x' * 251)}_2.png" in outcome.errors
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_model_against_itself_is_not_distinguishable(models: tuple[Path, Path], pack: Path, tmp_path: Path) -> None:
     outcome = call_exfuse("compare", models[0], models[0], pack, "-o", tmp_path / "comparison", "--show", "0")
     assert outcome.code == 0, outcome.errors

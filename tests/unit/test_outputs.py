@@ -267,6 +267,17 @@ def test_a_place_that_cannot_be_written_to_is_told_at_once(tmp_path: Path, write
     assert str(blocked) in str(raised.value)
 
 
+@pytest.mark.parametrize("name", ["a" * 252 + ".png", "b" * 256 + "/a.png", "/".join("c" * 200 for _ in range(30))])
+def test_a_name_that_the_file_system_cannot_have_is_told_before_anything_is_written(tmp_path: Path, name: str) -> None:
+    (tmp_path / "source").touch()
+    with claim_folder(tmp_path / "out", COMMAND) as output:
+        for write in (output.check, lambda name: output.link(name, tmp_path / "source")):
+            with pytest.raises(OutputError) as raised:
+                write(name)
+            assert str(tmp_path / "out" / name) in str(raised.value)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_result_may_replace_that_of_the_same_command_only(tmp_path: Path) -> None:
     path = tmp_path / "below" / "scores.json"
     check_file(path, COMMAND)

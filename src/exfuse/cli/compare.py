@@ -63,7 +63,8 @@ def compare_command(
         places = {entry.name: index for index, entry in enumerate(dataset.entries)}
         for place, image in enumerate(result.images[:show]):
             picture = side_by_side(dataset, places[image.name], predictors)
-            folder.save(f"images/{place:02d}_{Path(image.name).name}.jpg", picture, quality=92)
+            # Cut, as the longest name that the file system allows gets longer here.
+            folder.save(f"images/{place:02d}_{Path(image.name).name[:60]}.jpg", picture, quality=92)
         folder.remove_older()
         console.print(f"scores by image and pictures  {folder.folder}", soft_wrap=True)
 

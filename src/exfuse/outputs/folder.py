@@ -5,6 +5,7 @@ file gets its name, so that it speaks for every file even after a kill. A file t
 content is another, is somebody else's. Other lines say what a file was made from.
 """
 
+import errno
 import hashlib
 import io
 import json
@@ -54,9 +55,16 @@ class OutputFolder:
             name: Relative to the folder, with slashes.
 
         Raises:
-            OutputError: If something is there that this command didn't write, or a link is on the way to it.
+            OutputError: If something is there that this command didn't write, a link is on the way to it, or the file
+                system has no names as long.
         """
         target = self.folder / name
+        # Each part by itself: of one in a folder that is not there yet, only the length of the whole is looked at.
+        if any(_is_too_long(path) for path in (target, *(self.folder / part for part in PurePosixPath(name).parts))):
+            raise OutputError(
+                f"{target}: longer than the file system allows; give the file that it is made from a shorter name, or "
+                "choose an output with a shorter path"
+            )
         if strange := self._no_folder_above(name):
             raise OutputError(f"{strange} is not a folder; choose another output")
         if os.path.lexists(target) and not self._is_own(name):
@@ -120,7 +128,7 @@ class OutputFolder:
             OutputError: If `check` does, or it cannot be written.
         """
         target = self.folder / name
-        if target.is_file() and target.samefile(source):
+        if os.path.lexists(target) and target.is_file() and target.samefile(source):
             self._written.add(name)
             return
         if not os.path.lexists(target):
@@ -277,6 +285,14 @@ def check_folder(folder: Path, command: str) -> bool:
     if maker != command:
         raise OutputError(f"{folder} was made by {maker}, not by {command}; choose another output")
     return True
+
+
+def _is_too_long(path: Path) -> bool:
+    try:
+        path.lstat()
+    except OSError as error:
+        return error.errno == errno.ENAMETOOLONG
+    return False
 
 
 def is_replaceable(folder: Path, marker: str) -> bool:
