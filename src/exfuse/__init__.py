@@ -4,7 +4,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from exfuse.errors import CheckpointError, ConfigError, DataError, ExFuseError, ExportError, RequestError, TrainingError
-from exfuse.predictor import Prediction, Predictor
 
 if TYPE_CHECKING:
     from exfuse.data.datasets import open_dataset
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from exfuse.models.folding import fold
     from exfuse.models.registry import create_model, list_models
     from exfuse.models.storage.saving import save_pretrained
+    from exfuse.predictor import Prediction, Predictor
     from exfuse.training.api import train
 
 __all__ = [
@@ -33,7 +33,8 @@ __all__ = [
     "save_pretrained", "train",
 ]  # fmt: skip
 
-# Imported when first asked for: most bring torch, which a predictor on an exported model does without.
+# Imported when first asked for: most bring torch, which a predictor on an exported model does without; and the command
+# begins before any of them is there.
 _MODULES = {
     "data.datasets": "open_dataset", "data.formats": "register_format", "data.formats.base": "DatasetFormat",
     "evaluation.evaluate": "evaluate", "export.formats": "register_export_format",
@@ -41,7 +42,7 @@ _MODULES = {
     "inference.engines.base": "EngineSpec", "losses": "register_loss", "metrics": "ConfusionMatrix",
     "models.backbones.base": "Backbone register_backbone", "models.exfuse": "ExFuse ExFuseOutput",
     "models.folding": "fold", "models.registry": "create_model list_models",
-    "models.storage.saving": "save_pretrained", "training.api": "train",
+    "models.storage.saving": "save_pretrained", "predictor": "Prediction Predictor", "training.api": "train",
 }  # fmt: skip
 _LAZY = {name: module for module, names in _MODULES.items() for name in names.split()}
 

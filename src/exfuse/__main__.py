@@ -1,6 +1,6 @@
 """`python -m exfuse`, which is also what torchrun starts."""
 
-from exfuse.cli.app import main
+from exfuse.cli.start import main
 
 if __name__ == "__main__":
     main()

@@ -69,8 +69,7 @@ def main() -> None:
     silence_pillow()
     set_variables()
     called = [name for name in sys.argv[1:2] if name in (*COMMANDS, *GROUPS)]
-    with _signals_end():
-        _run(called)
+    _run(called)
 
 
 def _run(called: list[str]) -> None:
@@ -78,7 +77,8 @@ def _run(called: list[str]) -> None:
         load_plugins()
         # Most commands bring torch, which takes seconds and which predicting with an export does without.
         app = build_app(called) if called else build_app()
-        app()
+        with _signals_end():
+            app()
     except ModuleNotFoundError as error:
         _fail(f"{error.name} is not installed, which this command needs")
     except ExFuseError as error:
