@@ -4,14 +4,14 @@ import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
 import torch.distributed
 from torch import nn
 
-from exfuse.errors import ConfigError
+from exfuse.errors import ConfigError, ProcessError, brief
 
 NAMED = 5  # differences between processes
 
@@ -54,23 +54,39 @@ def only_process(command: str) -> DistContext:
 
 @contextmanager
 def process_group() -> Iterator[DistContext]:
-    """Joins the group that torchrun set up (gloo on CPUs, nccl on GPUs), or is alone without one."""
+    """Joins the group that torchrun set up (gloo on CPUs, nccl on GPUs), or is alone without one.
+
+    Raises:
+        ProcessError: If another process can no longer be reached; with the error that ended it, if one did.
+    """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if "RANK" not in os.environ:
         yield DistContext(0, 1, device)
         return
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store, rank, size = next(torch.distributed.rendezvous("env://"))  # type: ignore[attr-defined]
     if os.environ.get("LOCAL_WORLD_SIZE") == str(size):
         # torchrun keeps its store when it starts the processes again, with the addresses of those that are gone. On
         # several machines the count below may differ; there it takes TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1.
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = torch.distributed.PrefixStore(attempt, store)  # type: ignore[attr-defined]
     torch.distributed.init_process_group(
         "nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=size
     )
     try:
         yield DistContext(torch.distributed.get_rank(), torch.distributed.get_world_size(), device)
+    except Exception as error:
+        reasons = [f"{attempt}: why rank {of_rank} stopped" for of_rank in range(size)]  # keys of the store
+        if size == 1 or not _is_lost_process(error):
+            with suppress(RuntimeError):  # the store may be gone
+                store.set(reasons[rank], f"rank {rank} stopped: {brief(error)}")
+            raise
+        told = ""
+        with suppress(RuntimeError):
+            told = "; ".join(store.get(key).decode() for key in reasons if store.check([key]))
+        raise ProcessError(
+            told or f"another process of this run is gone or does not answer ({brief(error)})"
+        ) from error
     finally:
         torch.distributed.destroy_process_group()
 
@@ -84,9 +100,10 @@ def all_reduce_sum(values: torch.Tensor, dist: DistContext) -> torch.Tensor:
     return total.to(values.device)
 
 
-def is_lost_process(error: Exception) -> bool:
+def _is_lost_process(error: Exception) -> bool:
     """Returns whether an error is what a process of the group says when it cannot reach another one."""
-    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
+    is_of_torch = isinstance(error, RuntimeError)  # and not, say, about an image of an igloo
+    return is_of_torch and (isinstance(error, torch.distributed.DistError) or "gloo" in str(error))
 
 
 def broadcast_module(module: nn.Module, dist: DistContext) -> None:

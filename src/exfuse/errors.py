@@ -32,6 +32,10 @@ class TrainingError(ExFuseError):
     """A training run cannot go on; names the step and the samples where they are known."""
 
 
+class ProcessError(ExFuseError):
+    """Another process of the same run can no longer be reached; repeats why it stopped, where it could say so."""
+
+
 class RequestError(ExFuseError):
     """A request to the prediction service is refused."""
 

@@ -192,6 +192,22 @@ def test_two_processes_that_differ_end_with_one_line_each(pack: Path, tmp_path: 
         assert errors.count("\n") == 1
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_stops_tells_the_others_why(pack: Path, tmp_path: Path, rank: int) -> None:
+    broken = Path(shutil.copytree(pack, tmp_path / "igloo"))
+    image = broken / "images" / "train_0003.jpg"
+    image.write_bytes(b"no image")
+    command = ["-m", "exfuse", *OPTIONS[:-1], f"output={tmp_path / 'run'}"]
+    commands = [[*command, f"data.root={broken if number == rank else pack}"] for number in (0, 1)]
+    ended = start_two(*commands)
+    assert [code for code, _ in ended] == [1, 1]
+    own, other = (ended[number][1] for number in (rank, 1 - rank))
+    assert own.startswith(f"error: {image}: ")
+    assert other.startswith(f"error: rank {rank} stopped: {own.removeprefix('error: ').strip()}")
+    assert "--resume" in other
+    assert own.count("\n") == other.count("\n") == 1
+
+
 def test_other_versions_are_a_difference_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "differences", lambda facts, dist: ", ".join(sorted(facts.keys() & VERSIONS)))
     config = load_config("demo")

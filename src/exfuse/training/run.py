@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from exfuse.distributed import DistContext, barrier, differences, is_lost_process, process_group
-from exfuse.errors import ConfigError, DataError, OutputError, TrainingError, brief
+from exfuse.distributed import DistContext, barrier, differences, process_group
+from exfuse.errors import ConfigError, DataError, OutputError, ProcessError, TrainingError, brief
 from exfuse.outputs.folder import check_folder
 from exfuse.training.checkpoint import TrainingState, has_checkpoint
 from exfuse.training.config import RunConfig
@@ -81,25 +81,22 @@ def training_session(
         TrainingError: If the memory is used up, or another process of the run can no longer be reached.
         Interrupted: After a signal that the block did not deal with itself.
     """
-    with process_as_before(), stop_signals() as stop, process_group() as dist:
-        try:
+    try:
+        with process_as_before(), stop_signals() as stop, process_group() as dist:
             check_agreement(config, resume, dist)
             check_shards(config, dist)
             check_output(config, resume)
             barrier(dist)  # nobody writes before all have looked
             yield dist, stop, console if dist.is_main else Console(quiet=True)
-        except (MemoryError, RuntimeError) as error:
-            if _is_out_of_memory(error):
-                raise TrainingError(
-                    f"the memory is used up ({brief(error)}); a smaller data.crop_size or batch_size, or a larger "
-                    "gradient_accumulation, needs less"
-                ) from error
-            if dist.size == 1 or not is_lost_process(error):
-                raise
-            raise TrainingError(
-                f"another process of this run is gone or does not answer ({brief(error)}); --resume goes on from the "
-                "latest checkpoint"
-            ) from error
+    except ProcessError as error:
+        raise TrainingError(f"{error}; --resume goes on from the latest checkpoint") from error
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise TrainingError(
+            f"the memory is used up ({brief(error)}); a smaller data.crop_size or batch_size, or a larger "
+            "gradient_accumulation, needs less"
+        ) from error
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
