@@ -126,13 +126,15 @@ def test_missing_lists_and_images_are_named(voc: Path) -> None:
         voc_test_images(voc, "test")
 
 
-def mask_bytes(size: tuple[int, int], label: int = 3, mode: str = "P", palette: tuple = voc_palette(21)) -> bytes:
+def mask_bytes(
+    size: tuple[int, int], label: int = 3, mode: str = "P", palette: tuple = voc_palette(21), form: str = "PNG"
+) -> bytes:
     image = Image.fromarray(np.full(size, label, dtype=np.uint8))
     if mode == "P":
         image = image.convert("P")
         image.putpalette([value for color in palette for value in color])
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
+    image.save(buffer, format=form)
     return buffer.getvalue()
 
 
@@ -150,6 +152,8 @@ FIRST = f"{FOLDER}/2008_01.png"
         ({FIRST: mask_bytes((40, 50), label=21)}, r"2008_01\.png.*label 21\b.*0 to 20\b"),
         ({FIRST: mask_bytes((40, 50), palette=voc_palette(21)[::-1])}, r"2008_01\.png.*palette"),
         ({FIRST: b"no picture"}, r"2008_01\.png.*readable PNG"),
+        ({FIRST: mask_bytes((20_000, 1))}, r"2008_01\.png.*\b16,384\b"),
+        ({FIRST: mask_bytes((40, 50), form="TIFF")}, r"2008_01\.png.*not an indexed PNG"),
     ],
 )
 def test_the_check_refuses(change: dict[str, bytes | None], message: str, voc: Path, tmp_path: Path) -> None:

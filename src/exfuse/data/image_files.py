@@ -66,7 +66,7 @@ BROKEN = (
 
 @contextmanager
 def open_image(
-    source: Path | IO[bytes], max_pixels: int = MAX_PIXELS, kind: str = "image"
+    source: Path | IO[bytes], max_pixels: int = MAX_PIXELS, kind: str = "image", name: object = None
 ) -> Iterator[ImageFile.ImageFile]:
     """Opens an image file that is one of `FORMATS` and within the limits; its pixels are decoded in the block.
 
@@ -74,11 +74,12 @@ def open_image(
         source: The file, or one that is open for reading in binary mode and is read from where it stands.
         max_pixels: How many it may have; a limit above the usual one lifts that of the sides as well.
         kind: What it is called in errors.
+        name: Named in errors; by default its path, or what an open file is called.
 
     Raises:
         DataError: If the file is missing, broken or too large, also in the block.
     """
-    name = source if isinstance(source, Path) else name_of(source)
+    name = name or (source if isinstance(source, Path) else name_of(source))
     # An open file may be a pipe or a response of the network: it is read to its end, or to more than is allowed.
     limit = max_pixels * BYTES_PER_PIXEL + OTHER_BYTES
     with (

@@ -6,12 +6,14 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
-from PIL import Image
 
 from exfuse.data.classes import voc_classes, voc_palette
 from exfuse.data.files import inside, read_names
+from exfuse.data.image_files import open_image
+from exfuse.data.pixels import to_indices
 from exfuse.data.samples import UInt8Array, read_image
 from exfuse.errors import DataError, brief, shown
 from exfuse.outputs.file import new_file
@@ -127,7 +129,7 @@ def check_voc_submission(archive: Path, images: tuple[UnlabelledImage, ...], spl
                 content = tar.extractfile(entry) if entry.isfile() else None
                 if content is None or entry.name not in expected or entry.name in seen:
                     raise DataError(f"{archive}: {entry.name} does not belong in it")
-                _check_mask(f"{archive}: {entry.name}", content.read(), expected[entry.name], palette)
+                _check_mask(f"{archive}: {entry.name}", content, expected[entry.name], palette)
                 seen.add(entry.name)
     except (OSError, tarfile.TarError, EOFError) as error:
         raise DataError(f"{archive}: not a readable archive ({brief(error)})") from error
@@ -136,14 +138,11 @@ def check_voc_submission(archive: Path, images: tuple[UnlabelledImage, ...], spl
         raise DataError(f"{archive}: {len(missing)} images are missing, the first {missing[0]}")
 
 
-def _check_mask(where: str, content: bytes, image: UnlabelledImage, palette: UInt8Array) -> None:
-    try:
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as mask:
-            mode, colors, labels = mask.mode, mask.getpalette() or [], np.array(mask)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{where}: not a readable PNG ({brief(error)})") from error
-    if mode != "P":
-        raise DataError(f"{where}: not an indexed PNG, its mode is {mode}")
+def _check_mask(where: str, file: IO[bytes], image: UnlabelledImage, palette: UInt8Array) -> None:
+    with open_image(file, kind="PNG", name=where) as mask:
+        if mask.format != "PNG" or mask.mode != "P":
+            raise DataError(f"{where}: not an indexed PNG, its mode is {mask.mode}")
+        labels, colors = to_indices(mask, where), mask.getpalette() or []
     if labels.shape != read_image(image.path).shape[:2]:
         raise DataError(f"{where}: {labels.shape[1]} x {labels.shape[0]} pixels, its image has another size")
     if labels.max() > 20:
