@@ -194,6 +194,15 @@ def test_a_picture_in_memory_of_every_other_mode_is_read() -> None:
     assert read == len(STORED) + 1  # a palette is there twice
 
 
+@pytest.mark.parametrize("other", [(WIDTH, HEIGHT), (WIDTH // 2, HEIGHT // 2)], ids=["pages", "pyramid"])
+def test_a_tiff_of_several_images_is_refused_with_what_to_do(tmp_path: Path, other: tuple[int, int]) -> None:
+    path = tmp_path / "a.tif"
+    image = Image.fromarray(PICTURE)
+    image.save(path, save_all=True, append_images=[image.resize(other)])
+    with pytest.raises(DataError, match=rf"{re.escape(str(path))}.*several images.*save .* as PNG"):
+        read_image(path)
+
+
 def test_a_cmyk_jpeg_that_does_not_say_which_way_its_inks_go_is_refused(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Image.fromarray(PICTURE).convert("CMYK").save(buffer, "JPEG")

@@ -36,6 +36,11 @@ def check_tiff(name: object, file: IO[bytes]) -> None:
         ValueError: If the directory is broken; also `struct.error`, `OSError`, `KeyError`.
     """
     tags, counts = _read_tags(file)
+    if tags[NEXT_DIRECTORY] != (0,):
+        raise DataError(
+            f"{name}: a TIFF file of several images (pages, or the levels of a pyramid) is not read; save the one that "
+            "is meant as PNG"
+        )
     reason = _colours_unknown(tags) or _pieces_wrong(tags, counts)
     if reason:
         raise DataError(f"{name}: a TIFF file with {reason} is not read; save it as PNG with 8 bits a channel")
@@ -49,8 +54,6 @@ def _colours_unknown(tags: dict[int, tuple[int, ...]]) -> str:
     """Returns what it is about the samples that different programs read differently, or nothing."""
     compression, photometric = _first(tags, COMPRESSION, RAW), _first(tags, PHOTOMETRIC, -1)
     samples, bits = _first(tags, SAMPLES_PER_PIXEL, 1), set(tags.get(BITS_PER_SAMPLE, (1,)))
-    if tags[NEXT_DIRECTORY] != (0,):
-        return "several images"
     if not (bits <= {1, 2, 4, 8} if samples == 1 else bits == {8}):
         return f"{max(bits)} bits a sample"
     if set(tags.get(SAMPLE_FORMAT, (1,))) != {1}:
