@@ -1,10 +1,13 @@
-"""The README's Python runs as it stands there."""
+"""The Python of the documents runs as it stands there."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from exfuse import losses
+from exfuse.data.synthetic import write_scenes
 from exfuse.models.options import options_of
 from exfuse.models.registry import build_model
 from exfuse.models.storage.metadata import ModelMetadata
@@ -30,3 +33,27 @@ def test_the_readme_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for block in code:
         exec(compile(block, "README.md", "exec"), {})  # noqa: S102 - our own text
     assert (tmp_path / "overlay.png").is_file()
+
+
+# What a run of seconds needs, in place of the page's number of epochs.
+SHORT = (
+    'epochs=1, evaluate_every=1, batch_size=4, precision="fp32", '
+    'model={"name": "gcn_tiny", "decoder_width": 8}, optimizer={"warmup_steps": 1}'
+)
+
+
+def test_the_python_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_scenes(tmp_path / "path/to/camvid", {"train": 8, "val": 2})
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)).save("street.jpg")
+    code = [block for name, block in blocks("python") if name == "python.md"]
+    assert sum(block.count("epochs=20") for block in code) == 1
+    try:
+        for block in code:
+            exec(compile(block.replace("epochs=20", SHORT), "python.md", "exec"), {})  # noqa: S102 - our own text
+        assert "my_focal" in losses.LOSSES
+    finally:
+        losses.LOSSES.pop("my_focal", None)
+    assert (tmp_path / "exported" / "model.onnx").is_file()
+    assert (tmp_path / "mask.png").is_file()
+    assert "(48, 64)" in capsys.readouterr().out
