@@ -33,8 +33,8 @@ __all__ = [
     "save_pretrained", "train",
 ]  # fmt: skip
 
-# Imported when first asked for: most bring torch, which a predictor on an exported model does without; and the command
-# begins before any of them is there.
+# Imported on first access: most of them import torch, which a predictor of an exported model does not need, and the
+# command line starts before any of them.
 _MODULES = {
     "data.datasets": "open_dataset", "data.formats": "register_format", "data.formats.base": "DatasetFormat",
     "evaluation.evaluate": "evaluate", "export.formats": "register_export_format",

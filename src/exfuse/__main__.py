@@ -1,4 +1,4 @@
-"""`python -m exfuse`, which is also what torchrun starts."""
+"""Entry point of `python -m exfuse`, also for torchrun."""
 
 from exfuse.cli.start import main
 

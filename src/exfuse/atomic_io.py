@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all, also after a crash or a full disk; one writer at a time."""
+"""Atomic file and folder writes, safe against crashes and full disks; file locks."""
 
 import errno
 import glob
@@ -13,14 +13,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-CHUNK = 4 * 2**20  # bytes written at a time
-PARTIAL = ".exfuse-partial-"  # begins the name of a file that is being written; a random number follows
-MAX_TEXT = 64 * 2**20  # bytes of a file that is read whole: a description, a list, a recipe
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # the file system knows none, or its server has none
+CHUNK = 4 * 2**20  # bytes read or written at a time
+PARTIAL = ".exfuse-partial-"  # prefix of files being written; a random number follows
+MAX_TEXT = 64 * 2**20  # bytes; limit for files that are read whole: metadata, lists, recipes
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # the file system or its server has no locks
 
 
 class Digest(NamedTuple):
-    """What a file held when it was written.
+    """Size and hash of a file's content.
 
     Attributes:
         size: In bytes.
@@ -32,7 +32,10 @@ class Digest(NamedTuple):
 
 
 def write_file(path: Path, content: bytes) -> Digest:
-    """Writes a new file and waits until it is on the disk.
+    """Writes a file and waits until it is on disk.
+
+    Returns:
+        The size and hash of the content.
 
     Raises:
         OSError: If it cannot be written.
@@ -48,7 +51,7 @@ def write_file(path: Path, content: bytes) -> Digest:
 
 @contextmanager
 def open_regular(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file for reading; a pipe or a device, which could be waited for or read without end, is refused.
+    """Opens a regular file for reading; pipes and devices, which may block or never end, are refused.
 
     Raises:
         OSError: If it cannot be opened or is not a regular file.
@@ -60,7 +63,7 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
-    """Opens a pipe that nobody is at the other end of, where a plain open would wait for somebody."""
+    """Opens without blocking; a plain open of a pipe would wait for its other end."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
 
 
@@ -69,7 +72,7 @@ def read_file(path: Path, limit: int = MAX_TEXT) -> bytes:
 
     Args:
         path: The file.
-        limit: Bytes that it may have.
+        limit: Maximum size in bytes.
 
     Raises:
         OSError: If it cannot be read, is not a regular file or is larger than the limit.
@@ -78,13 +81,13 @@ def read_file(path: Path, limit: int = MAX_TEXT) -> bytes:
         content = file.read(limit + 1)
         if len(content) > limit:
             raise OSError(
-                errno.EFBIG, f"{os.fstat(file.fileno()).st_size:,} bytes, and {limit:,} are allowed", str(path)
+                errno.EFBIG, f"{os.fstat(file.fileno()).st_size:,} bytes; at most {limit:,} are allowed", str(path)
             )
         return content
 
 
 def digest_of(path: Path) -> Digest:
-    """Returns the size and the hash of a regular file, read in pieces.
+    """Returns the size and hash of a regular file, read in chunks.
 
     Raises:
         OSError: If it cannot be read.
@@ -99,17 +102,18 @@ def digest_of(path: Path) -> Digest:
 
 @contextmanager
 def atomic_file(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
-    """Yields a new file that takes the place of `path` once the block has ended without an error.
+    """Yields a new file that replaces `path` when the block ends without an error.
 
-    Until then it has a name that nobody can guess and is opened exclusively, so that a link planted beforehand is
-    never written through. A link at `path` itself is replaced, not followed.
+    Until then it has a random name and is opened exclusively, so a link planted beforehand is never written through.
+    A link at `path` itself is replaced, not followed.
 
     Args:
-        path: Its final place.
-        sync: Whether to wait until it is on the disk. Without, it survives the end of the process but not a power cut.
+        path: The final location.
+        sync: Whether to wait until the file is on disk. Otherwise it survives the end of the process, but not a power
+            cut.
 
     Raises:
-        OSError: If it cannot be written; what was at `path` is untouched.
+        OSError: If it cannot be written; an existing `path` is untouched.
     """
     staged = path.with_name(f"{PARTIAL}{secrets.token_hex(8)}")
     try:
@@ -127,7 +131,7 @@ def atomic_file(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """Gives a file new content; at any moment it holds the old or the new one.
+    """Replaces a file's content; at any moment the file has either the old or the new one.
 
     Raises:
         OSError: If it cannot be written; the old content is untouched.
@@ -137,13 +141,13 @@ def atomic_write_text(path: Path, text: str) -> None:
 
 
 def remove_partials(folder: Path) -> None:
-    """Removes what `atomic_file` left in a folder when its process was killed; nobody may be writing there."""
+    """Removes the files that killed calls of `atomic_file` left in a folder; no process may be writing to it."""
     for path in folder.glob(f"{PARTIAL}{'[0-9a-f]' * 16}"):
         path.unlink(missing_ok=True)
 
 
 def free_name(path: Path) -> Path:
-    """Returns the path, or the first of NAME_2.SUFFIX, NAME_3.SUFFIX and so on where nothing is."""
+    """Returns the path if it is free, else the first free one of NAME_2.SUFFIX, NAME_3.SUFFIX and so on."""
     number, free = 2, path
     while os.path.lexists(free):
         number, free = number + 1, path.with_name(f"{path.stem}_{number}{path.suffix}")
@@ -152,18 +156,17 @@ def free_name(path: Path) -> Path:
 
 @contextmanager
 def atomic_folder(folder: Path, is_own: Callable[[Path], bool] = lambda older: True) -> Iterator[Path]:
-    """Yields an empty folder that takes the place of `folder` once the block has ended without an error.
+    """Yields an empty folder that replaces `folder` when the block ends without an error.
 
-    An older `folder` is moved aside, and removed when the new one is in its place; one that is not ours gets a free
-    name instead. What was left where this was cut off by a kill is cleared first, but not what another process is still
-    writing.
+    An older `folder` is moved aside and removed once the new one is in place; if it is not ours, it keeps its content
+    under a free name. Leftovers of killed processes are removed first, except those another process is still writing.
 
     Args:
-        folder: Where to.
-        is_own: Called with the older folder, where it was moved to.
+        folder: The final location.
+        is_own: Returns whether the older folder, at the path it was moved to, may be removed.
 
     Raises:
-        OSError: If something cannot be written; an older `folder` is untouched.
+        OSError: If writing fails; an older `folder` is untouched.
     """
     recover_folder(folder)
     for left in _left_by_kills(folder, "previous"):
@@ -195,15 +198,15 @@ def atomic_folder(folder: Path, is_own: Callable[[Path], bool] = lambda older: T
 
 
 def recover_folder(folder: Path) -> None:
-    """Gives a folder its name again if `atomic_folder` was cut off between taking it and giving it to the new one."""
+    """Restores a folder that a killed `atomic_folder` had moved aside but not yet replaced."""
     previous = _left_by_kills(folder, "previous")
     if previous and not folder.exists():
-        with suppress(OSError):  # what cannot be renamed cannot be written to either, which says so
+        with suppress(OSError):  # if renaming fails, so does the write that follows, and that one reports it
             previous[0].rename(folder)
 
 
 def _clear(previous: Path, folder: Path, is_own: Callable[[Path], bool]) -> None:
-    if is_own(previous):  # renamed first, as what a kill leaves of it is not to be asked about again
+    if is_own(previous):  # renamed first: if a kill interrupts the removal, the rest is removed without asking again
         shutil.rmtree(previous.rename(_beside(folder, "partial", secrets.token_hex(8))))
     else:
         previous.rename(free_name(folder))
@@ -211,7 +214,7 @@ def _clear(previous: Path, folder: Path, is_own: Callable[[Path], bool]) -> None
 
 @contextmanager
 def _held(folder: Path) -> Iterator[bool]:
-    """Holds a folder for this process and yields whether no other one does, as far as the file system knows."""
+    """Locks a folder and yields whether no other process has locked it; True where locks are not supported."""
     if sys.platform == "win32":
         yield True
         return
@@ -240,18 +243,17 @@ def _left_by_kills(folder: Path, state: str) -> list[Path]:
 
 @contextmanager
 def file_lock(lock: Path, wait: bool = False) -> Iterator[bool]:
-    """Keeps other processes and threads from the same block while it runs, and yields whether it could.
+    """Locks out other processes and threads while the block runs, and yields whether it succeeded.
 
-    The system releases the lock when this process ends, however it ends, even if processes forked meanwhile live on.
-    The file itself stays, and a link in its place is not followed. Where the file system knows no locks, nobody is
-    kept out.
+    The system releases the lock when this process ends, however it ends, even if forked processes live on. The lock
+    file stays; a link in its place is not followed. On a file system without locks nobody is locked out.
 
     Args:
-        lock: A file that is made if it is not there.
-        wait: Wait until the others are done.
+        lock: The lock file; created if missing.
+        wait: Whether to wait until other processes release the lock.
 
     Raises:
-        OSError: If the file cannot be made.
+        OSError: If the file cannot be created.
     """
     from filelock import FileLock, Timeout  # 0.15 s, and few commands lock
 
@@ -273,15 +275,16 @@ def file_lock(lock: Path, wait: bool = False) -> Iterator[bool]:
 
 
 def lock_file(file: BinaryIO, wait: bool = False, shared: bool = False) -> bool:
-    """Locks an open file against other processes and returns whether it could.
+    """Locks an open file against other processes, and returns whether it succeeded.
 
     The lock lasts until this process closes the file, or any other opening of it, or ends; forked processes do not
-    hold it. Nobody is kept out on Windows, or where the file system knows no locks.
+    inherit it. On Windows or a file system without locks nobody is locked out.
 
     Args:
         file: Opened for reading and writing.
-        wait: Wait until the others are done.
-        shared: Let others have it at the same time who ask for no more than this. A second call without changes that.
+        wait: Whether to wait until other processes release the lock.
+        shared: Whether other shared locks may exist at the same time. A second call without `shared` makes the lock
+            exclusive.
     """
     if sys.platform == "win32":
         return True
@@ -290,12 +293,12 @@ def lock_file(file: BinaryIO, wait: bool = False, shared: bool = False) -> bool:
     try:
         fcntl.lockf(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except OSError as error:
-        return error.errno not in (errno.EAGAIN, errno.EACCES)  # which say that another process has it
+        return error.errno not in (errno.EAGAIN, errno.EACCES)  # both mean that another process has the lock
     return True
 
 
 def sync_folder(folder: Path) -> None:
-    """Waits until the names in a folder are on the disk.
+    """Waits until a folder's entries are on disk.
 
     Raises:
         OSError: If the folder cannot be opened.
@@ -308,11 +311,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def describe_os_error(error: OSError, folder: Path) -> str:
-    """Returns what went wrong in words; for a full disk with the bytes that are left there.
+    """Returns an error's reason in words; for a full disk, including the number of free bytes.
 
     Args:
-        error: What the operating system said.
-        folder: Where the writing was to be done; it need not exist.
+        error: Raised by the operating system.
+        folder: The folder that was written to; it need not exist.
     """
     said = error.strerror or str(error)
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):

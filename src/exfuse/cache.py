@@ -1,4 +1,4 @@
-"""Where things are kept that can be made again: converted models, decoded images, what libraries compile."""
+"""A cache of files that can be made again: converted models, decoded images, code compiled by libraries."""
 
 import errno
 import os
@@ -16,16 +16,16 @@ WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def cache_folder() -> Path:
-    """Returns `EXFUSE_CACHE`, or `exfuse` in the user's cache."""
+    """Returns the cache folder: `EXFUSE_CACHE`, or `exfuse` in the user's cache folder."""
     own = os.environ.get("EXFUSE_CACHE")
     return Path(own or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "exfuse").expanduser()
 
 
 def private_folder(name: str) -> Path:
-    """Returns a folder of the cache, made if it is not there.
+    """Returns a folder in the cache, created if missing.
 
     Raises:
-        OSError: If it cannot be made, or if somebody else can write to it: what lies there is computed with.
+        OSError: If it cannot be created, or if another user can write to it and so change the models computed from it.
     """
     root = cache_folder()
     for folder in (root, root / name):
@@ -34,17 +34,17 @@ def private_folder(name: str) -> Path:
             found = folder.stat()
             if found.st_uid not in (os.geteuid(), 0) or found.st_mode & WRITABLE_BY_OTHERS:
                 raise PermissionError(
-                    errno.EPERM, f"others than you can write to {folder}: chmod go-w it, or name another one"
+                    errno.EPERM, f"other users can write to {folder}; chmod go-w it, or set EXFUSE_CACHE"
                 )
     return root / name
 
 
 def kept(kind: str, name: str, write: Callable[[Path], None]) -> Path:
-    """Returns a folder of the cache, made now unless it is there as it was made, to the bit.
+    """Returns a folder in the cache, created now unless it exists and is unchanged since it was written.
 
     Args:
-        kind: What it holds.
-        name: Of its content: the same name is the same content.
+        kind: Kind of content, the name of the folder's parent.
+        name: Identifies the content: equal names mean equal content.
         write: Fills an empty folder.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What is printed: strings that come from files are shown literally and cannot steer the terminal."""
+"""Terminal output: strings from files are printed literally and cannot control the terminal."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -16,16 +16,16 @@ from rich.segment import Segment
 
 # Controls, lone surrogates, line and paragraph separators.
 _ESCAPED_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
-# They change the direction of what follows, so that a name can look like another.
+# They change the direction of the text that follows, which can make one name look like another.
 _DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def printable(text: str, kept: str = "") -> str:
-    r"""Returns a text with everything that could steer a terminal as an escape, such as `\x1b`.
+    r"""Returns a text with every character that could control a terminal replaced by an escape, such as `\x1b`.
 
     Args:
-        text: From anywhere.
-        kept: Characters that stay as they are, such as a newline.
+        text: From any source.
+        kept: Characters to leave unchanged, such as a newline.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -38,7 +38,7 @@ def printable(text: str, kept: str = "") -> str:
 
 
 class _LiteralConsole(Console):
-    """A console whose every text, in tables and progress bars as well, is printable; only its own controls pass."""
+    """A console that makes all text printable, including tables and progress bars; only its own controls pass."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
@@ -46,17 +46,17 @@ class _LiteralConsole(Console):
 
 
 def terminal(stderr: bool = False, quiet: bool = False) -> Console:
-    """Returns where a command prints: without markup, emoji codes or highlighting in what is printed.
+    """Returns the console of a command; it interprets no markup or emoji codes and highlights nothing.
 
     Args:
-        stderr: Print to the standard error instead of the standard output.
-        quiet: Print nothing.
+        stderr: Whether to print to standard error instead of standard output.
+        quiet: Whether to print nothing.
     """
     return _LiteralConsole(stderr=stderr, quiet=quiet, markup=False, emoji=False, highlight=False)
 
 
 def progress_bar(console: Console) -> Progress:
-    """Returns a bar that is there while something is done; nothing where the output is no terminal."""
+    """Returns a progress bar that disappears when done; it is disabled if the output is not a terminal."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

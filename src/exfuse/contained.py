@@ -1,4 +1,4 @@
-"""What libraries do to the process and to the network while they are imported or convert, kept from both."""
+"""Keeps libraries from reporting usage over the network and from changing the process."""
 
 import os
 import sys
@@ -11,19 +11,20 @@ from tempfile import TemporaryDirectory
 
 from exfuse.cache import private_folder
 
-_REPORTS = "openvino_telemetry"  # what OpenVINO and NNCF report their use with
+_REPORTS = "openvino_telemetry"  # the package that sends OpenVINO's and NNCF's reports
 _SILENT = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 _FOLDERS = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "MPLCONFIGDIR": "matplotlib"}
 _LEFT = "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR"  # set by torch's compiler
-_lock = threading.RLock()  # what is put back belongs to all threads
+_lock = threading.RLock()  # all threads share the filters and the environment
 
 
 @contextmanager
 def contained() -> Iterator[None]:
-    """Runs a block in which libraries report nothing, and puts back the warning filters and the environment after it.
+    """Runs a block in which libraries report nothing; restores the warning filters and the environment afterwards.
 
-    OpenVINO, NNCF and ONNX Runtime report their use to their makers, the first and the last on a bare import; torch's
-    compiler sets a variable and keeps compiled code in a folder of `/tmp` that anyone could have made before.
+    OpenVINO, NNCF and ONNX Runtime report usage to their makers, the first and the last on a bare import. torch's
+    compiler sets an environment variable and keeps compiled code in a folder in `/tmp` that another user could have
+    created beforehand.
     """
     with _lock, warnings.catch_warnings(), _without_reports():
         before = {name: os.environ.get(name) for name in (*_SILENT, *_FOLDERS, _LEFT)}
@@ -38,10 +39,10 @@ def contained() -> Iterator[None]:
 
 
 def set_variables() -> None:
-    """Has libraries report nothing, and keep their files in our cache unless the user says where.
+    """Makes libraries report nothing and keep their files in our cache, unless the user has set another folder.
 
-    For good where the process is our own, else within `contained`. Where the cache cannot be used, a folder that ends
-    with the process takes its place: the libraries' own would be one in /tmp that anybody could have made before.
+    Call it directly only in a process of our own; `contained` undoes it. If the cache cannot be used, a temporary
+    folder replaces it, because the libraries' defaults in `/tmp` could have been created by another user.
     """
     os.environ.update(_SILENT)
     for name, folder in _FOLDERS.items():
@@ -59,17 +60,17 @@ def _temporary_folder(name: str) -> TemporaryDirectory[str]:
 
 @contextmanager
 def _without_reports() -> Iterator[None]:
-    """Keeps OpenVINO and NNCF from reporting: they do not where the package for it cannot be imported."""
+    """Keeps OpenVINO and NNCF from reporting, by making the package that sends the reports unavailable."""
     if sys.modules.get(_REPORTS) is None:
         is_outermost = _REPORTS not in sys.modules
-        sys.modules[_REPORTS] = None  # type: ignore[assignment]  # as Python marks what is not to be imported
+        sys.modules[_REPORTS] = None  # type: ignore[assignment]  # makes an import fail
         try:
             yield
         finally:
             if is_outermost:
                 del sys.modules[_REPORTS]
         return
-    # The caller has imported OpenVINO before: what it asks before each report is answered for the moment.
+    # The caller has imported OpenVINO already, so decline the consent that it checks before each report.
     from openvino_telemetry.utils.opt_in_checker import ConsentCheckResult, OptInChecker
 
     check = OptInChecker.check

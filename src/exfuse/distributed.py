@@ -1,4 +1,4 @@
-"""One process or several: what differs between them is kept here."""
+"""The differences between running in one process and in several."""
 
 import itertools
 import json
@@ -13,17 +13,17 @@ from torch import nn
 
 from exfuse.errors import ConfigError, ProcessError, brief
 
-NAMED = 5  # differences between processes
+NAMED = 5  # differences listed in a message
 
 
 @dataclass(frozen=True)
 class DistContext:
-    """This process's place among those of a run.
+    """This process's place among the processes of a run.
 
     Attributes:
         rank: 0 to size - 1.
         size: Number of processes.
-        device: Where this one computes.
+        device: The device that this process computes on.
     """
 
     rank: int
@@ -37,15 +37,15 @@ class DistContext:
 
 
 def is_main_process() -> bool:
-    """Returns whether this process is the first, or the only one, of those that torchrun started."""
+    """Returns whether this process has rank 0; True without torchrun."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def only_process(command: str) -> DistContext:
-    """Returns this process's place for a command that does not share its work.
+    """Returns the context of a command that runs in a single process.
 
     Raises:
-        ConfigError: If torchrun started several.
+        ConfigError: If torchrun started several processes.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError(f"{command} runs in one process; start it without torchrun")
@@ -54,7 +54,7 @@ def only_process(command: str) -> DistContext:
 
 @contextmanager
 def process_group() -> Iterator[DistContext]:
-    """Joins the group that torchrun set up (gloo on CPUs, nccl on GPUs), or is alone without one.
+    """Joins the process group that torchrun set up (gloo on CPUs, nccl on GPUs); without torchrun there is none.
 
     Raises:
         ProcessError: If another process can no longer be reached; with the error that ended it, if one did.
@@ -67,8 +67,8 @@ def process_group() -> Iterator[DistContext]:
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store, rank, size = next(torch.distributed.rendezvous("env://"))  # type: ignore[attr-defined]
     if os.environ.get("LOCAL_WORLD_SIZE") == str(size):
-        # torchrun keeps its store when it starts the processes again, with the addresses of those that are gone. On
-        # several machines the count below may differ; there it takes TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1.
+        # When torchrun restarts the processes, its store still contains the addresses of the old ones. On several
+        # machines the restart count may differ; they need TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 instead.
         store = torch.distributed.PrefixStore(attempt, store)  # type: ignore[attr-defined]
     torch.distributed.init_process_group(
         "nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=size
@@ -92,7 +92,7 @@ def process_group() -> Iterator[DistContext]:
 
 
 def all_reduce_sum(values: torch.Tensor, dist: DistContext) -> torch.Tensor:
-    """Returns the element-wise sum of each process's tensor, on all of them."""
+    """Returns the element-wise sum of all processes' tensors, on every process."""
     if dist.size == 1:
         return values
     total = values.to(dist.device)
@@ -101,26 +101,26 @@ def all_reduce_sum(values: torch.Tensor, dist: DistContext) -> torch.Tensor:
 
 
 def _is_lost_process(error: Exception) -> bool:
-    """Returns whether an error is what a process of the group says when it cannot reach another one."""
+    """Returns whether an error means that this process could not reach another one of the group."""
     is_of_torch = isinstance(error, RuntimeError)  # and not, say, about an image of an igloo
     return is_of_torch and (isinstance(error, torch.distributed.DistError) or "gloo" in str(error))
 
 
 def broadcast_module(module: nn.Module, dist: DistContext) -> None:
-    """Overwrites a module's parameters and buffers with those of the first process."""
+    """Overwrites a module's parameters and buffers with those of rank 0."""
     if dist.size > 1:
         for tensor in itertools.chain(module.parameters(), module.buffers()):
             torch.distributed.broadcast(tensor.data, src=0)
 
 
 def differences(facts: Mapping[str, object], dist: DistContext) -> str:
-    """Returns in words which processes differ from the first one, and in what; nothing if they all agree.
+    """Returns in words which processes differ from rank 0, and in which facts; empty if all agree.
 
-    All processes get the same answer, and the same of them call this at the same place.
+    Every process must call this at the same point, and gets the same answer.
 
     Args:
-        facts: Name -> a value, of which the text counts.
-        dist: This process's place.
+        facts: Name -> value, compared as text.
+        dist: This process's context.
     """
     first, *others = (
         json.loads(text) for text in _texts_of_all(json.dumps({k: str(v) for k, v in facts.items()}), dist)
@@ -135,7 +135,7 @@ def differences(facts: Mapping[str, object], dist: DistContext) -> str:
 
 
 def _texts_of_all(text: str, dist: DistContext) -> list[str]:
-    """Returns the text of each process, on all of them."""
+    """Returns the texts of all processes by rank, on every process."""
     content = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
     sizes = torch.zeros(dist.size, dtype=torch.int64)
     sizes[dist.rank] = len(content)
@@ -147,11 +147,11 @@ def _texts_of_all(text: str, dist: DistContext) -> list[str]:
 
 
 def any_across_ranks(flag: bool, dist: DistContext) -> bool:
-    """Returns whether the flag is set on any process, the same answer on all of them."""
+    """Returns whether the flag is set on any process; the same answer on all of them."""
     return bool(all_reduce_sum(torch.tensor(int(flag)), dist))
 
 
 def barrier(dist: DistContext) -> None:
-    """Returns when every process has come here."""
+    """Waits until every process has reached this call."""
     if dist.size > 1:
         torch.distributed.barrier()

@@ -14,15 +14,15 @@ from exfuse.data.samples import UInt8Array
 
 LEGEND_ROW = 20  # pixels
 LEGEND_GAP = 14
-NAME_LENGTH = 40  # characters of a name that are drawn
-JOINERS = "\u200c\u200d"  # of Persian, of emoji: the only format characters that a name needs
+NAME_LENGTH = 40  # longest name that is drawn, in characters
+JOINERS = "\u200c\u200d"  # format characters that names need, in Persian and in emoji
 
 
 def one_line(text: str) -> str:
-    """Returns a text from outside as one line in which nothing controls a terminal, a page or the order of letters.
+    """Returns an untrusted text as one line that cannot control a terminal, a page or the direction of the text.
 
-    White space of any kind becomes one space; control and format characters, halves of pairs and places without a
-    character become U+FFFD.
+    Each run of white space becomes one space. Control, format, private and unassigned characters and lone surrogates
+    become U+FFFD.
     """
     joined = " ".join(text.split())
     return "".join(
@@ -31,28 +31,28 @@ def one_line(text: str) -> str:
 
 
 def drawn_name(name: str) -> str:
-    """Returns a name as it is written into a picture: one line, its end left out where it is long."""
+    """Returns a name as drawn into a picture: on one line, truncated if it is long."""
     line = one_line(name)
     return line if len(line) <= NAME_LENGTH else line[: NAME_LENGTH - 1] + "…"
 
 
 def colorize(labels: UInt8Array, palette: Sequence[Color]) -> UInt8Array:
-    """Returns the labels `(H, W)` in their colours, RGB uint8 `(H, W, 3)`; labels beyond the palette are black."""
+    """Returns the labels `(H, W)` as colours, RGB uint8 `(H, W, 3)`; labels beyond the palette are black."""
     table = np.zeros((256, 3), dtype=np.uint8)
     table[: len(palette)] = palette
     return np.asarray(table[labels])
 
 
 def blend(image: UInt8Array, labels: UInt8Array, palette: Sequence[Color], opacity: float) -> Image.Image:
-    """Lays the labels' colours over an image.
+    """Blends the labels' colours into an image.
 
-    Black is not laid over: it is the colour of backgrounds, and of labels beyond the palette, and would only darken the
-    photograph.
+    Pixels whose colour is black stay unchanged: black is the colour of the background and of labels beyond the
+    palette, and would only darken the photograph.
 
     Args:
         image: RGB uint8 `(H, W, 3)`.
         labels: uint8 `(H, W)`.
-        palette: One RGB colour a class.
+        palette: One RGB colour per class.
         opacity: Of the colours, 0 to 1.
     """
     colors = colorize(labels, palette)
@@ -61,10 +61,10 @@ def blend(image: UInt8Array, labels: UInt8Array, palette: Sequence[Color], opaci
 
 
 def with_legend(picture: Image.Image, entries: Sequence[tuple[str, Color]]) -> Image.Image:
-    """Returns the picture with named colour patches in rows below it.
+    """Returns the picture with rows of named colour patches below it.
 
-    The canvas is as wide as the picture or, if that is more, as the widest entry. The patch of black is empty, since
-    `blend` does not lay black over the picture.
+    The canvas is as wide as the picture or the widest entry, whichever is wider. Black patches are drawn white, because
+    `blend` does not draw black.
     """
     font = _font(13)
     names = [drawn_name(name) for name, _ in entries]
@@ -88,7 +88,7 @@ def with_legend(picture: Image.Image, entries: Sequence[tuple[str, Color]]) -> I
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Returns Matplotlib's font where it is installed: the one that comes with Pillow has little beyond ASCII."""
+    """Returns Matplotlib's font if installed, because Pillow's has few characters beyond ASCII."""
     package = find_spec("matplotlib")
     if package is not None and package.origin is not None:
         path = Path(package.origin).with_name("mpl-data") / "fonts" / "ttf" / "DejaVuSans.ttf"

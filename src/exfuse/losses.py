@@ -1,10 +1,10 @@
-"""Losses on scores `(N, K, H, W)` and targets `(N, H, W)`; they leave out ignored pixels and are 0 if none is left.
+"""Losses on logits `(N, K, H, W)` and targets `(N, H, W)`; they exclude ignored pixels and are 0 without labelled ones.
 
-A batch may be computed in pieces, one after the other or on several processes. Its loss is then the mean of those of
-its pieces, each weighted by its `labelled_weight`. For cross-entropy this is exactly the loss of the whole batch: the
-same sum over pixels, divided by the same sum of weights. OHEM, Dice and Lovász are not sums over pixels, since they
-decide within each piece which pixels are hard and which classes occur; their mean is close to the loss of the whole
-batch.
+A batch may be computed in pieces, one after the other or on several processes. Its loss is then the mean of the
+pieces' losses, each weighted by the piece's `labelled_weight`. For cross-entropy this equals the loss of the whole
+batch exactly: the same sum over pixels, divided by the same sum of weights. OHEM, Dice and Lovász are not sums over
+pixels, because hard pixels and present classes are determined per piece; their mean only approximates the loss of the
+whole batch.
 """
 
 import math
@@ -21,12 +21,12 @@ from exfuse.data.stats import DatasetStats
 
 
 def cross_entropy(logits: Tensor, target: Tensor, ignore_index: int, class_weights: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy over labelled pixels, weighted by the weight of each pixel's class.
+    """Returns the mean cross-entropy over labelled pixels, each weighted by its class's weight.
 
     Args:
         logits: `(N, K, H, W)`.
         target: int64 `(N, H, W)`.
-        ignore_index: Target label that is left out.
+        ignore_index: Target label to exclude.
         class_weights: `(K,)`, or None for equal weights.
     """
     losses = F.cross_entropy(logits, target, weight=class_weights, ignore_index=ignore_index, reduction="sum")
@@ -34,11 +34,11 @@ def cross_entropy(logits: Tensor, target: Tensor, ignore_index: int, class_weigh
 
 
 def labelled_weight(target: Tensor, ignore_index: int, class_weights: Tensor | None = None) -> Tensor:
-    """Returns the sum of the class weights of the labelled pixels, or their number; a scalar.
+    """Returns the sum of the labelled pixels' class weights, or their number without class weights; a scalar.
 
     Args:
         target: Integers `(N, H, W)`.
-        ignore_index: Target label that is left out.
+        ignore_index: Target label to exclude.
         class_weights: `(K,)`, or None for equal weights.
     """
     labelled = target != ignore_index
@@ -55,18 +55,18 @@ def ohem_cross_entropy(
     threshold: float = 0.7,
     min_kept: float = 1 / 16,
 ) -> Tensor:
-    """Cross-entropy over hard pixels only: those whose true class has a probability of at most `threshold`.
+    """Returns the cross-entropy over hard pixels: those whose true class has a probability of at most `threshold`.
 
     At least the hardest `min_kept` of the labelled pixels are kept (online hard example mining, Shrivastava et al.,
-    CVPR 2016, as it is usual in segmentation).
+    CVPR 2016, in the form usual for segmentation).
 
     Args:
         logits: `(N, K, H, W)`.
         target: int64 `(N, H, W)`.
-        ignore_index: Target label that is left out.
+        ignore_index: Target label to exclude.
         class_weights: `(K,)`, or None for equal weights.
-        threshold: Probability above which a pixel is easy.
-        min_kept: Share of the labelled pixels that is always kept.
+        threshold: Probability above which a pixel is easy, 0 to 1.
+        min_kept: Fraction of the labelled pixels that is always kept, 0 to 1.
     """
     with torch.no_grad():
         labelled = target != ignore_index
@@ -81,12 +81,12 @@ def ohem_cross_entropy(
 
 
 def dice_loss(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-    """One minus the mean soft Dice coefficient of the classes in the batch (Milletari et al., 3DV 2016).
+    """Returns 1 - the mean soft Dice coefficient over the classes in the batch (Milletari et al., 3DV 2016).
 
     Args:
         logits: `(N, K, H, W)`.
         target: int64 `(N, H, W)`.
-        ignore_index: Target label that is left out.
+        ignore_index: Target label to exclude.
     """
     num_classes = logits.shape[1]
     labelled = (target != ignore_index)[:, None]
@@ -101,12 +101,12 @@ def dice_loss(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
 
 
 def lovasz_softmax(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-    """The Lovász extension of the mean IoU over the classes in the batch (Berman et al., CVPR 2018).
+    """Returns the Lovász-Softmax loss, averaged over the classes in the batch (Berman et al., CVPR 2018).
 
     Args:
         logits: `(N, K, H, W)`.
         target: int64 `(N, H, W)`.
-        ignore_index: Target label that is left out.
+        ignore_index: Target label to exclude.
     """
     labelled = target != ignore_index
     probability = logits.softmax(dim=1).movedim(1, -1)[labelled]
@@ -122,7 +122,7 @@ def lovasz_softmax(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
 
 
 def _jaccard_gradient(foreground: Tensor) -> Tensor:
-    """Slopes of the Jaccard loss as pixels, sorted by error, turn wrong one after the other (algorithm 1)."""
+    """Returns the increments of the Jaccard loss as pixels, sorted by error, become wrong one by one (algorithm 1)."""
     total = foreground.sum()
     intersection = total - foreground.cumsum(0)
     union = total + (1 - foreground).cumsum(0)
@@ -130,41 +130,41 @@ def _jaccard_gradient(foreground: Tensor) -> Tensor:
     return torch.diff(jaccard, prepend=jaccard.new_zeros(1))
 
 
-LossTerm = Callable[[Tensor, Tensor, int], Tensor]  # of logits, target and ignore_index
+LossTerm = Callable[[Tensor, Tensor, int], Tensor]  # (logits, target, ignore_index) -> loss
 
-# What a recipe can add to the cross-entropy, each with its weight: `loss.NAME`.
+# Losses that a recipe can add to the cross-entropy, with `loss.NAME` as the weight.
 LOSSES: dict[str, LossTerm] = {"dice": dice_loss, "lovasz": lovasz_softmax}
 
 
 def register_loss(name: str, loss: LossTerm) -> None:
-    """Makes a loss known to recipes, which give it a weight: `loss.NAME=0.5`.
+    """Registers a loss, which recipes then add with a weight: `loss.NAME=0.5`.
 
     Args:
         name: Lower-case letters, digits and underscores; not taken yet.
-        loss: Called with logits `(N, K, H, W)`, int64 targets `(N, H, W)` and the ignored label; returns a scalar, a
-            mean over the labelled pixels, and 0 with a gradient if there are none.
+        loss: Called with logits `(N, K, H, W)`, int64 targets `(N, H, W)` and the ignored label; returns a scalar: the
+            mean over the labelled pixels, or 0 with a gradient if there are none.
 
     Raises:
-        ValueError: If the name is taken or has other characters.
+        ValueError: If the name is taken or contains other characters.
     """
     if not re.fullmatch(r"[a-z0-9_]+", name):
-        raise ValueError(f"a loss's name has lower-case letters, digits and underscores, got {name!r}")
+        raise ValueError(f"{name!r}: the name of a loss must consist of lower-case letters, digits and underscores")
     if name in LOSSES or name in ("class_weights", "ohem", "auxiliary"):
-        raise ValueError(f"there is a key loss.{name} already")
+        raise ValueError(f"loss.{name} is a key already; choose another name")
     LOSSES[name] = loss
 
 
 @dataclass(frozen=True)
 class SegmentationLoss:
-    """A weighted sum of losses on the prediction, and cross-entropy on the auxiliary ones.
+    """A weighted sum of losses on the prediction, plus cross-entropy on the auxiliary predictions.
 
-    Each is a mean over the labelled pixels that it is given; see the module on batches that are computed in pieces.
+    Each is a mean over the labelled pixels passed in; for batches computed in pieces, see the top of this module.
 
     Attributes:
-        ignore_index: Target label that is left out.
+        ignore_index: Target label to exclude.
         class_weights: `(K,)` for the cross-entropies, or None.
-        ohem: Take only hard pixels for the cross-entropy of the prediction.
-        terms: Weight of each further loss, by its name in `LOSSES`.
+        ohem: Whether the cross-entropy of the prediction uses hard pixels only.
+        terms: Name of each further loss in `LOSSES` -> its weight.
         auxiliary: Weight of each auxiliary prediction.
     """
 
@@ -179,7 +179,7 @@ class SegmentationLoss:
 
         Args:
             logits: `(N, K, H, W)`.
-            auxiliary_logits: Scores `(N, K, H', W')` at strides of their own, enlarged bilinearly to the target.
+            auxiliary_logits: Logits `(N, K, H', W')` at any strides, upsampled bilinearly to the size of the target.
             target: int64 `(N, H, W)`.
         """
         main = ohem_cross_entropy if self.ohem else cross_entropy
@@ -193,7 +193,7 @@ class SegmentationLoss:
         return loss
 
     def weight(self, target: Tensor) -> Tensor:
-        """Returns the weight with which the loss of a piece enters that of its batch, a scalar; see `labelled_weight`.
+        """Returns the weight of a piece's loss within its batch, a scalar; see `labelled_weight`.
 
         Args:
             target: Integers `(N, H, W)`.
@@ -202,15 +202,19 @@ class SegmentationLoss:
 
 
 def enet_weights(stats: DatasetStats) -> Tensor:
-    """Class weights 1 / ln(1.02 + p), p its fraction of the labelled pixels (Paszke et al., ENet, section 5.2)."""
+    """Returns class weights 1 / ln(1.02 + p) (Paszke et al., ENet, section 5.2).
+
+    p is the class's fraction of the labelled pixels.
+    """
     fraction = stats.pixel_counts / max(stats.pixel_counts.sum(), 1)
     return torch.tensor(1 / np.log(1.02 + fraction), dtype=torch.float32)
 
 
 def median_frequency_weights(stats: DatasetStats) -> Tensor:
-    """Class weights median(f) / f, f the class's fraction of the images it occurs in (Eigen & Fergus, ICCV 2015).
+    """Returns class weights median(f) / f (Eigen & Fergus, ICCV 2015).
 
-    Classes that do not occur get the weight 0.
+    f is the class's fraction of the labelled pixels of those images that it occurs in. Classes that do not occur have
+    weight 0.
     """
     occurs = stats.pixel_counts > 0
     frequency = stats.pixel_counts[occurs] / stats.containing_image_pixels[occurs]
@@ -221,11 +225,11 @@ def median_frequency_weights(stats: DatasetStats) -> Tensor:
 
 
 def root_median_frequency_weights(stats: DatasetStats) -> Tensor:
-    """The square roots of `median_frequency_weights`: half way, in logarithms, between those and no weights."""
+    """Returns the square roots of `median_frequency_weights`: on a logarithmic scale, halfway to equal weights."""
     return median_frequency_weights(stats).sqrt()
 
 
-# How class weights follow from how often each class occurs, by the name that recipes have: `loss.class_weights`.
+# Functions that compute class weights from a data set's statistics, by their names in `loss.class_weights`.
 CLASS_WEIGHTS: dict[str, Callable[[DatasetStats], Tensor]] = {
     "enet": enet_weights,
     "median_frequency": median_frequency_weights,

@@ -1,4 +1,4 @@
-"""A manifest lists the files of a folder that we wrote, with sizes and hashes, so that any later change is noticed."""
+"""Manifests list the files of a folder that we wrote, with sizes and hashes, so that any later change is noticed."""
 
 import hashlib
 import json
@@ -14,13 +14,13 @@ EDITABLE = "editable"
 
 
 def write_manifest(folder: Path, files: Mapping[str, Digest], editable: Mapping[str, Digest] | None = None) -> str:
-    """Writes the manifest of a folder's files, the last of them to be written.
+    """Writes a folder's manifest, to be called after all other files are written.
 
     Args:
         folder: The folder.
-        files: Name -> what was written.
-        editable: The same of files that people may edit or leave out: they are checked where a folder is replaced, but
-            not where it is read.
+        files: Name -> size and hash.
+        editable: The same for files that people may edit or remove: they are checked before a folder is replaced, but
+            not when it is read.
 
     Returns:
         The manifest's own hash.
@@ -34,15 +34,15 @@ def write_manifest(folder: Path, files: Mapping[str, Digest], editable: Mapping[
 
 
 def verify_folder(folder: Path, expected: str | None = None, editable: bool = False) -> dict[str, Digest]:
-    """Checks that every file of a folder is as it was written, to the bit.
+    """Checks that every file in a folder's manifest is unchanged, to the bit.
 
     Args:
-        folder: A checkpoint, a model, an export or a folder of the cache.
-        expected: The manifest's own hash, where it is known.
-        editable: Check the files that people may edit as well.
+        folder: A checkpoint, a model, an export or a folder in the cache.
+        expected: The manifest's own hash, if known.
+        editable: Whether to check the editable files as well.
 
     Returns:
-        The files that were checked.
+        Name -> size and hash of the files that were checked.
 
     Raises:
         CheckpointError: With the name of the first file that is missing or changed.
@@ -51,26 +51,26 @@ def verify_folder(folder: Path, expected: str | None = None, editable: bool = Fa
     try:
         content = read_file(path)
     except OSError as error:
-        raise CheckpointError(f"{path}: no readable manifest ({error.strerror})") from error
+        raise CheckpointError(f"{path}: the manifest cannot be read ({error.strerror})") from error
     if expected is not None and hashlib.sha256(content).hexdigest() != expected:
-        raise CheckpointError(f"{path}: not the one that `latest` names by its hash; one of the two is damaged")
+        raise CheckpointError(f"{path}: its hash differs from the one in `latest`; one of the two is damaged")
     files = _decode(content, path, editable)
     for name, digest in files.items():
         try:
             found = digest_of(folder / name)
         except OSError as error:
             raise CheckpointError(
-                f"{folder / name}: cannot be read ({error.strerror}); it is in the manifest"
+                f"{folder / name}: listed in the manifest, but cannot be read ({error.strerror})"
             ) from error
         if found.size != digest.size:
-            raise CheckpointError(f"{folder / name}: {found.size:,} bytes instead of {digest.size:,}; it is damaged")
+            raise CheckpointError(f"{folder / name}: damaged: {found.size:,} bytes instead of {digest.size:,}")
         if found != digest:
-            raise CheckpointError(f"{folder / name}: changed since it was written; it is damaged")
+            raise CheckpointError(f"{folder / name}: damaged: its content changed since it was written")
     return files
 
 
 def _encode(files: Mapping[str, Any]) -> bytes:
-    """Returns the one way to write a manifest; the first line is the hash of the second."""
+    """Returns the only valid encoding of a manifest: two lines, the first being the hash of the second."""
     body = json.dumps(files, sort_keys=True)
     return f"{hashlib.sha256(body.encode()).hexdigest()}\n{body}\n".encode()
 
@@ -87,5 +87,5 @@ def _decode(content: bytes, path: Path, editable: bool) -> dict[str, Digest]:
     except (ArithmeticError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         whole = False
     if not whole or any(Path(name).name != name for name in digests):
-        raise CheckpointError(f"{path}: changed since it was written; it is damaged")
+        raise CheckpointError(f"{path}: damaged: its content changed since it was written")
     return digests

@@ -19,7 +19,7 @@ def require(packages: Iterable[str], extra: str) -> None:
         extra: The extra of exfuse that installs them.
 
     Raises:
-        ConfigError: If one is not; says what to install.
+        ConfigError: If one is not installed; the message contains the command that installs it.
     """
     if missing := _missing(packages):
         raise ConfigError(f"{missing[0]} is not installed; pip install 'exfuse[{extra}]'")
@@ -27,5 +27,5 @@ def require(packages: Iterable[str], extra: str) -> None:
 
 def _missing(packages: Iterable[str]) -> list[str]:
     specs = {package: find_spec(package) for package in packages}
-    # A folder that happens to have a package's name is found as well, but has no origin.
+    # Any folder with a package's name is found as well, but has no origin.
     return [package for package, spec in specs.items() if spec is None or spec.origin is None]

@@ -1,4 +1,4 @@
-"""From images to label maps, with a trained model."""
+"""Predicting label maps of images with a trained model."""
 
 import io
 import math
@@ -21,12 +21,11 @@ from exfuse.inference.tiling import Tiling, label_strips
 from exfuse.inference.tta import NO_TTA, TestTimeAugmentation
 from exfuse.models.storage.metadata import ModelMetadata
 
-BATCH_PIXELS = 1 << 22  # of the images that are computed together, one at least
-NOTEBOOK_SIDE = 1024  # pixels of a prediction's picture in a notebook, at most
-PREVIEW_SIDE = 2048  # pixels of a large prediction's preview, at most
+BATCH_PIXELS = 1 << 22  # most pixels of images computed together; a larger image is computed alone
+NOTEBOOK_SIDE = 1024  # longest side of a prediction's picture in a notebook, in pixels
+PREVIEW_SIDE = 2048  # longest side of a large prediction's preview, in pixels
 
-# A path, the content of a file, a file open for reading in binary mode, a Pillow image, or an RGB uint8 array
-# `(H, W, 3)`.
+# A path, a file's bytes, a file open for reading in binary mode, a Pillow image, or an RGB uint8 array `(H, W, 3)`.
 ImageSource: TypeAlias = str | Path | bytes | IO[bytes] | Image.Image | UInt8Array
 
 
@@ -53,7 +52,7 @@ class Prediction:
         return mask
 
     def overlay(self, opacity: float = 0.55) -> Image.Image:
-        """Returns the image with the classes' colours over it and, below, a legend of the classes found.
+        """Returns the image blended with the classes' colours, above a legend of the classes found.
 
         Args:
             opacity: Of the colours, 0 to 1.
@@ -63,7 +62,7 @@ class Prediction:
         return with_legend(colored, [(self.info.class_names[label], self.info.palette[label]) for label in found])
 
     def class_fractions(self) -> dict[str, float]:
-        """Returns the fraction of the pixels that each class covers, 0 to 1; all classes, adding up to 1."""
+        """Returns each class's fraction of the pixels, 0 to 1; all classes are listed, and the sum is 1."""
         counts = np.bincount(self.labels.ravel(), minlength=len(self.info.class_names))
         return {
             name: float(count / self.labels.size) for name, count in zip(self.info.class_names, counts, strict=True)
@@ -78,11 +77,11 @@ class Prediction:
 
 
 class LargePrediction(NamedTuple):
-    """A large prediction without its mask, which was written on the way.
+    """The prediction of a large image, without the mask, which was written to a file.
 
     Attributes:
         preview: Every n-th pixel of every n-th row.
-        fractions: The fraction of all pixels that each class covers; see `Prediction.class_fractions`.
+        fractions: Each class's fraction of all pixels; see `Prediction.class_fractions`.
     """
 
     preview: Prediction
@@ -93,7 +92,7 @@ class Predictor:
     """Segments images with a trained network.
 
     Args:
-        engine: What computes it.
+        engine: Computes the network.
         info: The model's metadata.
     """
 
@@ -113,20 +112,20 @@ class Predictor:
 
         Args:
             source: A model folder, "hf://OWNER/NAME" on the Hugging Face hub, or an export of `exfuse export`.
-            engine: "torch", "compile" (torch.compile), "openvino", "onnxruntime" or a registered one; "auto" takes
-                the fastest that is installed and can do it, and `predictor.engine.name` says which.
-            precision: "fp32" or "bf16"; by default the engine's own, which is "fp32" with torch unless "auto" finds
-                a GPU with units for "bf16".
-            augmentation: Scales and flips to average, which torch alone does.
+            engine: "torch", "compile" (torch.compile), "openvino", "onnxruntime" or a registered one; "auto" chooses
+                the fastest that is installed and supports the other arguments. `predictor.engine.name` is the choice.
+            precision: "fp32" or "bf16"; by default the engine's own. For torch this is "fp32", unless "auto" finds a
+                GPU with units for "bf16".
+            augmentation: Scales and flips to average; only torch supports them.
 
         Raises:
             CheckpointError: If the model cannot be loaded.
-            ConfigError: If the engine is unknown, not installed, or cannot do what is asked.
+            ConfigError: If the engine is unknown, not installed, or does not support the other arguments.
         """
         return cls(*open_engine(source, engine, precision, augmentation))
 
     @overload
-    def __call__(  # type: ignore[overload-overlap]  # a text is a sequence of texts
+    def __call__(  # type: ignore[overload-overlap]  # a str is itself a sequence of str
         self, images: ImageSource, confidence: bool = ...
     ) -> Prediction: ...
 
@@ -139,42 +138,42 @@ class Predictor:
         """Segments an image or a list of images.
 
         Args:
-            images: An image, or a list or tuple of them: a path, the bytes of a file, a file open in binary mode, a
-                Pillow image, or an RGB uint8 array `(H, W, 3)`. Neighbours of one size are computed together.
+            images: An image, or a list or tuple of images. Each is a path, a file's bytes, a file open in binary mode,
+                a Pillow image, or an RGB uint8 array `(H, W, 3)`. Consecutive images of one size are computed together.
             confidence: Whether to compute the probability of each label.
 
         Returns:
-            One prediction, or a list of as many as there were images, in their order.
+            One prediction, or a list with one prediction per image, in the same order.
 
         Raises:
-            DataError: If a file cannot be read or an array is no such image.
+            DataError: If a file cannot be read, or an array has another shape or type.
         """
         if not isinstance(images, list | tuple):
             return self._predict([_as_pixels(images)], confidence)[0]  # type: ignore[arg-type]
         return [found for batch in _batches(images) for found in self._predict(batch, confidence)]
 
     def logits(self, image: ImageSource) -> Float32Array:
-        """Returns the logits of an image's classes, float32 `(K, H, W)`.
+        """Returns an image's logits, float32 `(K, H, W)`.
 
         Args:
-            image: As above.
+            image: One image; see `__call__`.
 
         Raises:
-            DataError: As above.
+            DataError: See `__call__`.
             ConfigError: If the predictor averages scales and flips, which averages probabilities.
         """
         if self.engine.augmentation != NO_TTA:
-            raise ConfigError("scales and flips are averaged as probabilities, which have no logits")
+            raise ConfigError("logits: test-time augmentation averages probabilities; use probabilities() instead")
         return self._scores(image)
 
     def probabilities(self, image: ImageSource) -> Float32Array:
-        """Returns the probabilities of an image's classes, float32 `(K, H, W)`, 0 to 1, adding up to 1 per pixel.
+        """Returns an image's class probabilities, float32 `(K, H, W)`, 0 to 1; they add up to 1 per pixel.
 
         Args:
-            image: As above.
+            image: One image; see `__call__`.
 
         Raises:
-            DataError: As above.
+            DataError: See `__call__`.
         """
         scores = self._scores(image)
         if self.engine.augmentation == NO_TTA:
@@ -187,7 +186,7 @@ class Predictor:
         return scores
 
     def _predict(self, images: Sequence[UInt8Array], confidence: bool) -> list[Prediction]:
-        """Segments images of one size."""
+        """Segments images that all have the same size."""
         batch = images[0][None] if len(images) == 1 else np.stack(images)
         if not confidence:
             return [
@@ -204,22 +203,24 @@ class Predictor:
         largest: Float32Array = scores.max(axis=0)
         if self.engine.augmentation != NO_TTA:
             return largest
-        # The softmax of the largest score, without the others' quotients.
+        # Only the softmax of the largest score is needed.
         total: Float32Array = np.exp(scores - largest).sum(axis=0)
         return np.float32(1) / total
 
 
 def predict_large(predictor: Predictor, image: UInt8Array, tiling: Tiling, mask: Sink) -> LargePrediction:
-    """Segments an image in tiles and writes its mask as a palette PNG, strip by strip: neither is in memory whole.
+    """Segments an image in tiles and writes its mask as a palette PNG, strip by strip.
+
+    The scores and labels of the whole image are never in memory at once.
 
     Args:
         predictor: The model.
         image: RGB, uint8, `(H, W, 3)`.
-        tiling: How to cut it; see `label_strips`.
-        mask: Where the PNG goes.
+        tiling: How to cut the image; see `label_strips`.
+        mask: The file to write the PNG to.
 
     Raises:
-        ConfigError: If the tiling makes no sense.
+        ConfigError: If the tiling is invalid.
     """
     height, width = image.shape[:2]
     names = predictor.info.class_names
@@ -230,7 +231,7 @@ def predict_large(predictor: Predictor, image: UInt8Array, tiling: Tiling, mask:
     for strip in label_strips(predictor.engine, image, tiling):
         writer.write(strip)
         counts += np.bincount(strip.ravel(), minlength=len(names))
-        rows.append(strip[-top % stride :: stride, ::stride].copy())  # else the strip would stay
+        rows.append(strip[-top % stride :: stride, ::stride].copy())  # a view would keep the strip in memory
         top += len(strip)
     writer.finish()
     small = np.ascontiguousarray(image[::stride, ::stride])
@@ -240,7 +241,7 @@ def predict_large(predictor: Predictor, image: UInt8Array, tiling: Tiling, mask:
 
 
 def _batches(images: Sequence[ImageSource]) -> Iterator[list[UInt8Array]]:
-    """Yields neighbours of one size together, up to `BATCH_PIXELS` of them."""
+    """Yields batches of consecutive images of one size, with up to `BATCH_PIXELS` pixels."""
     batch: list[UInt8Array] = []
     for source in images:
         pixels = _as_pixels(source)

@@ -1,4 +1,4 @@
-"""Reading YAML that people write, and turning a validation report into one sentence that names the key."""
+"""Reading YAML written by people, and reporting a failed validation in one sentence that names the key."""
 
 from typing import Any
 
@@ -9,27 +9,27 @@ from pydantic.fields import FieldInfo
 from exfuse.errors import did_you_mean
 
 MAX_DEPTH = 16  # levels of nesting; ours have three
-MAX_YAML = 2**18  # bytes of a document; a recipe has 1,500
-MAX_LINE = 2**14  # characters
-MAX_VALUES = 4000  # of a document, keys included: all classes with colours and a label map are 2,500
-MAX_NUMBER = 32  # characters of a number, with which it can be shown and compared, whatever base it is written in
+MAX_YAML = 2**18  # characters in a document; a recipe has about 1,500
+MAX_LINE = 2**14  # characters in a line
+MAX_VALUES = 4000  # in a document, keys included
+MAX_NUMBER = 32  # characters in a number, so that it can be printed and compared, whatever its base
 NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 def load_yaml(text: str) -> Any:
-    """Reads a YAML document of plain values.
+    """Parses a YAML document of plain values.
 
     Raises:
-        ValueError: If it, a line or a number is too long, if it has too many values, nests too deep, names a type, has
-            a key twice or one that is no scalar, or repeats itself by aliases, with which a short text can be a huge
-            document.
-        yaml.YAMLError: If it is no YAML.
+        ValueError: If the document, a line or a number is too long, there are too many values, the nesting is too
+            deep, a key is duplicated or not a scalar, or there is a tag or an alias; aliases let a short text expand
+            into a huge document.
+        yaml.YAMLError: If it is not YAML.
     """
     if len(text) > MAX_YAML:
-        raise ValueError(f"{len(text):,} characters, and {MAX_YAML:,} are allowed")
+        raise ValueError(f"{len(text):,} characters; at most {MAX_YAML:,} are allowed")
     for number, line in enumerate(text.splitlines(), start=1):
         if len(line) > MAX_LINE:
-            raise ValueError(f"line {number} has {len(line):,} characters, and {MAX_LINE:,} are allowed")
+            raise ValueError(f"line {number} has {len(line):,} characters; at most {MAX_LINE:,} are allowed")
     depth = values = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
@@ -47,14 +47,14 @@ def load_yaml(text: str) -> Any:
 
 
 def _check_nodes(node: yaml.Node | None) -> None:
-    """Looks for overlong numbers, and for keys that come twice, of which YAML's readers silently take the last."""
+    """Refuses overlong numbers, and duplicate keys, of which YAML parsers silently keep the last."""
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise ValueError(f"line {key.start_mark.line + 1}: a key that is a list or a mapping")
+                raise ValueError(f"line {key.start_mark.line + 1}: a key must not be a list or a mapping")
             if key.value in seen:
-                raise ValueError(f"line {key.start_mark.line + 1}: the key {key.value!r} comes a second time")
+                raise ValueError(f"line {key.start_mark.line + 1}: the key {key.value!r} appears a second time")
             seen.add(key.value)
             _check_nodes(value)
     elif isinstance(node, yaml.SequenceNode):
@@ -62,16 +62,17 @@ def _check_nodes(node: yaml.Node | None) -> None:
             _check_nodes(item)
     elif isinstance(node, yaml.ScalarNode) and node.tag in NUMBERS and len(node.value) > MAX_NUMBER:
         raise ValueError(
-            f"line {node.start_mark.line + 1}: a number of {len(node.value):,} characters, and {MAX_NUMBER} are allowed"
+            f"line {node.start_mark.line + 1}: a number has {len(node.value):,} characters; at most {MAX_NUMBER} are "
+            "allowed"
         )
 
 
 def describe(error: ValidationError, model: type[BaseModel]) -> str:
-    """Returns what is wrong with the first bad key: its dotted path, the value, and what would have been accepted.
+    """Describes the first bad key: its dotted path, its value, and what is accepted.
 
     Args:
-        error: What pydantic raised.
-        model: The model that was validated, for the names that a misspelt key may have meant.
+        error: Raised by pydantic.
+        model: The validated model, whose keys are suggested for a misspelt one.
     """
     first = error.errors(include_url=False)[0]
     path = _cut(".".join(str(part) for part in first["loc"]))
