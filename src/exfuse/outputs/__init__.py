@@ -1,1 +1,1 @@
-"""Where a command may write: where nothing is, or over what it can prove that it wrote itself."""
+"""Where a command may write: to a free path, or over results that it can prove to be its own."""

@@ -1,4 +1,4 @@
-"""Single files of results. What proves who wrote a JSON file is a seal in it: the command and a hash of the rest."""
+"""Result files. A seal in each JSON file proves who wrote it: the command and a hash of the other keys."""
 
 import hashlib
 import json
@@ -18,14 +18,14 @@ SEAL = "written_by"
 
 
 def check_file(path: Path, command: str) -> None:
-    """Checks that a result may be written to a file, before it takes hours to find one; makes its folder.
+    """Checks that a result can be written to a path, and creates its folder; call it before hours of work.
 
     Args:
-        path: Where nothing is, or what `write_result` of the same command left.
-        command: Who writes.
+        path: A free path, or a file that `write_result` has written for the same command.
+        command: The writing command.
 
     Raises:
-        OutputError: If something else is there, or nothing can be written there.
+        OutputError: If something else exists at the path, or it cannot be written.
     """
     if os.path.lexists(path) and not _is_sealed(path, command):
         raise OutputError(f"{path} exists and was not written by {command}; choose another output")
@@ -37,8 +37,8 @@ class NewFile:
     """A file that is being written.
 
     Attributes:
-        file: To write into.
-        path: Where it is once it is whole.
+        file: Open for writing.
+        path: Where it will be when it is complete.
     """
 
     file: BinaryIO
@@ -47,9 +47,9 @@ class NewFile:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[NewFile]:
-    """Yields a file that is at `path` once the block has ended without an error.
+    """Yields a file that appears at `path` when the block ends without an error.
 
-    If something has come there in the meantime, it takes the next free name: what took hours is not thrown away.
+    If something else has appeared there meanwhile, the file gets the next free name, so that no work is lost.
 
     Raises:
         OutputError: If it cannot be written.
@@ -70,12 +70,12 @@ def write_result(path: Path, command: str, content: dict[str, Any]) -> Path:
     """Writes a result as JSON with a seal, so that the same command may replace it.
 
     Args:
-        path: As `check_file` has accepted it. If something else has come there since, the next free name is taken.
-        command: Who writes.
-        content: What to write; JSON, without numbers that are not finite.
+        path: Accepted by `check_file`. If something else has appeared there since, the next free name is used.
+        command: The writing command.
+        content: JSON values; all numbers are finite.
 
     Returns:
-        Where it is.
+        The path that was written.
 
     Raises:
         OutputError: If it cannot be written.
@@ -102,7 +102,7 @@ def _is_sealed(path: Path, command: str) -> bool:
 
 
 def _sealed(content: dict[str, Any], command: str) -> bytes:
-    """Returns the one way to write a result: any other bytes are somebody else's."""
+    """Returns the only valid encoding of a result; a file with any other bytes is not ours."""
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return (
         json.dumps(content | {SEAL: {"command": command, "sha256": digest}}, indent=2, allow_nan=False) + "\n"

@@ -1,8 +1,8 @@
-"""Folders of results. The proof of who wrote what is a journal in the folder, `.exfuse.jsonl`.
+"""Result folders. A journal in each folder, `.exfuse.jsonl`, proves who wrote which file.
 
-Its first line names the command; each further line holds the name and the SHA-256 of a file, and is written before the
-file gets its name, so that it speaks for every file even after a kill. A file that the journal doesn't list, or whose
-content is another, is somebody else's. Other lines say what a file was made from.
+Its first line names the command. Each further line contains the name and SHA-256 of a file and is written before the
+file appears under its name, so the journal is complete even after a kill. A file that the journal does not list, or
+whose content differs, is not ours. Lines with the key `source` record what a file was made from.
 """
 
 import errno
@@ -28,15 +28,15 @@ JOURNAL = ".exfuse.jsonl"
 
 
 class OutputFolder:
-    """A folder that one command writes into, as `claim_folder` yields it.
+    """A folder that one command writes to, as yielded by `claim_folder`.
 
     Args:
         folder: The folder.
-        command: Who writes, for example "exfuse predict".
-        journal: Open for reading and appending.
+        command: The writing command, for example "exfuse predict".
+        journal: The journal, open for reading and appending.
 
     Attributes:
-        sources: Name of a file -> what it was made from, where `note_source` was told.
+        sources: Name of a file -> what it was made from, if recorded by `note_source`.
     """
 
     def __init__(self, folder: Path, command: str, journal: BinaryIO) -> None:
@@ -55,18 +55,18 @@ class OutputFolder:
             name: Relative to the folder, with slashes.
 
         Raises:
-            OutputError: If something is there that this command didn't write, a link is on the way to it, or the file
-                system has no names as long.
+            OutputError: If a file exists that this command did not write, a parent is a file or a link, or the file
+                system does not allow names as long.
         """
         target = self.folder / name
-        # Each part by itself: of one in a folder that is not there yet, only the length of the whole is looked at.
+        # Each part by itself: for a path in a folder that does not exist yet, only the whole length is checked.
         if any(_is_too_long(path) for path in (target, *(self.folder / part for part in PurePosixPath(name).parts))):
             raise OutputError(
-                f"{target}: longer than the file system allows; give the file that it is made from a shorter name, or "
+                f"{target}: longer than the file system allows; shorten the name of the file that it is made from, or "
                 "choose an output with a shorter path"
             )
-        if strange := self._no_folder_above(name):
-            raise OutputError(f"{strange} is not a folder; choose another output")
+        if blocker := self._blocking_parent(name):
+            raise OutputError(f"{blocker} is not a folder; choose another output")
         if os.path.lexists(target) and not self._is_own(name):
             raise OutputError(
                 f"{target} was not written by {self.command}, or was changed since; move it away, or choose another "
@@ -74,42 +74,42 @@ class OutputFolder:
             )
 
     def check_unchanged(self) -> None:
-        """Checks that what earlier calls wrote is as they wrote it, or gone.
+        """Checks that the files written by earlier runs are unchanged or gone.
 
         Raises:
-            OutputError: With the first file that was changed since.
+            OutputError: With the first file that was changed.
         """
         for name in sorted(self._known):
             self.check(name)
 
     def note_source(self, name: str, source: str) -> None:
-        """Notes what a file is about to be made from."""
+        """Records what a file is about to be made from."""
         self.sources[name] = source
         self._append({"file": name, "source": source})
 
     def write(self, name: str, content: bytes, sync: bool = False) -> None:
-        """Writes a file, whole or not at all; see `check`.
+        """Writes a file atomically; see `check`.
 
         Args:
             name: Relative to the folder, with slashes.
-            content: Of the file.
-            sync: Wait until it is on the disk.
+            content: The file's content.
+            sync: Whether to wait until the file is on disk.
 
         Raises:
-            OutputError: If `check` does, or it cannot be written.
+            OutputError: If `check` raises it, or the file cannot be written.
         """
         with self.open(name, sync) as file:
             file.write(content)
 
     def save(self, name: str, picture: Image.Image, **options: Any) -> None:
-        """Writes a picture in the format of the name's suffix, with the options of Pillow's `save`; see `write`."""
+        """Writes a picture in the format of the name's suffix, with options for Pillow's `save`; see `write`."""
         buffer = io.BytesIO()
         picture.save(buffer, Image.registered_extensions()[Path(name).suffix], **options)
         self.write(name, buffer.getvalue())
 
     @contextmanager
     def open(self, name: str, sync: bool = False) -> Iterator["HashedFile"]:
-        """Yields a file to write in pieces, which is there once the block has ended without an error; see `write`."""
+        """Yields a file to write in pieces; it appears when the block ends without an error; see `write`."""
         self.check(name)
         target = self.folder / name
         try:
@@ -122,10 +122,10 @@ class OutputFolder:
             raise unwritable(target, error) from error
 
     def link(self, name: str, source: Path) -> None:
-        """Puts another file at a place, without taking space where the file system can; see `write`.
+        """Adds an existing file as a hard link, or as a copy where links are not possible; see `write`.
 
         Raises:
-            OutputError: If `check` does, or it cannot be written.
+            OutputError: If `check` raises it, or the file cannot be written.
         """
         target = self.folder / name
         if os.path.lexists(target) and target.is_file() and target.samefile(source):
@@ -135,29 +135,29 @@ class OutputFolder:
             self.check(name)
             target.parent.mkdir(parents=True, exist_ok=True)
             self._note(name, digest_of(source).sha256)
-            with suppress(OSError):  # on another file system, or on one without links, it is copied
-                os.link(source.resolve(), target)  # else, of a link, the link
+            with suppress(OSError):  # on another file system, or one without hard links, the file is copied below
+                os.link(source.resolve(), target)  # resolved, because os.link may link a symbolic link itself
                 return
         with self.open(name) as file, open_regular(source) as original:
             shutil.copyfileobj(original, file)
 
     def remove(self, name: str) -> None:
-        """Removes a file if it is there and this command wrote it.
+        """Removes a file that this command wrote; does nothing if it does not exist.
 
         Raises:
-            OutputError: If it is there and somebody else's.
+            OutputError: If this command did not write it.
         """
         self.check(name)
         (self.folder / name).unlink(missing_ok=True)
 
     def remove_older(self) -> None:
-        """Removes what earlier calls wrote and this one didn't; a file that was changed since stays."""
+        """Removes the files that only earlier runs wrote; files that were changed since are kept."""
         for name in self._known.keys() - self._written:
             if self._is_own(name):
                 (self.folder / name).unlink()
 
-    def _no_folder_above(self, name: str) -> Path | None:
-        """Returns what is in the place of a folder above a file, a link for example."""
+    def _blocking_parent(self, name: str) -> Path | None:
+        """Returns the first parent of a file that exists but is not a folder, for example a link."""
         for parent in list(PurePosixPath(name).parents)[-2::-1]:
             path = self.folder / parent
             if os.path.lexists(path) and not stat.S_ISDIR(path.lstat().st_mode):
@@ -166,7 +166,7 @@ class OutputFolder:
 
     def _is_own(self, name: str) -> bool:
         target = self.folder / name
-        if self._no_folder_above(name) or not os.path.lexists(target) or not stat.S_ISREG(target.lstat().st_mode):
+        if self._blocking_parent(name) or not os.path.lexists(target) or not stat.S_ISREG(target.lstat().st_mode):
             return False
         found = digest_of(target).sha256
         if found not in self._known.get(name, ()):
@@ -188,18 +188,18 @@ class OutputFolder:
             try:
                 row = json.loads(line)
                 name = PurePosixPath(row["file"])
-                if name.is_absolute() or ".." in name.parts:  # which none of ours is
+                if name.is_absolute() or ".." in name.parts:  # we never write such a line
                     continue
                 if "source" in row:
                     self.sources[str(name)] = str(row["source"])
                 else:
                     self._known.setdefault(str(name), set()).add(str(row["sha256"]))
             except (ValueError, TypeError, LookupError, RecursionError):
-                continue  # the header, or a line that a kill cut off
+                continue  # the header, or a line cut off by a kill
 
 
 class HashedFile:
-    """Passes on what is written to a file, and hashes it."""
+    """Writes to a file and hashes what is written."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -211,21 +211,21 @@ class HashedFile:
         return self._file.write(content)
 
     def sha256(self) -> str:
-        """Returns the hash of all that was written, in hexadecimal digits."""
+        """Returns the hash of everything written, in hexadecimal digits."""
         return self._hash.hexdigest()
 
 
 @contextmanager
 def claim_folder(folder: Path, command: str, shared: bool = False) -> Iterator[OutputFolder]:
-    """Takes a folder for what a command writes, made if it is not there; tried before any work is done.
+    """Claims a folder for a command's results, created if missing; enter it before any work is done.
 
     Args:
-        folder: One that is empty, does not exist, or that the same command has written before.
-        command: Who writes, for example "exfuse predict".
-        shared: Let other processes of the same command write into it at the same time.
+        folder: A folder that is empty, does not exist, or was written by the same command.
+        command: The writing command, for example "exfuse predict".
+        shared: Whether other processes of the same command may write to the folder at the same time.
 
     Raises:
-        OutputError: If it is somebody else's, another process is writing there, or it cannot be written to.
+        OutputError: If the folder is not ours, another process is writing to it, or it cannot be written to.
     """
     check_folder(folder, command)
     is_new = not folder.exists()
@@ -235,7 +235,7 @@ def claim_folder(folder: Path, command: str, shared: bool = False) -> Iterator[O
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
             journal = opened.enter_context(os.fdopen(os.open(folder / JOURNAL, flags, 0o666), "a+b"))
             if not lock_file(journal, shared=shared):
-                raise OutputError(f"another {command} is writing into {folder}; wait for it, or choose another output")
+                raise OutputError(f"{folder}: another {command} is writing to it; wait, or choose another output")
             journal.seek(0)
             content = journal.read()
             if not content:
@@ -252,17 +252,17 @@ def claim_folder(folder: Path, command: str, shared: bool = False) -> Iterator[O
             yield OutputFolder(folder, command, journal)
         finally:
             is_alone = not shared or lock_file(journal)
-            if is_alone and [path.name for path in folder.iterdir()] == [JOURNAL]:  # nothing came of it
+            if is_alone and [path.name for path in folder.iterdir()] == [JOURNAL]:  # nothing was written
                 (folder / JOURNAL).unlink()
                 if is_new:
                     folder.rmdir()
 
 
 def check_folder(folder: Path, command: str) -> bool:
-    """Checks that a command may write into a folder, and returns whether it has done so before.
+    """Checks that a command may write to a folder, and returns whether it has done so before.
 
     Raises:
-        OutputError: If it is a file, or there is something in it and the command didn't make it.
+        OutputError: If it is not a folder, or it is not empty and was made by something else.
     """
     try:
         if not os.path.lexists(folder):
@@ -271,15 +271,12 @@ def check_folder(folder: Path, command: str) -> bool:
             raise OutputError(f"{folder} is not a folder; choose another output")
         if not os.path.lexists(folder / JOURNAL):
             if any(folder.iterdir()):
-                raise OutputError(
-                    f"{folder} is not empty and was not made by {command}; choose an empty folder, or one that does "
-                    "not exist"
-                )
+                raise OutputError(f"{folder} is not empty and was not made by {command}; choose a new or empty folder")
             return False
         header = json.loads(read_file(folder / JOURNAL).partition(b"\n")[0] or b"{}")
         maker = header.get("command", command)
     except (ValueError, AttributeError, RecursionError) as error:
-        raise OutputError(f"{folder / JOURNAL}: not readable; choose another output") from error
+        raise OutputError(f"{folder / JOURNAL}: not a valid journal; choose another output") from error
     except OSError as error:
         raise unwritable(folder, error) from error
     if maker != command:
@@ -296,11 +293,13 @@ def _is_too_long(path: Path) -> bool:
 
 
 def is_replaceable(folder: Path, marker: str) -> bool:
-    """Returns whether a folder may be replaced whole: it is empty, or holds just what its manifest lists, unchanged.
+    """Returns whether a folder is missing, empty, or contains exactly what its manifest lists, unchanged.
+
+    Such a folder may be replaced as a whole.
 
     Args:
-        folder: A folder, or nothing.
-        marker: A file that is in such a folder, by which it is told from others that have a manifest.
+        folder: The folder; it need not exist.
+        marker: A file that the folder must contain, to distinguish it from other folders with a manifest.
     """
     if not os.path.lexists(folder):
         return True

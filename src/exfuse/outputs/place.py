@@ -1,4 +1,4 @@
-"""Paths of results."""
+"""Checks of output paths."""
 
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -8,15 +8,15 @@ from exfuse.errors import OutputError
 
 
 def lies_in(path: Path, folder: Path) -> bool:
-    """Returns whether a file is what a folder holds, links followed: an output is not read as an input."""
+    """Returns whether a path is in a folder after links are resolved, so that outputs are not read as inputs."""
     return path.resolve().is_relative_to(folder.resolve())
 
 
 def check_writable(path: Path) -> None:
-    """Checks that something can be made at a path, and makes the folders above it.
+    """Checks that a path can be created, and creates the folders above it.
 
     Raises:
-        OutputError: If it cannot.
+        OutputError: If it cannot be created.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -27,5 +27,5 @@ def check_writable(path: Path) -> None:
 
 
 def unwritable(path: Path, error: OSError) -> OutputError:
-    """Returns what to raise where writing failed."""
+    """Returns the error to raise when a path cannot be written."""
     return OutputError(f"{path} cannot be written ({describe_os_error(error, path.parent)})")
