@@ -1,1 +1,1 @@
-"""From images to label maps."""
+"""Engines, tiling and test-time augmentation."""

@@ -1,15 +1,15 @@
-"""Which versions of an image are averaged."""
+"""Test-time augmentation."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class TestTimeAugmentation:
-    """Which versions of an image are averaged.
+    """The scaled and flipped versions of an image whose probabilities are averaged.
 
     Attributes:
-        scales: Factors of both sides; the image is resized bilinearly (antialiased where it shrinks), the scores back.
-        flip: Whether each scale is also shown mirrored.
+        scales: Factors for both sides; images are resized bilinearly (antialiased if they shrink), and scores back.
+        flip: Whether to add a horizontally flipped version of each scale.
     """
 
     scales: tuple[float, ...] = (1.0,)
@@ -17,7 +17,7 @@ class TestTimeAugmentation:
 
     @property
     def passes(self) -> int:
-        """Number of forward passes an image takes."""
+        """Number of forward passes per image."""
         return len(self.scales) * (1 + self.flip)
 
 

@@ -5,15 +5,15 @@ from importlib import import_module
 from exfuse.errors import ConfigError, did_you_mean
 from exfuse.inference.engines.base import EngineSpec, LoadEngine
 
-AUTO = "auto"  # the name that stands for the fastest engine that is installed
+AUTO = "auto"  # chooses the fastest installed engine
 
 
 def _load_with(module: str) -> LoadEngine:
-    """Returns the `load` of an engine's module, which is imported, with its library, when it is first called."""
+    """Returns the `load` function of an engine's module; the first call imports the module and its library."""
     return lambda path, precision, tta: import_module(f"{__name__}.{module}").load(path, precision, tta)
 
 
-# Those that compute exported files come first, the fastest one first: the order in which "auto" tries them.
+# Engines for exported files come first, the fastest first: "auto" tries them in this order.
 ENGINES = {
     spec.name: spec
     for spec in (
@@ -33,19 +33,19 @@ ENGINES = {
 
 
 def register_engine(spec: EngineSpec) -> None:
-    """Adds an engine, which `Predictor.from_pretrained` and the commands then know by its name.
+    """Registers an engine, which `Predictor.from_pretrained` and the commands then accept by name.
 
     Args:
-        spec: The engine. With a `suffix`, it also opens exported files of that suffix; to compute model folders, an
-            export format of the same suffix must be registered as well.
+        spec: The engine. If it has a `suffix`, it opens exported files with that suffix; for model folders, it also
+            needs a registered export format with the same suffix.
 
     Raises:
-        ConfigError: If an engine of that name or suffix is registered already.
+        ConfigError: If an engine with that name or suffix is already registered.
     """
     if spec.name in (AUTO, *ENGINES):
-        raise ConfigError(f"an engine named {spec.name!r} is registered already")
+        raise ConfigError(f"engine {spec.name!r} is already registered; choose another name")
     if spec.suffix is not None and (own := engine_of(spec.suffix)) is not None:
-        raise ConfigError(f"the engine {own.name} is registered for {spec.suffix} files already")
+        raise ConfigError(f"suffix {spec.suffix} is already registered, for the engine {own.name}")
     ENGINES[spec.name] = spec
 
 
@@ -53,13 +53,13 @@ def find_engine(name: str) -> EngineSpec:
     """Returns a registered engine.
 
     Raises:
-        ConfigError: If there is none of that name, with the nearest known ones.
+        ConfigError: If the name is unknown; the message suggests known ones.
     """
     if name not in ENGINES:
-        raise ConfigError(f"there is no engine {name!r}; {did_you_mean(name, (AUTO, *ENGINES))}")
+        raise ConfigError(f"unknown engine {name!r}; {did_you_mean(name, (AUTO, *ENGINES))}")
     return ENGINES[name]
 
 
 def engine_of(suffix: str) -> EngineSpec | None:
-    """Returns the engine that computes exported files of a suffix; None without one."""
+    """Returns the engine that computes exported files with a suffix; None if there is none."""
     return next((spec for spec in ENGINES.values() if spec.suffix == suffix), None)

@@ -22,7 +22,7 @@ from exfuse.models.storage.metadata import ModelMetadata
 with contained():
     import onnxruntime as ort
 
-INFO_KEY = "exfuse"  # of the description, among the metadata of a model
+INFO_KEY = "exfuse"  # key of our metadata in an ONNX model
 _FATAL_ONLY = 4
 
 
@@ -41,7 +41,7 @@ class OnnxRuntimeEngine:
         path: The `.onnx` file.
 
     Raises:
-        CheckpointError: If it cannot be read, was not exported by us or, later, cannot be computed.
+        CheckpointError: If it cannot be read, was not exported by us or, in use, cannot be computed.
     """
 
     name = "onnxruntime"
@@ -57,8 +57,8 @@ class OnnxRuntimeEngine:
             self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
             description = self._session.get_modelmeta().custom_metadata_map[INFO_KEY]
             self.info = ModelMetadata.from_json(json.loads(description))
-        except Exception as error:  # the library has a dozen kinds of its own, which share no base
-            raise CheckpointError(f"{path}: not a readable ONNX model of exfuse's ({brief(error)})") from error
+        except Exception as error:  # the library's own exceptions have no common base
+            raise CheckpointError(f"{path}: not an ONNX model of exfuse, or damaged ({brief(error)})") from error
 
     def labels(self, images: UInt8Array) -> UInt8Array:
         """See `Engine`."""

@@ -24,10 +24,10 @@ from exfuse.models.storage.metadata import ModelMetadata
 with contained():
     import openvino as ov
 
-INFO_PATH = ["exfuse", "info"]  # of the description, in the runtime information of a model
-INT8_PATH = ["exfuse", "int8"]  # there in a quantised model
+INFO_PATH = ["exfuse", "info"]  # path of our metadata in a model's runtime information
+INT8_PATH = ["exfuse", "int8"]  # present in quantised models only
 HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
-KEPT_OPERATIONS = 500  # compiled for sizes of images; of OpenVINO's own 5,000, memory grows for thousands of images
+KEPT_OPERATIONS = 500  # compiled per image size; with OpenVINO's default of 5,000, memory grows for thousands of images
 
 
 def load(
@@ -42,26 +42,26 @@ def read_openvino(path: Path) -> tuple[ov.Model, ModelMetadata]:
     """Reads an exported model.
 
     Args:
-        path: The `.xml` file, with the weights in the `.bin` file beside it.
+        path: The `.xml` file; the weights are in the `.bin` file next to it.
 
     Raises:
         CheckpointError: If it cannot be read or was not exported by us.
     """
     try:
         core = ov.Core()
-        core.set_property({"ENABLE_MMAP": False})  # a mapped file that is written over would take the process with it
+        core.set_property({"ENABLE_MMAP": False})  # overwriting a mapped file would crash the process
         model = core.read_model(path)
         return model, ModelMetadata.from_json(json.loads(model.get_rt_info(INFO_PATH).astype(str)))
     except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: not a readable OpenVINO model of exfuse's ({brief(error)})") from error
+        raise CheckpointError(f"{path}: not an OpenVINO model of exfuse, or damaged ({brief(error)})") from error
 
 
 def save_openvino(model: ov.Model, info: ModelMetadata, path: Path) -> None:
-    """Writes what `read_openvino` reads.
+    """Writes a model that `read_openvino` can read.
 
     Args:
-        model: With the input and the outputs of a `DeployableModel`.
-        info: What its labels mean.
+        model: Has the input and outputs of a `DeployableModel`.
+        info: The model's metadata.
         path: The `.xml` file.
 
     Raises:
@@ -70,12 +70,12 @@ def save_openvino(model: ov.Model, info: ModelMetadata, path: Path) -> None:
     model.set_rt_info(json.dumps(info.to_json()), INFO_PATH)
     try:
         ov.save_model(model, path, compress_to_fp16=False)
-    except RuntimeError as error:  # which is all that it says of a full disk
+    except RuntimeError as error:  # also raised for a full disk
         raise OSError(errno.EIO, f"OpenVINO could not write {path.name} ({brief(error)})") from error
 
 
 def best_precision() -> Precision:
-    """Returns "bf16" where the processor has units for it."""
+    """Returns "bf16" if the processor has units for it, else "fp32"."""
     with kept_signal_stack():
         capabilities = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return "bf16" if "BF16" in capabilities else "fp32"
@@ -85,9 +85,9 @@ class OpenVINOEngine:
     """Computes an exported `DeployableModel`; see `Engine`.
 
     Args:
-        model: As `read_openvino` gives it.
-        info: The same.
-        precision: Of what is not in int8; by default the fastest that the processor has units for.
+        model: As returned by `read_openvino`.
+        info: The model's metadata.
+        precision: Of operations that are not int8; by default the fastest that the processor has units for.
         source: Where the model was read from, for errors.
 
     Raises:
@@ -133,6 +133,6 @@ class OpenVINOEngine:
                 raise CheckpointError(f"{self._source}: OpenVINO cannot compute it ({brief(error)})") from error
 
     def _compile(self, output: str) -> ov.CompiledModel:
-        # Only what leads to this output is kept, so that labels never wait for scores to be copied out.
+        # Only operations that this output needs are kept, so that labels do not wait for scores to be copied.
         alone = ov.Model([self._model.output(output)], self._model.get_parameters(), self._model.friendly_name)
         return ov.Core().compile_model(alone, "CPU", self._options)

@@ -1,4 +1,4 @@
-"""Keeping a thread's signal stack."""
+"""Restoring a thread's signal stack."""
 
 import ctypes
 import sys
@@ -14,10 +14,10 @@ class _Stack(ctypes.Structure):
 
 @contextmanager
 def kept_signal_stack() -> Iterator[None]:
-    """Puts back the stack on which this thread's signals are handled, whatever a library does to it meanwhile.
+    """Restores this thread's signal stack after the block.
 
-    OpenVINO's CPU plugin gives the thread a signal stack of its own and frees it when its last model is gone. Python
-    handles signals on such a stack if there is one, so that Ctrl-C later on would end in a segmentation fault.
+    OpenVINO's CPU plugin replaces the signal stack and frees its own one with the last model. Python would handle a
+    later Ctrl-C on the freed stack, and the process would end with a segmentation fault.
     """
     if sys.platform != "linux":
         yield

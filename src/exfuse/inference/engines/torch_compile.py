@@ -1,4 +1,4 @@
-"""torch.compile with the weights frozen into the code; takes a compiler, and time at a size's first image."""
+"""torch.compile with frozen weights; needs a C++ compiler, and time for each new image size."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ with contained():
     from torch._dynamo import config as dynamo
     from torch._inductor import config as inductor
 
-SIZES = 256  # of images that are compiled for
+SIZES = 256  # most image sizes that code is compiled for
 UNLIMITED = 10**9
 
 
@@ -38,14 +38,14 @@ def load(
 
 
 class CompiledEngine:
-    """Computes a `DeployableModel` compiled once for each size of image, on a GPU into a CUDA graph; see `Engine`.
+    """Computes a `DeployableModel` compiled once per image size, on a GPU as a CUDA graph; see `Engine`.
 
     Args:
-        graph: Moved to a GPU if there is one.
+        graph: The model; moved to a GPU if there is one.
         precision: "fp32", or "bf16" for autocast.
 
     Raises:
-        ConfigError: In use, if images have more than `SIZES` sizes.
+        ConfigError: In use, if there are more than `SIZES` image sizes.
     """
 
     name = "compile"
@@ -56,9 +56,9 @@ class CompiledEngine:
         self.device = str(self._device)
         self.precision: str = precision
         fast = graph.eval().to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        mode = "reduce-overhead" if self._device.type == "cuda" else None  # which is by CUDA graphs
+        mode = "reduce-overhead" if self._device.type == "cuda" else None  # CUDA graphs
         self._sizes: set[tuple[int, ...]] = set()
-        # One for each output, so that labels are chosen as scores are interpolated, and those never written out.
+        # One module per output, so that choosing labels fuses with interpolation and scores are never written.
         with contained():
             self._compiled = [
                 torch.compile(_Output(fast, place), dynamic=False, fullgraph=True, mode=mode) for place in (0, 1)
@@ -78,13 +78,12 @@ class CompiledEngine:
     def _run(self, place: int, images: UInt8Array) -> Tensor:
         if images.shape not in self._sizes and len(self._sizes) == SIZES:
             raise ConfigError(
-                f"images {images.shape}: the engine compile makes code for each size, and {SIZES} are its limit; take "
-                "another engine"
+                f"images {images.shape}: the engine compile supports at most {SIZES} image sizes; use another engine"
             )
         self._sizes.add(images.shape)
         autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=self.precision == "bf16")
         limits = dynamo.patch(recompile_limit=UNLIMITED, accumulated_recompile_limit=UNLIMITED)  # shared by all engines
-        # Headers would be compiled in `/tmp` in any case.
+        # Precompiled headers would always be written to `/tmp`.
         frozen = inductor.patch(freezing=True, cpp_cache_precompile_headers=False)
         with contained(), autocast, frozen, limits:
             return self._compiled[place](torch.from_numpy(images).to(self._device))  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Eager torch: the reference, on a CPU or a GPU, and the only engine with test-time augmentation."""
+"""Eager torch on a CPU or GPU: the reference, and the only engine with test-time augmentation."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,13 +15,13 @@ from exfuse.models.preprocessing import normalize
 from exfuse.models.storage.metadata import ModelMetadata
 from exfuse.models.storage.pretrained import load_pretrained
 
-BF16_UNITS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")  # as torch names them, of Intel, AMD and ARM
+BF16_UNITS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")  # torch's names, for Intel, AMD and ARM
 
 
 def load(
     folder: Path, precision: Precision | None, augmentation: TestTimeAugmentation, folded: bool = False
 ) -> tuple["TorchEngine", ModelMetadata]:
-    """Opens a model folder: the network as it was trained, in fp32 by default, or folded; see `EngineSpec`."""
+    """Opens a model folder: the network as trained, or folded; in fp32 by default; see `EngineSpec`."""
     model, info = load_pretrained(folder)
     engine = TorchEngine(fold(model) if folded else model, info, augmentation, precision or "fp32")
     engine.name = "torch, folded" if folded else "torch"
@@ -29,29 +29,29 @@ def load(
 
 
 def fast_precision(device: torch.device) -> Precision:
-    """Returns "bf16" if torch finds units for it in the device."""
+    """Returns "bf16" if torch reports that the device has units for it, else "fp32"."""
     if device.type == "cuda":
         has_units = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        capabilities: Mapping[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # missing in older versions
+        capabilities: Mapping[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # missing in older torch
         has_units = any(capabilities.get(unit) for unit in BF16_UNITS)
     return "bf16" if has_units else "fp32"
 
 
 def default_device() -> torch.device:
-    """Returns the GPU, or the CPU without one."""
+    """Returns the GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class TorchEngine:
-    """Computes an `nn.Module` as it is; see `Engine`.
+    """Computes an `nn.Module` in eager mode; see `Engine`.
 
     Args:
         model: An `ExFuse`; put into eval mode and moved to the device.
-        info: What its weights mean.
-        augmentation: Scales and flips to average; one plain pass by default.
+        info: The model's metadata.
+        augmentation: Scales and flips to average; none by default.
         precision: "fp32", or "bf16" for autocast.
-        device: Where to compute; by default a GPU if there is one.
+        device: The device to compute on; by default a GPU if there is one.
     """
 
     name = "torch"
@@ -78,12 +78,12 @@ class TorchEngine:
         return most_likely(self._scores(images)).cpu().numpy()
 
     def scores(self, images: UInt8Array) -> Float32Array:
-        """See `Engine`; the logits of a single pass, or the mean of the passes' softmax probabilities."""
+        """See `Engine` and `class_scores`."""
         return self._scores(images).cpu().numpy()
 
     @torch.inference_mode()
     def _scores(self, images: UInt8Array) -> Tensor:
-        # Pixels of interleaved colours are what torch calls channels_last, so nothing is copied here.
+        # Interleaved colours are torch's channels_last format, so nothing is copied here.
         pixels = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2)
         scores = class_scores(self._logits, normalize(pixels, self._mean, self._std), self.augmentation)
         check_finite(bool(scores.isfinite().all()))
@@ -95,15 +95,12 @@ class TorchEngine:
 
 
 def class_scores(logits_of: Callable[[Tensor], Tensor], images: Tensor, augmentation: TestTimeAugmentation) -> Tensor:
-    """Scores each pixel's classes.
+    """Returns the logits of a single pass, or the mean softmax probabilities of several; float32 `(N, K, H, W)`.
 
     Args:
         logits_of: The network: `(N, 3, h, w)` to float32 `(N, K, h, w)`.
         images: Normalised images `(N, 3, H, W)`.
-        augmentation: What to average.
-
-    Returns:
-        float32 `(N, K, H, W)`: the logits of a single pass, or the mean of the passes' softmax probabilities.
+        augmentation: Scales and flips to average.
     """
     if augmentation == NO_TTA:
         return logits_of(images)
@@ -122,7 +119,7 @@ def class_scores(logits_of: Callable[[Tensor], Tensor], images: Tensor, augmenta
 
 
 def most_likely(scores: Tensor) -> Tensor:
-    """Returns each pixel's class of largest score, the first of equals: `(N, K, H, W)` to uint8 `(N, H, W)`."""
+    """Returns each pixel's class with the largest score, the first of equals: `(N, K, H, W)` to uint8 `(N, H, W)`."""
     # On a CPU this is several times faster than argmax over a dimension that is not the innermost.
     return scores.max(dim=1).indices.to(torch.uint8)
 
