@@ -1,1 +1,1 @@
-"""Trained models as files for other runtimes, each compared with the network before it is called finished."""
+"""Writing trained models for other runtimes, and comparing each export with its network."""

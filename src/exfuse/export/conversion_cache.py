@@ -1,4 +1,4 @@
-"""A cache of model folders converted for an engine. Only a conversion imports torch."""
+"""A cache of model folders converted for an engine. Only converting imports torch."""
 
 import hashlib
 from importlib.metadata import PackageNotFoundError, version
@@ -10,14 +10,14 @@ from exfuse.errors import CheckpointError, ExFuseError, brief
 from exfuse.export.formats.base import MAIN_FILE, ExportFormat
 from exfuse.models.storage.folder import CONFIG_FILE, WEIGHTS_FILE, read_metadata
 
-CONVERSION_VERSION = 4  # raised with every change to the converted files
+CONVERSION_VERSION = 4  # increase it with every change to the converted files
 
 
 def cached_conversion(folder: Path, entry: ExportFormat) -> Path:
-    """Returns the main file of a model folder's converted form, from the cache or converted now.
+    """Returns the main file of a converted model folder, from the cache or converted now.
 
-    The key is made of the folder's content and the versions of all packages that convert it. A damaged conversion is
-    replaced.
+    The cache key is a hash of the folder's content and of the versions of all packages that convert it. A damaged
+    conversion is replaced.
 
     Args:
         folder: The model folder.
@@ -35,7 +35,7 @@ def cached_conversion(folder: Path, entry: ExportFormat) -> Path:
 
         model, info = load_pretrained(folder)
         if _key(folder, entry) != key:
-            raise CheckpointError(f"{folder}: it was replaced while it was read; try again")
+            raise CheckpointError(f"{folder}: replaced while it was being read; try again")
         entry.write(export_program(model, info), info, staged / name)
 
     name, kind = f"{MAIN_FILE}{entry.suffix}", entry.suffix.removeprefix(".")
@@ -43,10 +43,10 @@ def cached_conversion(folder: Path, entry: ExportFormat) -> Path:
         return kept(kind, key, convert) / name
     except ExFuseError:
         raise
-    except Exception as error:  # of the file system, or of one of several libraries that share no base of errors
+    except Exception as error:  # from the file system or a library; their exceptions have no common base
         raise CheckpointError(
-            f"{folder}: it could not be converted into {cache_folder() / kind / key / name} ({brief(error)}); the "
-            "engine torch needs no conversion, and EXFUSE_CACHE can name another folder"
+            f"{folder}: cannot be converted to {cache_folder() / kind / key / name} ({brief(error)}); use the engine "
+            "torch, which needs no conversion, or set EXFUSE_CACHE to another folder"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Opening a model with an engine: a model folder or an export, with the fastest engine or a named one."""
+"""Opening a model folder or an export, with the fastest engine or a named one."""
 
 import warnings
 from pathlib import Path
@@ -15,7 +15,7 @@ from exfuse.models.storage.folder import find_model
 from exfuse.models.storage.metadata import ModelMetadata
 from exfuse.packages import is_installed, require
 
-# Where the driver of a GPU shows itself: a look at them spares a machine without one the import of torch.
+# Files of GPU drivers; if none exists, torch need not be imported to look for a GPU.
 GPU_DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 
 
@@ -27,9 +27,9 @@ def open_engine(
     exported = find_exported(Path(source))
     if exported is not None:
         spec = engine_of(exported.suffix)
-        assert spec is not None  # noqa: S101 - which is how it was found
+        assert spec is not None  # noqa: S101 - `find_exported` looks for suffixes of engines only
         if asked not in (None, spec):
-            raise ConfigError(f"{exported} is computed by the engine {spec.name}, not by {name}")
+            raise ConfigError(f"{exported}: use the engine {spec.name}, not {name}")
         spec.check(precision, augmentation)
         verify_folder(exported.parent)
         return spec.load(exported, precision, augmentation)
@@ -40,7 +40,7 @@ def open_engine(
 
 
 def find_exported(source: Path) -> Path | None:
-    """Returns the main file of an exported model, given that file or its folder; None for anything else.
+    """Returns an export's main file, given that file or its folder; None for anything else.
 
     Raises:
         CheckpointError: If no engine opens the file.
@@ -48,11 +48,11 @@ def find_exported(source: Path) -> Path | None:
     suffixes = [spec.suffix for spec in ENGINES.values() if spec.suffix is not None]
     if source.is_file():
         if source.suffix not in suffixes:
-            raise CheckpointError(f"{source}: neither a model folder nor a file that ends in {' or '.join(suffixes)}")
+            raise CheckpointError(f"{source}: neither a model folder nor a {' or '.join(suffixes)} file")
         return source
     if (source / f"{MAIN_FILE}.pt2").is_file():
         raise CheckpointError(
-            f"{source / MAIN_FILE}.pt2: loading such a file can run code that it contains; if you trust it, use "
+            f"{source / MAIN_FILE}.pt2: loading it can run code that it contains; if you trust it, use "
             "torch.export.load"
         )
     found = [source / f"{MAIN_FILE}{suffix}" for suffix in suffixes]
@@ -60,14 +60,14 @@ def find_exported(source: Path) -> Path | None:
 
 
 def reference_engine(source: str | Path, engine: str | None) -> str:
-    """Returns the engine that was asked for, or the one to measure with: torch, unless the model is an export."""
+    """Returns the requested engine or, if none is, the one to evaluate with: torch, or "auto" for an export."""
     return engine or ("torch" if find_exported(Path(source)) is None else AUTO)
 
 
 def _open_fastest(
     folder: Path, precision: Precision | None, augmentation: TestTimeAugmentation
 ) -> tuple[Engine, ModelMetadata]:
-    """Opens a model folder on a GPU if there is one, else with the first engine that works, finally with torch."""
+    """Opens a model folder with torch on a GPU, or on a CPU with the first engine that works; torch is the last one."""
     failure = None
     on_gpu = _has_gpu()
     if augmentation == NO_TTA and not on_gpu:
@@ -77,14 +77,14 @@ def _open_fastest(
                 continue
             try:
                 return _open_folder(folder, spec, precision, augmentation)
-            except CheckpointError as error:  # not convertible, or the cache not writable; or torch has more to say
+            except CheckpointError as error:  # of the conversion or the cache; torch reports a damaged model itself
                 failure = error
     from exfuse.inference.engines import torch_eager
 
     fastest = precision or (torch_eager.fast_precision(torch_eager.default_device()) if on_gpu else None)
     opened = torch_eager.load(folder, fastest, augmentation, folded=True)
     if failure is not None:
-        warnings.warn(f"the engine torch is used, which is slower: {failure}", RuntimeWarning, stacklevel=4)
+        warnings.warn(f"falling back to the engine torch, which is slower: {failure}", RuntimeWarning, stacklevel=4)
     return opened
 
 
@@ -99,12 +99,14 @@ def _has_gpu() -> bool:
 def _open_folder(
     folder: Path, spec: EngineSpec, precision: Precision | None, augmentation: TestTimeAugmentation
 ) -> tuple[Engine, ModelMetadata]:
-    """Opens a model folder with an engine, converted first if the engine computes exported files."""
+    """Opens a model folder with an engine, after converting it if the engine computes exported files."""
     spec.check(precision, augmentation)
     if spec.suffix is None:
         return spec.load(folder, precision, augmentation)
     entry = format_of(spec.suffix)
     if entry is None:
-        raise ConfigError(f"{folder}: no export format converts it for the engine {spec.name} ({spec.suffix} files)")
+        raise ConfigError(
+            f"{folder}: the engine {spec.name} needs {spec.suffix} files, and no export format writes them"
+        )
     require(entry.packages, entry.extra)
     return spec.load(cached_conversion(folder, entry), precision, augmentation)

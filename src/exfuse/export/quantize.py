@@ -1,4 +1,4 @@
-"""int8 with NNCF: calibrated on the user's images; what that hurts stays in higher precision, chosen by measuring."""
+"""int8 with NNCF, calibrated on the user's images; operations that lower the score stay in higher precision."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -21,27 +21,27 @@ if TYPE_CHECKING:
     import openvino as ov
 
 CALIBRATION_IMAGES = 300
-RANKING_IMAGES = 10  # each group of operations is tried on those that int8 changes most
-MOST_GROUPS = 20  # that go back; each takes a measurement on all images
+RANKING_IMAGES = 10  # the images that int8 changes most; each group of operations is tried on them
+MOST_GROUPS = 20  # groups that may return to higher precision; each is measured on all images
 
-# RGB `(1, H, W, 3)`, and the labels `(H, W)` it is measured by.
+# An RGB image `(1, H, W, 3)`, and the labels `(H, W)` to compare with.
 Pair = tuple[UInt8Array, UInt8Array]
 
 
 def quantize(path: Path, network: Engine, samples: Sequence[Sample], info: ModelMetadata) -> None:
     """Replaces an OpenVINO model by its int8 form.
 
-    The mean IoU is measured on the images before and after; on images without labels, the fraction of labels that
-    equal the network's. If it drops by more than `TOLERANCES` allow, groups of operations go back to higher precision,
-    the costliest first, until it does not or `MOST_GROUPS` have.
+    The mean IoU is measured on the images before and after; for images without labels, the fraction of labels equal to
+    the network's. If it drops by more than `TOLERANCES` allow, groups of operations return to higher precision, the
+    most harmful first, until the drop is small enough or `MOST_GROUPS` have returned.
 
-    It is done in a process of its own, since importing NNCF changes torch's functions.
+    The conversion runs in a separate process, because importing NNCF changes torch's functions.
 
     Args:
         path: The `.xml` file.
-        network: The model before, whose labels are the truth where no image is labelled.
-        samples: To calibrate and to measure with.
-        info: What the labels mean.
+        network: The original model; its labels are the ground truth if no image is labelled.
+        samples: Images for calibration and measurement.
+        info: The model's metadata.
     """
     labelled = any((sample.mask != info.ignore_index).any() for sample in samples)
     pairs = [
@@ -82,7 +82,7 @@ def _quantize(path: Path, pairs: Sequence[Pair], labelled: bool) -> None:
             ),
         )
     int8.set_rt_info("true", INT8_PATH)
-    interpolated = interpolated_scores(int8)  # the marks of what was read are lost by now
+    interpolated = interpolated_scores(int8)  # the marks of the original file are lost by now
     staged = path.with_stem(f"{path.stem}_int8")
     save_openvino(int8, info, staged)
     keep_in_float32(staged, interpolated)

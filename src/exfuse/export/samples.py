@@ -1,4 +1,4 @@
-"""The images that an export is compared with the network on."""
+"""The images on which an export is compared with its network."""
 
 from pathlib import Path
 
@@ -11,28 +11,28 @@ from exfuse.data.synthetic import make_scene
 from exfuse.errors import ConfigError
 from exfuse.models.storage.metadata import ModelMetadata, check_classes
 
-SCENES = 8  # drawn where no images are given
-LONGEST_SIDE = 1024  # pixels of an image that is compared
+SCENES = 8  # drawn if no images are given
+LONGEST_SIDE = 1024  # of an image that is compared, in pixels
 
 
 def export_samples(
     info: ModelMetadata, data: str | Path | None, split: str, images: str | Path | None, limit: int
 ) -> list[Sample]:
-    """Reads the images to check an export with, spread evenly over what there is; drawn scenes if nothing is named.
+    """Returns images to check an export with, spread evenly over those available; drawn scenes if none are given.
 
     Args:
         info: The model's metadata.
         data: A labelled data set, as for `open_dataset`.
-        split: The split of it.
+        split: The data set's split to use.
         images: Images without labels instead: a file, a folder or a glob.
-        limit: How many images to read at most.
+        limit: Largest number of images to read.
 
     Raises:
         ConfigError: If both `data` and `images` are given.
         DataError: If an image cannot be read, or the data set has other classes than the model.
     """
     if data is not None and images is not None:
-        raise ConfigError("data and images: give one of them")
+        raise ConfigError("data and images were both given; give only one of them")
     if data is not None:
         dataset = open_dataset(data, split)
         check_classes(info, dataset)
@@ -46,11 +46,11 @@ def export_samples(
 
 
 def _cropped(sample: Sample) -> Sample:
-    """Returns a sample without what is beyond `LONGEST_SIDE`: many photographs are held and computed whole."""
+    """Returns a sample cropped to `LONGEST_SIDE`, because all samples are kept in memory and computed untiled."""
     image, mask = (np.ascontiguousarray(array[:LONGEST_SIDE, :LONGEST_SIDE]) for array in (sample.image, sample.mask))
     return Sample(image, mask)
 
 
 def _unlabelled(image: UInt8Array, info: ModelMetadata) -> Sample:
-    """Returns an image without a labelled pixel."""
+    """Returns an image with a mask in which every pixel is ignored."""
     return Sample(image, np.full(image.shape[:2], info.ignore_index, dtype=np.uint8))

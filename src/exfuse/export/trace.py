@@ -1,4 +1,4 @@
-"""From a network to the program that all export formats are written from."""
+"""Tracing a network into the program that all export formats are written from."""
 
 import io
 import logging
@@ -27,7 +27,7 @@ def export_program(model: ExFuse, info: ModelMetadata) -> ExportedProgram:
 def export_graph(graph: DeployableModel) -> ExportedProgram:
     """Traces a graph; see `export_program`."""
     graph.eval()
-    # Nothing about the traced example may be special: no one, no multiple of the padding, no square.
+    # The example must have no special sizes: no batch of one, no multiple of the padding, no square.
     example = torch.zeros(2, 2 * PAD_MULTIPLE + 5, 3 * PAD_MULTIPLE + 11, 3, dtype=torch.uint8)
     sizes = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC, 2: Dim.DYNAMIC}
     with quiet(), torch.no_grad():
@@ -36,7 +36,7 @@ def export_graph(graph: DeployableModel) -> ExportedProgram:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Suppresses what a converter prints and warns of along the way; its errors are raised; see `contained`."""
+    """Suppresses a converter's output and warnings, but not its exceptions; see `contained`."""
     exporter = logging.getLogger("torch.onnx")
     with contained(), redirect_stdout(io.StringIO()):
         level = exporter.level

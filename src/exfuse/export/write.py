@@ -1,4 +1,4 @@
-"""Writing a model for another runtime, checked before it gets its name."""
+"""Exporting a model to another runtime, and checking the export before it appears under its name."""
 
 import json
 import os
@@ -42,40 +42,40 @@ def export_model(
     images: str | Path | None = None,
     limit: int = 100,
 ) -> dict[str, ParityReport]:
-    """Writes a folder with the exported model, its description and how well it agrees with the network.
+    """Writes a folder with the exported model, its metadata and the report of its comparison with the network.
 
-    It is written beside its place, opened with the engine that computes it, and compared with the network on images;
-    only then does the folder get its name, and whatever fails leaves nothing. It is compared in fp32, which shows that
-    the file holds the same function, and in the precision that the engine takes by itself on this machine.
+    The export is written under a temporary name, opened with the engine that computes it, and compared with the
+    network on images. It gets its final name only if it passes; a failure leaves nothing behind. The comparison is in
+    fp32, which shows that the file computes the same function, and in the engine's default precision on this machine.
 
     Args:
         source: A model folder, or "hf://OWNER/NAME" on the Hugging Face hub.
-        output: The folder to write; what is there is replaced if it is an older export and nothing else.
-        export_format: One of `EXPORT_FORMATS`.
+        output: The folder to write. An older export there is replaced; anything else is refused.
+        export_format: A name in `EXPORT_FORMATS`.
         precision: "fp32", or "int8" for OpenVINO, calibrated on the images.
-        data: A labelled data set to check the export with, and to calibrate int8 with: a folder or a dataset file.
-        split: The split of it.
-        images: Images without labels instead: a file, a folder or a glob. Without either, drawn scenes are used.
-        limit: How many images to use at most.
+        data: A labelled data set to check the export and to calibrate int8 with: a folder or a dataset file.
+        split: The data set's split to use.
+        images: Images without labels instead: a file, a folder or a glob. By default, drawn scenes are used.
+        limit: Largest number of images to use.
 
     Returns:
-        The parity report of each precision that was compared.
+        Precision -> parity report, for each precision that was compared.
 
     Raises:
         CheckpointError: If the model cannot be read.
-        ConfigError: If a package that the format needs is not installed, or int8 has no images to be calibrated on.
+        ConfigError: If a package that the format needs is not installed, or int8 has no images for its calibration.
         DataError: If an image cannot be read, or the data set has other classes than the model.
-        OutputError: If `output` is something else than an export, or cannot be written.
+        OutputError: If `output` exists and is not an export, or cannot be written.
         ExportError: If the export cannot be made or written, or differs from the network by more than `TOLERANCES`.
     """
     output = Path(output)
     entry = check_request(output, export_format, precision)
     if precision == "int8" and data is None and images is None:
-        raise ConfigError("int8 is calibrated on images: give data or images")
+        raise ConfigError("int8 needs images for its calibration; give data or images")
     model, info = load_pretrained(source)
     samples = export_samples(info, data, split, images, limit)
     samples = [sample for sample in samples if min(sample.mask.shape) >= entry.min_side]
-    network = TorchEngine(model, info, device=torch.device("cpu"))  # a card's convolutions may round more
+    network = TorchEngine(model, info, device=torch.device("cpu"))  # a GPU's convolutions may round more
     try:
         with atomic_folder(output.resolve(), lambda older: is_replaceable(older, REPORT_FILE)) as staged:
             path = staged / f"{MAIN_FILE}{entry.suffix}"
@@ -91,12 +91,12 @@ def export_model(
             write_manifest(staged, {written.name: digest_of(written) for written in staged.iterdir()})
     except OSError as error:
         raise ExportError(
-            f"{output}: the export could not be written ({describe_os_error(error, output.parent)})"
+            f"{output}: the export cannot be written ({describe_os_error(error, output.parent)})"
         ) from error
     except ExFuseError as error:
         raise ExportError(f"{output}: the {export_format} export was not kept: {error}") from error
-    except Exception as error:  # of one of several converters, which share no base of errors
-        raise ExportError(f"{source} could not be exported to {export_format} ({brief(error)})") from error
+    except Exception as error:  # from a converter; their exceptions have no common base
+        raise ExportError(f"{source}: cannot be exported to {export_format} ({brief(error)})") from error
     return reports
 
 
@@ -115,26 +115,26 @@ def _describe(
 
 
 def check_request(output: Path, export_format: str, precision: ExportPrecision) -> ExportFormat:
-    """Checks what can be checked before the model is read, and returns the format; see `export_model`."""
+    """Checks the arguments before the model is read, and returns the format; see `export_model`."""
     entry = find_export_format(export_format)
     require(entry.packages, entry.extra)
     if precision == "int8":
         if entry.quantize is None:
             with_int8 = [other.name for other in EXPORT_FORMATS.values() if other.quantize is not None]
-            raise ConfigError(f"{export_format} has no int8 form; {', '.join(with_int8)} has")
+            raise ConfigError(f"{export_format} does not support int8; use {' or '.join(with_int8)}")
         require(("nncf",), "int8")
     if os.path.ismount(output) or (output.exists() and output.samefile(Path())):
-        raise OutputError(f"{output} cannot be replaced where it is; choose a folder in it")
+        raise OutputError(f"{output} is a mount point or the current folder; choose a folder inside it")
     if not is_replaceable(output, REPORT_FILE):
         raise OutputError(
-            f"{output} is no export, or was changed since; choose a folder that is empty or does not exist"
+            f"{output} is not an export, or was changed since it was written; choose a new or empty folder"
         )
     check_writable(output)
     return entry
 
 
 def _opened(path: Path, entry: ExportFormat, precision: ExportPrecision) -> list[Engine]:
-    """Opens what was written: as it is opened by default, after fp32 if that is something else."""
+    """Opens a written export in its default precision and, if that is neither `precision` nor fp32, in fp32 as well."""
     if entry.load is not None:
         return [entry.load(path)]
     spec = engine_of(entry.suffix)

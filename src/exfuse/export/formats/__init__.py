@@ -10,7 +10,7 @@ from exfuse.models.options import PAD_MULTIPLE
 
 
 def _call(module: str, function: str) -> Callable[..., Any]:
-    """Returns a function of an export module, which is imported, with its libraries, when it is first called."""
+    """Returns a function of an export module; the first call imports the module and its libraries."""
     return lambda *arguments: getattr(import_module(f"exfuse.export.{module}"), function)(*arguments)
 
 
@@ -37,22 +37,20 @@ EXPORT_FORMATS = {
             ".pt2",
             _call("formats.torch_export", "write"),
             load=_call("formats.torch_export", "ProgramEngine"),
-            min_side=PAD_MULTIPLE + 1,  # a traced program refuses images of a single stride
+            min_side=PAD_MULTIPLE + 1,  # a traced program refuses sides of a single stride
         ),
     )
 }
 
 
 def register_export_format(entry: ExportFormat) -> None:
-    """Adds an export format, which `export_model` and `exfuse export --format` then know by its name.
+    """Registers an export format, which `export_model` and `exfuse export --format` then accept by name.
 
     Raises:
-        ConfigError: If a format of that name or suffix is registered already.
+        ConfigError: If a format with that name or suffix is already registered.
     """
     if entry.name in EXPORT_FORMATS or format_of(entry.suffix) is not None:
-        raise ConfigError(
-            f"an export format named {entry.name!r} or with the suffix {entry.suffix} is registered already"
-        )
+        raise ConfigError(f"export format {entry.name!r}: its name or its suffix {entry.suffix} is already registered")
     EXPORT_FORMATS[entry.name] = entry
 
 
@@ -60,13 +58,13 @@ def find_export_format(name: str) -> ExportFormat:
     """Returns a registered format.
 
     Raises:
-        ConfigError: If there is none of that name, with the nearest known ones.
+        ConfigError: If the name is unknown; the message suggests known ones.
     """
     if name not in EXPORT_FORMATS:
-        raise ConfigError(f"there is no export format {name!r}; {did_you_mean(name, EXPORT_FORMATS)}")
+        raise ConfigError(f"unknown export format {name!r}; {did_you_mean(name, EXPORT_FORMATS)}")
     return EXPORT_FORMATS[name]
 
 
 def format_of(suffix: str) -> ExportFormat | None:
-    """Returns the format of a suffix; None without one."""
+    """Returns the format with a suffix; None if there is none."""
     return next((entry for entry in EXPORT_FORMATS.values() if entry.suffix == suffix), None)

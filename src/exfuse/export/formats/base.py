@@ -1,4 +1,4 @@
-"""An export format as it is registered."""
+"""The declaration of an export format."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,14 +19,14 @@ class ExportFormat(NamedTuple):
 
     Attributes:
         name: As in `exfuse export --format`.
-        suffix: Of the main file; an engine of the same suffix computes it.
+        suffix: Suffix of the main file; an engine with the same suffix computes it.
         write: Writes the traced `DeployableModel` and its metadata to a path, and further files next to it.
-        packages: The packages that writing it, and computing it to check it, needs.
+        packages: Import names of the packages needed to write the format and to compute it for the check.
         extra: The extra of exfuse that installs them.
-        quantize: Replaces a written file by its int8 form, given the path, the network, samples and the metadata;
-            None if the format has no int8 form.
-        load: Opens a written file to check it; None if the engine of the suffix does.
-        min_side: Shortest side in pixels of an image that an exported model computes.
+        quantize: Replaces a written file by its int8 form; called with the path, the network, samples and the
+            metadata. None if the format has no int8 form.
+        load: Opens a written file for the check; None if the engine with the same suffix opens it.
+        min_side: Shortest image side that an exported model accepts, in pixels.
     """
 
     name: str

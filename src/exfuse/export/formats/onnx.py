@@ -22,7 +22,7 @@ def write(program: ExportedProgram, info: ModelMetadata, path: Path) -> None:
         exported = torch.onnx.export(
             program, input_names=[IMAGES], output_names=OUTPUTS, opset_version=OPSET, verbose=False
         )
-    assert exported is not None  # noqa: S101 - it is None only where a file was asked for
+    assert exported is not None  # noqa: S101 - None only if a path is passed
     content = exported.model_proto
     onnx.helper.set_model_props(content, {INFO_KEY: json.dumps(info.to_json())})
     write_file(path, content.SerializeToString())

@@ -14,7 +14,7 @@ from exfuse.models.storage.metadata import ModelMetadata
 
 
 def convert(program: ExportedProgram) -> ov.Model:
-    """Returns a program as OpenVINO converts it, with our names for its input and outputs."""
+    """Converts a program to OpenVINO, with our names for its input and outputs."""
     with quiet():
         converted = ov.convert_model(program)
     converted.inputs[0].get_tensor().set_names({IMAGES})

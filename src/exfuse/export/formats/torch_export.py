@@ -1,6 +1,6 @@
 """torch.export's own format, for C++ and for torch without exfuse.
 
-An engine never opens such a file: torch loads it by means that can run code that it contains.
+No engine opens such a file, because torch may run code from it when loading it.
 """
 
 import io
@@ -21,7 +21,7 @@ INFO_FILE = "exfuse.json"  # the metadata, among a program's extra files
 
 def write(program: ExportedProgram, info: ModelMetadata, path: Path) -> None:
     """Writes a `.pt2` file."""
-    content = io.BytesIO()  # given a path, torch ends the process where it cannot write
+    content = io.BytesIO()  # with a path that cannot be written, torch would end the process
     torch.export.save(program, content, extra_files={INFO_FILE: json.dumps(info.to_json())})
     write_file(path, content.getvalue())
 
@@ -30,7 +30,7 @@ class ProgramEngine:
     """Computes an exported `DeployableModel`; see `Engine`.
 
     Args:
-        path: The `.pt2` file; only one that you trust.
+        path: The `.pt2` file; it must be trusted.
     """
 
     name = "torch"

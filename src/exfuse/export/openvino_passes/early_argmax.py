@@ -1,9 +1,10 @@
-"""Choosing labels in OpenVINO before there is a map of all scores at full size.
+"""Choosing labels in OpenVINO before full-size scores exist.
 
-Scores lie class by class for each pixel, as convolutions leave them. To search the largest of K takes several times as
-long in that order as in planes of one class each, and to change the order of so many takes as long again, as does each
-copy that is made of them on the way. So labels are chosen on the last small map, for all pixels together that lie alike
-in its locations, and what is shuffled and put together afterwards is labels.
+OpenVINO's convolutions store the K scores of a pixel next to each other. In this order, an argmax takes several times
+as long as over one plane per class; reordering full-size scores, or copying them, takes as long again. Labels are
+therefore chosen on the last small map. Each location of that map becomes several pixels; the pixels at the same
+position within their location form a kind, and each kind is searched as one map. Only labels are then shuffled and
+concatenated.
 """
 
 import numpy as np
@@ -13,18 +14,19 @@ from exfuse.contained import contained
 with contained():
     import openvino as ov
 
-CLASSES, KIND, ROWS, COLUMNS = 1, 2, 3, 4  # axes of scores by kinds of pixels
+CLASSES, KIND, ROWS, COLUMNS = 1, 2, 3, 4  # axes of scores that are grouped by kind
 END = np.iinfo(np.int32).max
 LARGEST = float(np.finfo(np.float32).max)
 make = ov.opset13
 
 
 def choose_early(model: ov.Model, num_classes: int) -> None:
-    """Replaces what leads from small maps to the labels, if that is an interpolation or a pixel shuffle.
+    """Moves the choice of labels before an interpolation or a pixel shuffle of the scores.
 
     Args:
-        model: With the outputs of a `DeployableModel`, whose scores are enlarged bilinearly by an even factor,
-            shuffled, or neither. They stay as they are; those compared for the labels are the same but for rounding.
+        model: Has the outputs of a `DeployableModel`. Its scores are upsampled bilinearly by an even factor, shuffled,
+            or neither. The scores it outputs do not change; those that labels are chosen from equal them up to
+            rounding.
         num_classes: K.
     """
     [search] = [operation for operation in model.get_ops() if operation.get_type_name() == "TopK"]
@@ -38,14 +40,14 @@ def choose_early(model: ov.Model, num_classes: int) -> None:
         if channels.is_dynamic or channels.get_length() == num_classes:
             return
         kinds = channels.get_length() // num_classes
-        chosen = _of_pieces(small, num_classes, kinds)
+        chosen = _labels_by_kind(small, num_classes, kinds)
         labels = make.depth_to_space(chosen, "blocks_first", round(kinds**0.5)).output(0)
     for user in list(search.output(1).get_target_inputs()):
         user.replace_source_output(labels)
 
 
 def _before_shuffle(scores: ov.Output) -> ov.Output:
-    """Returns what a pixel shuffle, two changes of shape around a transposition, was made of; else what it is given."""
+    """Returns the input of a pixel shuffle, which is a transposition between two reshapes; else `scores` itself."""
     chain = [scores]
     for kind in ("Reshape", "Transpose", "Reshape"):
         operation = chain[-1].get_node()
@@ -55,40 +57,40 @@ def _before_shuffle(scores: ov.Output) -> ov.Output:
     return chain[-1]
 
 
-def _of_pieces(scores: ov.Output, num_classes: int, kinds: int) -> ov.Output:
-    """Returns the first largest class of each kind of pixels, `(N, kinds, H, W)`, of `(N, K * kinds, H, W)`.
+def _labels_by_kind(scores: ov.Output, num_classes: int, kinds: int) -> ov.Output:
+    """Returns the first largest class of each kind, `(N, K * kinds, H, W)` to `(N, kinds, H, W)`.
 
-    What was put together of pieces, those at the borders from others, is put together as labels.
+    Where scores were concatenated, because borders are computed separately, the pieces' labels are concatenated.
     """
     operation = scores.get_node()
     if operation.get_type_name() == "Concat":
-        pieces = [_of_pieces(piece, num_classes, kinds) for piece in operation.input_values()]
+        pieces = [_labels_by_kind(piece, num_classes, kinds) for piece in operation.input_values()]
         return make.concat(pieces, operation.get_attributes()["axis"]).output(0)
     shape = make.shape_of(scores, "i64")
     first, last = (make.gather(shape, _indices(*axes), make.constant(0, dtype="int64")) for axes in ((0,), (2, 3)))
-    # Changes nothing, but stands between a convolution and a change of order and of precision that together are slow.
+    # Changes no value, but keeps the convolution apart from the change of order and precision, which is slow after one.
     scores = make.clamp(scores, -LARGEST, LARGEST)
     by_kind = make.reshape(scores, make.concat([first, _indices(num_classes, kinds), last], 0), False)
     return make.squeeze(_first_largest(by_kind), _indices(CLASSES)).output(0)
 
 
 def _between_locations(scores: ov.Output, factor: int) -> ov.Output:
-    """Returns the first largest class of each enlarged pixel, `(N, 1, factor * H, factor * W)`."""
-    locations = make.unsqueeze(scores, _indices(KIND))  # which is what puts them into planes
-    for axis in (ROWS, COLUMNS):  # what lies beyond the border is what lies at it
+    """Returns the first largest class of each upsampled pixel, `(N, 1, factor * H, factor * W)`."""
+    locations = make.unsqueeze(scores, _indices(KIND))  # also reorders the scores into one plane per class
+    for axis in (ROWS, COLUMNS):  # the border is repeated outwards
         locations = make.concat([_part(locations, axis, 0, 1), locations, _part(locations, axis, -1, END)], axis)
     kinds = [pixels for row in _between(locations, ROWS, factor) for pixels in _between(row, COLUMNS, factor)]
     chosen = make.squeeze(make.concat([_first_largest(pixels) for pixels in kinds], KIND), _indices(CLASSES))
     labels = make.depth_to_space(chosen, "blocks_first", factor)
-    beyond = factor // 2  # of the pixels between a border's locations and those beyond them half belong to each
+    beyond = factor // 2  # of the pixels between a border and its repetition, half are outside the image
     cut = make.slice(labels, _indices(beyond, beyond), _indices(-beyond, -beyond), _indices(1, 1), _indices(2, 3))
     return cut.output(0)
 
 
 def _between(locations: ov.Node, axis: int, factor: int) -> list[ov.Node]:
-    """Returns the scores at each of the places between neighbours along an axis, of which there is one less."""
+    """Returns the scores at `factor` positions between neighbours along an axis, which becomes one shorter."""
     before, after = _part(locations, axis, 0, -1), _part(locations, axis, 1, END)
-    difference = make.subtract(after, before)  # zero where a border repeats itself
+    difference = make.subtract(after, before)  # zero where a border is repeated
     places = [make.constant(np.float32((index + 0.5) / factor)) for index in range(factor)]
     return [make.add(make.multiply(difference, place), before) for place in places]
 

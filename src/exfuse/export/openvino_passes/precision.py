@@ -1,7 +1,7 @@
-"""Keeping OpenVINO's last step before the scores in float32, whatever the precision of the rest.
+"""Keeping the last steps of an OpenVINO model, which compute the scores, in float32.
 
-A score that is rounded to bfloat16 has eight digits left, so that neighbouring pixels and the two best classes of one
-become equal, and the label is then the first of them.
+Scores rounded to bfloat16 have 8 significant bits. Neighbouring pixels, and the two best classes of a pixel, then often
+have equal scores, and the label is the first of the equal classes.
 """
 
 from pathlib import Path
@@ -14,24 +14,24 @@ with contained():
     import openvino as ov
     from openvino.utils.node_factory import NodeFactory
 
-# How an operation that is not to be rounded is marked in OpenVINO's own files.
+# OpenVINO's own mark, in its files, for an operation that must stay in float32.
 MARK = {"name": "precise", "version": "0"}
-COMPUTED = "opset4"  # version of the interpolation that OpenVINO computes
+COMPUTED = "opset4"  # version of the interpolation that OpenVINO computes without replacing it
 IMAGE_RANK = 4  # N, channels, H, W
-# What computes sizes, and not scores.
+# Operations that compute sizes, not scores.
 ASIDE = ("Constant", "ShapeOf")
 
 
 def interpolated_scores(model: ov.Model) -> frozenset[str]:
-    """Returns the names of the operations that make, interpolate and compare scores; none if they do not interpolate.
+    """Returns the names of the operations that compute, interpolate and compare scores; none without interpolation.
 
-    They are those with K channels back to the last convolutions, with these. What has more channels is features,
-    which are computed faster rounded. Scores that come out of a convolution of full size are left as they are, too: in
-    float32 it would take half as long as the network before it.
+    These are the operations with K channels, back to the last convolutions and including them. Tensors with another
+    number of channels are features, which are faster to compute in bfloat16. The scores of a full-size convolution also
+    stay rounded: in float32 it would take half as long as the network before it.
 
     Args:
-        model: With the outputs of a `DeployableModel`. The interpolation of its scores gets the form that OpenVINO
-            computes; of one that is replaced when the model is compiled, the mark would be lost.
+        model: Has the outputs of a `DeployableModel`. The interpolation of its scores is changed to the version that
+            OpenVINO computes; any other is replaced when the model is compiled, which loses the mark.
     """
     names, waiting, interpolated = set(), [model.output(name).get_node() for name in (LOGITS, LABELS)], False
     classes = model.output(LOGITS).get_partial_shape()[1]
@@ -56,7 +56,7 @@ def _in_computed_form(interpolation: ov.Node) -> ov.Node:
     if interpolation.get_type_info().version_id == COMPUTED:
         return interpolation
     pixels, scales, axes = (value.get_source_output() for value in interpolation.inputs())
-    size = ov.opset13.constant([1, 1], dtype="int64").output(0)  # of no meaning where scales are given
+    size = ov.opset13.constant([1, 1], dtype="int64").output(0)  # unused, since scales are given
     computed = NodeFactory(COMPUTED).create(
         "Interpolate", [pixels, size, scales, axes], dict(interpolation.get_attributes())
     )
@@ -66,11 +66,11 @@ def _in_computed_form(interpolation: ov.Node) -> ov.Node:
 
 
 def keep_in_float32(path: Path, names: frozenset[str]) -> None:
-    """Marks operations in a model that was written; the library's own interface has no way to.
+    """Marks operations of a written model to stay in float32; OpenVINO's Python interface cannot do this.
 
     Args:
         path: The `.xml` file.
-        names: Of the operations.
+        names: Names of the operations.
     """
     if not names:
         return
