@@ -1,4 +1,4 @@
-"""What the label values of a data set mean."""
+"""The classes of a data set: names, colours and the ignored label."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -19,12 +19,13 @@ class Classes:
     """The classes of a data set.
 
     Attributes:
-        names: One name a class, in the order of the label values.
-        palette: One RGB colour (0-255) a class.
-        ignore_index: The label that is no class: left out of losses and metrics.
+        names: One name per class, in the order of the label values.
+        palette: One RGB colour (0-255) per class.
+        ignore_index: The label that is not a class; it is excluded from losses and metrics.
 
     Raises:
-        DataError: If these are not 2 to 255 classes, each with a name of its own and a colour, and a label beyond them.
+        DataError: If there are not 2 to 255 classes, a name or colour is invalid, two names are equal, or
+            `ignore_index` is one of the classes.
     """
 
     names: tuple[str, ...]
@@ -40,14 +41,14 @@ class Classes:
         if not all(len(color) == 3 and min(color) >= 0 and max(color) <= 255 for color in self.palette):
             raise DataError("a colour of the palette is not three numbers from 0 to 255")
         if not count <= self.ignore_index <= 255:
-            raise DataError(f"ignore_index {self.ignore_index} is a class, 0 to {count - 1}, or above 255")
+            raise DataError(f"ignore_index {self.ignore_index} must be above the classes, 0 to {count - 1}, up to 255")
         for name, times in Counter(self.names).items():
             if times > 1:
                 raise DataError(f"{times} classes have the same name, {shown(name)}")
             if not name.strip() or len(name) > MAX_CLASS_NAME or any(0xD800 <= ord(char) <= 0xDFFF for char in name):
                 raise DataError(
                     f"{shown(name)} cannot be the name of a class: it is blank, has more than {MAX_CLASS_NAME} "
-                    "characters or some that are no text"
+                    "characters or contains lone surrogates"
                 )
 
     def __len__(self) -> int:
@@ -55,7 +56,7 @@ class Classes:
 
 
 def voc_palette(count: int) -> tuple[Color, ...]:
-    """Returns the first `count` colours of PASCAL VOC's palette: the index's bits, spread over the channels."""
+    """Returns the first `count` colours of PASCAL VOC's palette, which spreads the index's bits over the channels."""
     return tuple(_voc_color(index) for index in range(count))
 
 
@@ -68,7 +69,7 @@ def _voc_color(index: int) -> Color:
 
 
 def numbered_classes(count: int) -> Classes:
-    """Returns classes for labels that nobody has named: "class_0" and so on, in VOC's colours."""
+    """Returns classes for labels without names: "class_0" and so on, in VOC's colours."""
     return Classes(tuple(f"class_{index}" for index in range(count)), voc_palette(count))
 
 
@@ -77,7 +78,7 @@ def voc_classes() -> Classes:
     return Classes(VOC_NAMES, voc_palette(len(VOC_NAMES)))
 
 
-# The 19 classes that are evaluated (Cordts et al., CVPR 2016), and the ids that Cityscapes' own masks hold for them.
+# The 19 evaluated classes (Cordts et al., CVPR 2016), and their ids in Cityscapes' own masks.
 CITYSCAPES = Classes(
     names=(
         "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation",

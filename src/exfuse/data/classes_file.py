@@ -26,7 +26,7 @@ class ClassRow(BaseModel):
 
 
 class ClassesFile(BaseModel):
-    """What `classes.json` holds; other keys are passed over."""
+    """The content of `classes.json`; other keys are ignored."""
 
     model_config = ConfigDict(strict=True)
 
@@ -38,7 +38,7 @@ def read_classes(path: Path) -> Classes:
     """Reads `classes.json`: a list `classes` of objects with `id`, `name` and `color`, and `ignore_index`.
 
     Raises:
-        DataError: If it cannot be read or lacks one of these.
+        DataError: If it cannot be read, or one of these is missing or invalid.
     """
     try:
         content = json.loads(read_text(path))
@@ -56,10 +56,10 @@ def read_classes(path: Path) -> Classes:
 
 
 def checked_classes(path: Path, names: tuple[str, ...], palette: tuple[Color, ...], ignore_index: int = 255) -> Classes:
-    """Returns classes; what is wrong with them is said with the file that describes them.
+    """Returns classes; errors begin with the path of the file that describes them.
 
     Raises:
-        DataError: If a name or a colour is wrong.
+        DataError: If a name, a colour or the ignored label is invalid.
     """
     try:
         return Classes(names, palette, ignore_index)

@@ -1,4 +1,4 @@
-"""Opening the labelled images of a data set on disk, in any of the formats people keep them in."""
+"""Opening the labelled images of a data set on disk, in any registered format."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 
 def _known_format(name: str) -> str:
     if name not in FORMATS:
-        raise ValueError(f"there is no format {brief(name, 60)!r}; {did_you_mean(brief(name, 60), FORMATS)}")
+        raise ValueError(f"unknown format {brief(name, 60)!r}; {did_you_mean(brief(name, 60), FORMATS)}")
     return name
 
 
@@ -31,17 +31,17 @@ class DatasetFile(BaseModel):
 
     Attributes:
         root: Folder of the data, relative to the YAML file.
-        format: A name of `exfuse.data.formats.FORMATS`: "lists" (images/, masks/, a list of ids for each split),
+        format: A name in `exfuse.data.formats.FORMATS`: "lists" (images/, masks/, one list of names per split),
             "folders" (images/SPLIT, masks/SPLIT), "voc" (JPEGImages, SegmentationClass, ImageSets/Segmentation),
-            "cityscapes" (leftImg8bit, gtFine) or "ade20k" (images/SPLIT, annotations/SPLIT). Its older name `layout`
-            is read as well.
-        splits: Split name -> its list file relative to the root ("lists"), its folder's name ("folders") or its list's
-            name ("voc").
+            "cityscapes" (leftImg8bit, gtFine) or "ade20k" (images/SPLIT, annotations/SPLIT). The key's older name
+            `layout` is accepted as well.
+        splits: Split name -> its list file relative to the root ("lists"), the name of its list ("voc"), or the name
+            of its folder (other formats).
         names: Class names in the order of the labels.
-        palette: One RGB colour a class; PASCAL VOC's if left out.
-        ignore_index: The label that is no class.
+        palette: One RGB colour per class; by default PASCAL VOC's.
+        ignore_index: The label that is not a class.
         label_map: Value stored in a mask -> class index or `ignore_index`, for masks that store other values. Values
-            that are not listed stay what they are.
+            that are not listed stay unchanged.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -60,11 +60,11 @@ class SegmentationDataset:
     """One split of a data set: `len()`, and checked samples by index.
 
     Attributes:
-        root: Where it was found.
+        root: Folder of the data.
         split: Name of the split.
-        classes: What its labels mean.
-        entries: Its images in their stored order.
-        label_map: 256 entries, stored value -> label; None leaves masks as they are.
+        classes: The classes of the labels.
+        entries: The images and masks in their stored order.
+        label_map: 256 entries, stored value -> label; None if masks store labels.
     """
 
     root: Path
@@ -80,7 +80,7 @@ class SegmentationDataset:
         """Reads and checks one sample.
 
         Raises:
-            DataError: If a file is missing or broken, or the mask does not fit; see `read_image`, `check_sample`.
+            DataError: If a file is missing or broken, or the mask is invalid; see `read_image` and `check_sample`.
             IndexError: Past the end.
         """
         entry = self.entries[index]
@@ -90,11 +90,11 @@ class SegmentationDataset:
         return sample
 
     def image_path(self, index: int) -> Path:
-        """Returns where an image lies."""
+        """Returns the path of an image."""
         return self.entries[index].image
 
     def files_of(self, index: int) -> tuple[Path, Path]:
-        """Returns where an image and its mask lie."""
+        """Returns the paths of an image and its mask."""
         return self.entries[index].image, self.entries[index].mask
 
 
@@ -102,15 +102,16 @@ def open_dataset(source: str | Path, split: str, missing: OnMissing = stop) -> S
     """Opens one split of a data set.
 
     Args:
-        source: A dataset file (`.yaml`), or a folder in one of the formats of `exfuse.data.formats`, recognised by
-            what lies in it. Class names come from the dataset file, from `classes.json` in the folder or from the
-            format; otherwise the labels found in the masks are numbered.
+        source: A dataset file (`.yaml`), or a folder in a registered format, recognised by its content. Class names
+            come from the dataset file, from `classes.json` in the folder or from the format; otherwise the labels found
+            in the masks are numbered.
         split: For example "train" or "val".
-        missing: Called for each image or mask that is not there or is named twice; if it returns, it is left out.
+        missing: Called with an error for each image or mask that is missing or listed twice; if it returns, the image
+            is skipped.
 
     Raises:
-        ConfigError: If the dataset file is wrong or lacks the split.
-        DataError: If the folder is in none of the formats, or a file of the split is missing or named twice.
+        ConfigError: If the dataset file is invalid or does not describe the split.
+        DataError: If the folder has none of the formats, or a file of the split is missing or listed twice.
     """
     source = Path(source)
     if source.suffix.lower() in (".yaml", ".yml"):
@@ -118,11 +119,11 @@ def open_dataset(source: str | Path, split: str, missing: OnMissing = stop) -> S
     if not source.is_dir():
         what = "not a folder" if source.exists() else "no such folder"
         raise DataError(f"{source}: {what} (a data set is a folder or a .yaml file)")
-    inside(source, split)  # it becomes part of paths
+    inside(source, split)  # a check, because the name becomes part of paths
     found = detect_format(source, split)
     entries = found.entries(source, split, found.split_source(split), missing)
     described = source / CLASSES_FILE
-    if described.is_file():  # it names the values that are stored, whatever the format
+    if described.is_file():  # it describes the stored values, so the format's label map is not applied
         return SegmentationDataset(source, split, read_classes(described), entries)
     return SegmentationDataset(source, split, found.classes(source), entries, found.label_map())
 
@@ -130,7 +131,7 @@ def open_dataset(source: str | Path, split: str, missing: OnMissing = stop) -> S
 def _open_described(path: Path, split: str, missing: OnMissing) -> SegmentationDataset:
     description, classes = read_dataset_file(path)
     if split not in description.splits:
-        raise ConfigError(f"{path}: no split {shown(split)}; {did_you_mean(split, description.splits)}")
+        raise ConfigError(f"{path}: unknown split {shown(split)}; {did_you_mean(split, description.splits)}")
     root = path.parent / description.root
     if not root.is_dir():
         raise ConfigError(f"{path}: root: {root} is not a folder")
@@ -144,10 +145,10 @@ def _open_described(path: Path, split: str, missing: OnMissing) -> SegmentationD
 
 
 def read_dataset_file(path: Path) -> tuple[DatasetFile, Classes]:
-    """Reads a dataset file, and returns with it the classes it describes.
+    """Reads a dataset file; returns it and the classes that it describes.
 
     Raises:
-        ConfigError: If it cannot be read, or a key is unknown, missing or has a wrong value.
+        ConfigError: If it cannot be read, or a key is unknown, missing or has an invalid value.
     """
     try:
         content = load_yaml(read_text(path))

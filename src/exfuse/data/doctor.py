@@ -1,4 +1,4 @@
-"""Looking for everything that is wrong with a data set, not only for the first of it."""
+"""Finding all problems of a data set, not only the first one."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -16,21 +16,21 @@ from exfuse.data.samples import UInt8Array, count_labels, first_place, image_siz
 from exfuse.data.stats import Int64Array
 from exfuse.errors import DataError, shown
 
-MAX_MISSING = 100_000  # files of a split that are noted one by one
-RARE = 0.0005  # fraction of the labelled pixels under which a class is called rare
+MAX_MISSING = 100_000  # missing files of a split that are reported one by one
+RARE = 0.0005  # fraction of the labelled pixels below which a class is reported as rare
 
 
 @dataclass(frozen=True)
 class Issue:
-    """Something wrong, or worth a look.
+    """A problem, or something worth checking.
 
     Attributes:
-        severity: "error": training would stop here; "warning": it would not, but should perhaps.
+        severity: "error" if training would stop; "warning" if it would not, but the data may be wrong.
         kind: A short name, for counting.
-        file: The file it is about; empty for the split as a whole.
-        message: What, where, how much.
-        pixels: How many pixels are concerned; 0 where that makes no sense.
-        first: Row and column of the first of them, or None.
+        file: The file concerned; empty for the split as a whole.
+        message: A description, with the place and the number of pixels.
+        pixels: Number of pixels concerned; 0 if not applicable.
+        first: Row and column of the first such pixel, or None.
     """
 
     severity: str
@@ -43,14 +43,14 @@ class Issue:
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """What was found in a split.
+    """The content and the problems of a split.
 
     Attributes:
         split: Its name.
-        images: How many there are.
-        pixels: Labelled pixels of each class, over all masks that could be read.
-        ignored: Pixels that are no class.
-        issues: What is wrong, file by file.
+        images: Number of images.
+        pixels: Class name -> number of labelled pixels, over all masks that could be read.
+        ignored: Number of ignored pixels.
+        issues: All problems, file by file.
     """
 
     split: str
@@ -65,12 +65,12 @@ class ValidationReport:
         return sum(issue.severity == "error" for issue in self.issues)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns everything."""
+        """Returns the report as the content of a JSON file."""
         return asdict(self)
 
 
 def open_leniently(source: Path, split: str) -> tuple[SegmentationDataset, tuple[Issue, ...]]:
-    """Opens a split as `open_dataset` does; what is missing or named twice is left out, and returned as issues.
+    """Opens a split like `open_dataset`, but skips files that are missing or listed twice, and returns them as issues.
 
     Raises:
         ConfigError: As `open_dataset`.
@@ -80,7 +80,7 @@ def open_leniently(source: Path, split: str) -> tuple[SegmentationDataset, tuple
 
     def note(error: DataError) -> None:
         if len(missing) == MAX_MISSING:
-            raise DataError(f"{source}: more than {MAX_MISSING:,} files of {shown(split)} are missing or named twice")
+            raise DataError(f"{source}: more than {MAX_MISSING:,} files of {shown(split)} are missing or listed twice")
         message = str(error)
         missing.append(Issue("error", "listing", message.partition(": ")[0], message))
 
@@ -88,14 +88,14 @@ def open_leniently(source: Path, split: str) -> tuple[SegmentationDataset, tuple
 
 
 def find_shared(datasets: Sequence[SegmentationDataset]) -> list[tuple[Issue, ...]]:
-    """Returns, for each of several splits, the images that an earlier one has, too: a score on them would flatter."""
+    """Returns, for each split, a warning for each image that an earlier split also contains, which inflates scores."""
     seen: dict[Path, str] = {}
     found = []
     for dataset in datasets:
         places = {entry.image.resolve(): str(entry.image) for entry in dataset.entries}
         found.append(
             tuple(
-                Issue("warning", "shared", name, f"is in the split {seen[place]!r}, too")
+                Issue("warning", "shared", name, f"is also in the split {seen[place]!r}")
                 for place, name in places.items()
                 if place in seen
             )
@@ -107,11 +107,11 @@ def find_shared(datasets: Sequence[SegmentationDataset]) -> list[tuple[Issue, ..
 def validate(
     dataset: SegmentationDataset, missing: tuple[Issue, ...] = (), progress: Callable[[], None] = lambda: None
 ) -> ValidationReport:
-    """Reads every file of a split and notes all that is wrong with it.
+    """Reads every file of a split and reports all problems.
 
     Args:
         dataset: The split.
-        missing: What was found already; see `open_leniently`.
+        missing: Issues found when it was opened; see `open_leniently`.
         progress: Called after each image.
     """
     counts = np.zeros(256, dtype=np.int64)
@@ -152,7 +152,7 @@ def _check_entry(entry: Entry, dataset: SegmentationDataset) -> tuple[Int64Array
 
 
 def _unusable(kind: str, path: Path, error: DataError) -> Issue:
-    """Returns an issue about all pixels that a file has by its header, if that much can be read of it."""
+    """Returns an issue that concerns all pixels of a file, if their number can be read from its header."""
     try:
         height, width = image_size(path)
     except DataError:
@@ -161,23 +161,23 @@ def _unusable(kind: str, path: Path, error: DataError) -> Issue:
 
 
 def _size_differs(entry: Entry, mask: tuple[int, ...], image: tuple[int, ...]) -> Issue:
-    """Returns an issue about the pixels that only one of the two has; `mask` and `image` are heights and widths."""
+    """Returns an issue about the pixels that only the mask or only the image has; both sizes are (height, width)."""
     height, width = min(mask[0], image[0]), min(mask[1], image[1])
     alone = mask[0] * mask[1] + image[0] * image[1] - 2 * height * width
     first = (0, width) if mask[1] != image[1] else (height, 0)
     message = (
-        f"the mask is {mask[1]} x {mask[0]}, its image {image[1]} x {image[0]}: {alone} pixels are of one alone, the "
-        f"first at row {first[0]}, column {first[1]}"
+        f"the mask is {mask[1]} x {mask[0]}, its image {image[1]} x {image[0]}: {alone} pixels are in only one "
+        f"of them, the first at row {first[0]}, column {first[1]}"
     )
     if image == mask[::-1]:
-        message += "; it seems to lack the rotation that the image's EXIF tag asks for"
+        message += "; the mask seems to lack the rotation in the image's EXIF tag"
     return Issue("error", "size", str(entry.mask), message, alone, first)
 
 
 def _check_orientation(entry: Entry) -> Iterator[Issue]:
     _, orientation = image_header(entry.image)
     if orientation != 1:
-        message = f"turned by its EXIF tag (orientation {orientation}); its mask must be upright already"
+        message = f"rotated by its EXIF tag (orientation {orientation}); its mask must be upright already"
         yield Issue("warning", "orientation", str(entry.image), message)
 
 
@@ -192,14 +192,16 @@ def _check_labels(entry: Entry, mask: UInt8Array, counts: Int64Array, classes: C
         )
         yield Issue("error", "label", str(entry.mask), message, int(counts[label]), (row, column))
     if counts[classes.ignore_index] == mask.size:
-        yield Issue("warning", "all ignored", str(entry.mask), "no pixel of it has a class", int(mask.size), (0, 0))
+        yield Issue("warning", "all ignored", str(entry.mask), "all its pixels are ignored", int(mask.size), (0, 0))
 
 
 def _check_counts(labelled: dict[str, int], split: str) -> Iterator[Issue]:
     total = sum(labelled.values())
     for name, pixels in labelled.items():
         if pixels == 0:
-            yield Issue("warning", "absent class", "", f"{split} has no pixel of the class {name!r}")
+            yield Issue("warning", "absent class", "", f"{split}: no pixel has the class {name!r}")
         elif pixels < RARE * total:
             percent = 100 * pixels / total
-            yield Issue("warning", "rare class", "", f"{split}: {name!r} has {percent:.4f} % of the pixels", pixels)
+            yield Issue(
+                "warning", "rare class", "", f"{split}: {name!r} has {percent:.4f} % of labelled pixels", pixels
+            )

@@ -1,4 +1,4 @@
-"""Files as people keep them: text of any editor, names that lead nowhere else, folders full of links."""
+"""Reading text written by any editor, checking names from lists, and finding images in folders with links."""
 
 import codecs
 import io
@@ -10,20 +10,20 @@ from exfuse.atomic_io import read_file
 from exfuse.data.samples import IMAGE_SUFFIXES
 from exfuse.errors import DataError, shown, without_path
 
-MAX_DESCRIPTION = 2**20  # bytes of a text that describes a data set
-MAX_LIST = 64 * 2**20  # bytes of a list of images: two million names
-MAX_NAME = 1000  # characters of a name in a list or a description
-MAX_PART = 255  # bytes between two slashes, as file systems have it
-MAX_FILES = 5_000_000  # that a folder may hold, through all its links
+MAX_DESCRIPTION = 2**20  # bytes in a text file that describes a data set
+MAX_LIST = 64 * 2**20  # bytes in a list of images: about two million names
+MAX_NAME = 1000  # characters in a name in a list or a description
+MAX_PART = 255  # bytes in one component of a path, the usual limit of file systems
+MAX_FILES = 5_000_000  # files and folders below a folder, with all links followed
 
 
 def read_text(path: Path, limit: int = MAX_DESCRIPTION, errors: str = "strict") -> str:
-    """Reads text in UTF-8, with or without a byte order mark, or in UTF-16 with one, as Windows' tools write it.
+    """Reads text in UTF-8, with or without a byte order mark, or in UTF-16 with one, as Windows tools write it.
 
     Args:
         path: The file.
-        limit: Bytes that it may have.
-        errors: How to decode what is not UTF-8; see `bytes.decode`.
+        limit: Maximum size in bytes.
+        errors: How to handle bytes that are not UTF-8; see `bytes.decode`.
 
     Raises:
         OSError: If it cannot be read, is not a regular file or is larger than the limit.
@@ -36,12 +36,12 @@ def read_text(path: Path, limit: int = MAX_DESCRIPTION, errors: str = "strict") 
 
 
 def read_names(path: Path) -> Iterator[tuple[int, str]]:
-    """Yields the lines of a list of images that are not blank, without spaces around them, and their numbers from 1.
+    """Yields the number (from 1) and the name, stripped of white space, of each line of a list that is not blank.
 
-    A name that is not UTF-8 is read as the system's functions for files spell it, and so finds its file.
+    Bytes that are not UTF-8 are decoded as in file names, so that the name still finds its file.
 
     Raises:
-        DataError: If the file is missing, no text or too large, or a line is longer than `MAX_NAME`.
+        DataError: If the file is missing, not text or too large, or a name is longer than `MAX_NAME`.
     """
     try:
         text = read_text(path, MAX_LIST, "surrogateescape")
@@ -51,49 +51,49 @@ def read_names(path: Path) -> Iterator[tuple[int, str]]:
         name = line.strip()
         if len(name) > MAX_NAME:
             raise DataError(
-                f"{path}: line {number}: {len(name):,} characters, and a name may have {MAX_NAME:,}; expected one name "
-                "a line"
+                f"{path}: line {number}: {len(name):,} characters, but a name has at most {MAX_NAME:,}; write one name "
+                "per line"
             )
         if name:
             yield number, name
 
 
 def inside(root: Path, name: str) -> Path:
-    """Returns the path of a file or folder that a list or a description names.
+    """Returns the path in `root` of a file or folder that a list or a description names.
 
-    The name's text is what is checked: by it nothing outside of `root` can be named. Links are followed wherever they
-    lead, since whoever can put one there can put the file itself there.
+    Only the text of the name is checked: it cannot name anything outside `root`. Links are followed wherever they lead,
+    because anyone who can create a link in `root` could also put the file itself there.
 
     Raises:
-        DataError: If the name leads out of `root`, on this system or another, or cannot be a name.
+        DataError: If the name leads out of `root`, on this operating system or another, or is not a valid name.
     """
-    parsed = PureWindowsPath(name)  # which splits at both slashes and knows drives
+    parsed = PureWindowsPath(name)  # it splits at both kinds of slash and recognises drives
     try:
         longest = max((len(os.fsencode(part)) for part in parsed.parts), default=0)
     except UnicodeEncodeError:
         longest = MAX_PART + 1
     if not name or "\0" in name or len(name) > MAX_NAME or longest > MAX_PART:
-        raise DataError(f"{shown(name)} cannot be the name of a file in {root}")
+        raise DataError(f"{shown(name)} is not a valid name of a file in {root}")
     if parsed.anchor or ".." in parsed.parts:
         raise DataError(f"{shown(name)} leads out of the folder {root}")
     return root / name
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Returns the image files below a folder to any depth, in the order of their paths.
+    """Returns the image files below a folder, at any depth, sorted by path.
 
-    Links to files and to folders are followed; one that leads back to a folder that it lies in is not entered. A broken
-    link is returned whatever its suffix, since nobody knows what it led to: reading it names it.
+    Links to files and folders are followed, except a link to a folder that contains it. A broken link is returned
+    whatever its suffix, so that the attempt to read it reports it.
 
     Args:
-        folder: Where to look.
+        folder: The folder to search.
 
     Raises:
         DataError: If a folder cannot be read, or more than `MAX_FILES` files and folders are found.
     """
     found: list[Path] = []
     looked_at = 0
-    # Each with its path without links, and those of the folders that were left by a link on the way there.
+    # Each folder with its resolved path, and the resolved paths of the folders whose links were followed to reach it.
     waiting: list[tuple[Path, Path, tuple[Path, ...]]] = [(folder, folder.resolve(), ())]
     while waiting:
         place, real, left = waiting.pop()
@@ -102,7 +102,7 @@ def image_files(folder: Path) -> list[Path]:
                 for entry in entries:
                     looked_at += 1
                     if looked_at > MAX_FILES:
-                        raise DataError(f"{folder}: more than {MAX_FILES:,} files and folders, through all its links")
+                        raise DataError(f"{folder}: more than {MAX_FILES:,} files and folders, with all links followed")
                     path = place / entry.name
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append((path, real / entry.name, left))
@@ -113,5 +113,5 @@ def image_files(folder: Path) -> list[Path]:
                     elif path.suffix.lower() in IMAGE_SUFFIXES or (entry.is_symlink() and not path.exists()):
                         found.append(path)
         except OSError as error:
-            raise DataError(f"{error.filename or place}: cannot be looked through ({without_path(error)})") from error
+            raise DataError(f"{error.filename or place}: cannot be listed ({without_path(error)})") from error
     return sorted(found)

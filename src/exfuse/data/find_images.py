@@ -1,4 +1,4 @@
-"""The images that a command's arguments mean."""
+"""Finding the images that a command's arguments name."""
 
 import glob
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ from exfuse.data.samples import IMAGE_SUFFIXES
 from exfuse.errors import DataError
 from exfuse.outputs.place import lies_in
 
-# A folder with one of these beside `images` is a data set, whose masks are not to be segmented.
+# A folder with `images` and one of these is a data set; its masks must not be segmented.
 MASK_FOLDERS = ("masks", "annotations")
 
 
@@ -19,20 +19,20 @@ def find_images(
     taken: Mapping[str, Path] | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Path]:
-    """Returns the images that the arguments mean, by the name their results get.
+    """Returns the images that the arguments name, by the names of their results.
 
-    A file's name is its own without the suffix; an image in a folder keeps its place below that folder. Where two
-    would have the same name, the later one gets a number. Of a data set, a folder with `images` and masks in it, only
-    `images` is taken. What lies in the output folder is left out. Both is said.
+    The result of a file is named after the file, without its suffix; the result of an image below a folder keeps the
+    image's relative path. If two names are equal, a number is appended to the later one. Of a data set, which is a
+    folder with `images` and masks, only `images` is used. Images in the output folder are skipped.
 
     Args:
         paths: Files, folders and globs.
-        output: The folder that will be written to, if any.
-        taken: Names that results have already, with the absolute path of each one's image.
-        say: Called with what is left out.
+        output: The folder to be written to, if any.
+        taken: Names of existing results -> absolute path of their images.
+        say: Called with a message about each data set and about skipped images.
 
     Raises:
-        DataError: If one of the paths matches nothing, or is a file in the output folder.
+        DataError: If a path matches no image, or only images in the output folder.
     """
     images: dict[str, Path] = {}
     taken = taken or {}
@@ -44,7 +44,7 @@ def find_images(
         if not kept:
             raise DataError(f"{text}: lies in the output folder {output}")
         if len(kept) < len(found):
-            say(f"{text}: {len(found) - len(kept)} images in {output} are left out")
+            say(f"{text}: {len(found) - len(kept)} images in the output folder {output} are skipped")
         for name, path in kept:
             unique, number = name, 2
             while unique in images or taken.get(unique, path.absolute()) != path.absolute():
@@ -60,7 +60,7 @@ def _expand(text: str, say: Callable[[str], None]) -> list[tuple[str, Path]]:
     if path.is_dir():
         root = path
         if (path / "images").is_dir() and any((path / name).is_dir() for name in MASK_FOLDERS):
-            say(f"{path}: a data set; its images in {path / 'images'} are taken")
+            say(f"{path}: a data set; only its images in {path / 'images'} are used")
             root = path / "images"
         return [(_without_suffix(file.relative_to(root).as_posix()), file) for file in image_files(root)]
     matches = (Path(match) for match in sorted(glob.glob(text, recursive=True)))
@@ -72,6 +72,6 @@ def _expand(text: str, say: Callable[[str], None]) -> list[tuple[str, Path]]:
 
 
 def _without_suffix(name: str) -> str:
-    """Returns a name without its last suffix; of one that begins with dots, such as "...jpg", something is left."""
+    """Returns a name without its last suffix, but never an empty one, even for "...jpg"."""
     start = name.rpartition("/")[2]
     return name[: -len(Path(start).suffix)] if Path(start).suffix else name

@@ -1,4 +1,4 @@
-"""A split decoded once: its pixels in one file of uint8, from which samples are mapped into memory."""
+"""A cache of decoded splits: the pixels are in one uint8 file, from which samples are memory-mapped."""
 
 import os
 import shutil
@@ -14,17 +14,17 @@ from exfuse.data.parallel import map_images
 from exfuse.data.samples import Sample, image_size
 from exfuse.errors import DataError, brief
 
-FORMAT = 1  # to be raised with every change to what is kept or how
+FORMAT = 1  # increase it with every change to the content or the layout of the cache
 PIXELS, SIDES = "pixels.uint8", "sides.npy"
 BYTES_A_PIXEL = 4  # three of the image, one of the mask
 
 
 class MemmapDataset:
-    """The samples of a split as `SegmentationDataset` gives them, without decoding.
+    """The samples of a `SegmentationDataset`, mapped from the cache instead of decoded.
 
     Args:
         dataset: The split.
-        folder: What `build_image_cache` left of it.
+        folder: Its folder in the cache, written by `build_image_cache`.
     """
 
     def __init__(self, dataset: SegmentationDataset, folder: Path) -> None:
@@ -40,32 +40,32 @@ class MemmapDataset:
         """Maps one sample.
 
         Raises:
-            DataError: If the file is gone or was cut off since it was opened.
+            DataError: If the cache's file was removed or truncated since it was opened.
         """
         height, width = (int(side) for side in self._sides[index])
         try:
-            # Mapped anew for each sample: nothing is shared with worker processes, and what was read can be let go.
+            # Mapped anew for each sample: nothing is shared with worker processes, and pages can be freed after use.
             both = np.memmap(
                 self._pixels, np.uint8, mode="c", offset=int(self._starts[index]), shape=(BYTES_A_PIXEL, height, width)
             )
         except (OSError, ValueError) as error:
             raise DataError(
-                f"{self._pixels}: gone or cut off while it was used ({brief(error)}); start again, and it is made anew"
+                f"{self._pixels}: removed or truncated while in use ({brief(error)}); start again to rebuild it"
             ) from error
         image = np.asarray(both[:3]).reshape(height, width, 3)
         return Sample(image, np.asarray(both[3]))
 
     def image_path(self, index: int) -> Path:
-        """Returns where the image was decoded from."""
+        """Returns the path of the image that was decoded."""
         return self._dataset.image_path(index)
 
 
 def build_image_cache(dataset: SegmentationDataset, fingerprint: str) -> MemmapDataset:
-    """Decodes a split into the user's cache, or finds it there, as it was written to the bit.
+    """Returns a split from the user's cache, and decodes it first unless the cache has it, unchanged.
 
     Args:
         dataset: The split.
-        fingerprint: Of its content; see `compute_stats`. The cache goes by it and by the version of what decodes.
+        fingerprint: Of its content; see `compute_stats`. The cache key contains it and the version of Pillow.
 
     Raises:
         DataError: If the cache cannot be written to or has too little space, or a file of the split cannot be read.
@@ -75,7 +75,7 @@ def build_image_cache(dataset: SegmentationDataset, fingerprint: str) -> MemmapD
         return MemmapDataset(dataset, kept("decoded", name, lambda staged: _write(dataset, staged)))
     except OSError as error:
         raise DataError(
-            f"{cache_folder() / 'decoded' / name}: decoded images cannot be kept there ({error.strerror}); set "
+            f"{cache_folder() / 'decoded' / name}: decoded images cannot be written ({error.strerror}); set "
             "data.cache=false, or EXFUSE_CACHE to another folder"
         ) from error
 
@@ -88,7 +88,7 @@ def _check_space(dataset: SegmentationDataset, folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise DataError(
-            f"{folder}: the decoded images of {dataset.root} take {needed:,} bytes and {free:,} are free; set "
+            f"{folder}: the decoded images of {dataset.root} need {needed:,} bytes, but {free:,} are free; set "
             "data.cache=false, or EXFUSE_CACHE to another folder"
         )
 

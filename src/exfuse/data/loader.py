@@ -1,8 +1,8 @@
-"""The endless, reproducible stream of training samples.
+"""The reproducible sequence of training batches.
 
-The n-th sample of a run is a function of the seed alone: epochs are permutations of (seed, epoch) laid end to end,
-and a batch is the next `batch_size` samples of that line, cut into equal shards for the ranks. The number of workers
-or ranks changes nothing in it, and going on after an interruption needs one number.
+The n-th sample of a run is determined by the seed alone: each epoch is a permutation drawn from (seed, epoch), the
+epochs are concatenated, and each batch is the next `batch_size` samples, divided into equal shards for the ranks. The
+number of workers or ranks changes nothing, and resuming needs only the step.
 """
 
 import ctypes
@@ -28,28 +28,28 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from exfuse.data.samples import UInt8Array
 from exfuse.errors import DataError, brief
 
-# A batch that takes its workers longer than this will not come.
+# If a batch takes longer than this, its worker is considered dead.
 WORKER_SECONDS = 120
-SAMPLES_NAMED = 20
-PREFETCH_FACTOR = 2  # batches that a worker may have been reading beside the one waited for
-PR_SET_PDEATHSIG = 1  # Linux's prctl: which signal comes when the parent dies
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - not for files of ours
+SAMPLES_NAMED = 20  # samples listed in a message
+PREFETCH_FACTOR = 2  # batches that each worker reads ahead (torch's default)
+PR_SET_PDEATHSIG = 1  # Linux's prctl option for the signal that is sent when the parent dies
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - only its free space is read
 
 
 class SampleKey(NamedTuple):
-    """Which sample, and in which epoch: together with the seed this fixes its augmentation."""
+    """A sample in an epoch; with the seed, it determines the augmentation."""
 
     epoch: int
     sample: int
 
 
 class Batch(NamedTuple):
-    """Samples stacked on the host.
+    """Samples collated on the host.
 
     Attributes:
         images: uint8 `(N, 3, H, W)`.
-        targets: What is to be learnt of each: masks, uint8 `(N, H, W)`, or classes, int64 `(N,)`.
-        keys: int64 `(N, 2)`: epoch and number of each sample.
+        targets: Masks, uint8 `(N, H, W)`, or classes, int64 `(N,)`.
+        keys: int64 `(N, 2)`: epoch and index of each sample.
     """
 
     images: Tensor
@@ -61,13 +61,13 @@ class ResumableBatchSampler(Sampler[list[SampleKey]]):
     """Yields the keys of one rank's shard of each batch.
 
     Args:
-        dataset_size: Samples in the data set.
-        batch_size: Samples in a batch over all ranks, a multiple of their number.
-        first_step: Batches to leave out at the start.
-        last_step: Where to stop (exclusive).
-        seed: Of the order.
-        rank: Which shard.
-        num_replicas: How many shards.
+        dataset_size: Number of samples in the data set.
+        batch_size: Number of samples in a batch over all ranks, a multiple of the number of ranks.
+        first_step: Number of batches to skip at the start.
+        last_step: Step to stop at (exclusive).
+        seed: Determines the order.
+        rank: Index of the shard.
+        num_replicas: Number of shards.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class ResumableBatchSampler(Sampler[list[SampleKey]]):
 
 
 class LabelledImage(Protocol):
-    """An image and what is to be learnt of it."""
+    """An image and its training target."""
 
     @property
     def image(self) -> UInt8Array:
@@ -113,7 +113,7 @@ class LabelledImage(Protocol):
 
     @property
     def target(self) -> npt.NDArray[np.integer]:
-        """A mask `(H, W)` or a class, without dimensions."""
+        """A mask `(H, W)`, or a class as an array without dimensions."""
 
 
 SampleType = TypeVar("SampleType", bound=LabelledImage)
@@ -128,11 +128,11 @@ class LabelledImages(Protocol[AnySample]):
     def __getitem__(self, index: int) -> AnySample: ...
 
     def image_path(self, index: int) -> Path:
-        """Returns where an image lies."""
+        """Returns the path of an image."""
 
 
 class AugmentedDataset(Dataset[Batch], Generic[SampleType]):
-    """A data set read by `SampleKey`, each sample augmented by a generator seeded with (seed, epoch, index)."""
+    """A data set indexed by `SampleKey`; each sample is augmented by a generator seeded with (seed, epoch, index)."""
 
     def __init__(
         self,
@@ -145,7 +145,7 @@ class AugmentedDataset(Dataset[Batch], Generic[SampleType]):
         self.seed = seed
 
     def __getitem__(self, key: SampleKey) -> Batch:
-        """Returns one augmented sample as a batch without its first dimension."""
+        """Returns one augmented sample as a batch without the batch dimension."""
         rng = np.random.default_rng((self.seed, key.epoch, key.sample))
         sample = self.augmentation(self.dataset[key.sample], rng)
         image = torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1)))
@@ -153,7 +153,7 @@ class AugmentedDataset(Dataset[Batch], Generic[SampleType]):
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """Returns the seed of whatever a step draws beside its samples."""
+    """Returns the seed for everything random in a step except its samples."""
     return int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0])
 
 
@@ -161,7 +161,7 @@ def training_loader(dataset: AugmentedDataset[Any], order: ResumableBatchSampler
     """Yields host batches in the given order, read by `workers` processes (0: by this one).
 
     Raises:
-        DataError: If a file can no longer be read, or a worker process died or hangs; with the samples it was to read.
+        DataError: If a file can no longer be read, or a worker process died or hangs; the message lists its samples.
     """
     loader = DataLoader(
         dataset,
@@ -178,7 +178,7 @@ def training_loader(dataset: AugmentedDataset[Any], order: ResumableBatchSampler
         try:
             yield next(batches)
         except DataError as error:
-            # From a worker the message comes with the worker's traceback before it.
+            # A worker's message is preceded by its traceback.
             raise DataError(str(error).strip().rpartition("DataError: ")[2]) from error
         except (RuntimeError, OSError, EOFError) as error:
             if not workers:
@@ -188,20 +188,20 @@ def training_loader(dataset: AugmentedDataset[Any], order: ResumableBatchSampler
 
 
 def _raise_once() -> None:
-    """Lets torch raise for the first dead worker only, and not again while that error is being dealt with."""
-    torchs = signal.getsignal(signal.SIGCHLD)
-    torchs = getattr(torchs, "__wrapped__", torchs)
-    if not callable(torchs):
+    """Makes torch raise for the first dead worker only, and not again while that error is being handled."""
+    torch_handler = signal.getsignal(signal.SIGCHLD)
+    torch_handler = getattr(torch_handler, "__wrapped__", torch_handler)
+    if not callable(torch_handler):
         return
     raised = False
 
-    @wraps(torchs)
+    @wraps(torch_handler)
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal raised
         if raised:
             return
         try:
-            torchs(number, frame)
+            torch_handler(number, frame)
         except RuntimeError:
             raised = True
             raise
@@ -210,32 +210,32 @@ def _raise_once() -> None:
 
 
 def is_worker_failure(error: RuntimeError) -> bool:
-    """Returns whether torch says that a worker process died or hangs."""
+    """Returns whether an error of torch means that a worker process died or hangs."""
     return "DataLoader" in str(error)
 
 
 def worker_error(error: Exception, dataset: AugmentedDataset[Any], batches: Iterable[list[SampleKey]]) -> DataError:
-    """Returns what to say when a worker process failed.
+    """Returns the error to raise when a worker process failed.
 
     Args:
-        error: What torch said.
-        dataset: What was read.
-        batches: Those that it may have been reading.
+        error: Raised by torch.
+        dataset: The data set being read.
+        batches: The batches that the process may have been reading.
     """
     keys = [key for batch in batches for key in batch]
     paths = [str(dataset.dataset.image_path(key.sample)) for key in keys[:SAMPLES_NAMED]]
     samples = ", ".join(paths) + (f" and {len(keys) - SAMPLES_NAMED} more" * (len(keys) > SAMPLES_NAMED))
     text, whole = brief(error), str(error)
-    hint = "data.workers=0 reads in the training process itself"
+    hint = "set data.workers=0 to read in the training process itself"
     if any(sign in whole for sign in ("shared memory", "Bus error", "/torch_")):
         free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0
         hint = f"shared memory is too small: {free:,} bytes free in {SHARED_MEMORY}; use fewer data.workers"
-    return DataError(f"a worker process failed while reading among the samples {samples}: {text} ({hint})")
+    return DataError(f"a worker process failed while reading one of the samples {samples}: {text} ({hint})")
 
 
 def _set_up_worker(worker: int) -> None:
-    # A terminal and torchrun send signals to a whole group of processes; the training process alone decides what they
-    # mean, so a worker is in a group of its own, and ends with the process whose worker it is.
+    # Terminals and torchrun send signals to whole process groups, but only the training process should react to them.
+    # Each worker therefore has its own process group, and is killed when the training process ends.
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
     if sys.platform == "linux":

@@ -1,4 +1,4 @@
-"""Reading many images at a time without holding many pixels at a time."""
+"""Reading several images at a time, with a limit on the pixels in memory."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -14,23 +14,24 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 THREADS = 4
-PENDING_RESULTS = 2 * THREADS  # results that may wait to be taken
+PENDING_RESULTS = 2 * THREADS  # results that may be running or waiting to be consumed
 
 
 def map_images(
     function: Callable[[Item], Result], items: Iterable[Item], paths: Callable[[Item], Iterable[Path]]
 ) -> Iterator[Result]:
-    """Calls a function that reads images in several threads; yields its results in order.
+    """Calls a function that reads images in several threads, and yields its results in order.
 
-    What is read at once has `MAX_PIXELS` by its headers: many small images, or one of the largest and its mask.
+    Images read at the same time have at most `MAX_PIXELS` together by their headers; a large image and its mask are
+    read alone.
 
     Args:
         function: Called with each item.
-        items: What to call it with.
-        paths: Returns the image files that the function will read.
+        items: The arguments.
+        paths: Returns the image files that the function will read for an item.
 
     Raises:
-        Exception: What the function raises, in its item's turn.
+        Exception: Whatever the function raises for an item, when the item's turn comes.
     """
     running: deque[tuple[Future[Result], int]] = deque()
     at_once = 0
@@ -41,7 +42,7 @@ def map_images(
                 yield running[0][0].result()
                 at_once -= running.popleft()[1]
             if pixels > MAX_PIXELS // 2:
-                # Not in a thread: what the C library keeps of its memory would not serve the next one.
+                # Not in a thread: the C library would keep the freed memory for that thread only.
                 while running:
                     yield running.popleft()[0].result()
                 yield function(item)
@@ -56,6 +57,6 @@ def map_images(
 def _pixels(path: Path) -> int:
     try:
         height, width = image_size(path)
-    except DataError:  # which the function will raise as well, in its own words
+    except DataError:  # the function raises its own error for this file
         return 0
     return height * width

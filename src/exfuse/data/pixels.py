@@ -1,4 +1,4 @@
-"""From Pillow's image to an array: the one rule of which modes and depths are understood to the bit."""
+"""Converting Pillow images to arrays; only modes and depths that convert exactly are accepted."""
 
 from collections.abc import Callable
 from typing import IO
@@ -12,10 +12,10 @@ from exfuse.errors import DataError
 
 UInt8Array = npt.NDArray[np.uint8]
 
-# Pillow's modes that are read, each with the ways of storing it (Pillow's raw modes) from which it is had without loss:
-# at most 8 bits a channel, of which other channels than the colours are left out. Not among them: 16 bits, which Pillow
-# cuts or clips to 8 ("RGB;16B", "I;16"), 5 bits ("BGR;15"), which readers stretch in different ways, colours multiplied
-# by alpha ("RGBa"), and the modes whose colours Pillow does not turn into RGB exactly (LAB, HSV).
+# Accepted modes of Pillow, each with the raw modes (Pillow's names for ways of storing it) that it decodes exactly: at
+# most 8 bits per channel; channels other than the colours are dropped. Excluded are 16 bits, which Pillow truncates or
+# clips to 8 ("RGB;16B", "I;16"); 5 bits, which programs scale in different ways ("BGR;15"); colours premultiplied by
+# alpha ("RGBa"); and modes whose colours Pillow does not convert to RGB exactly (LAB, HSV).
 STORED = {
     "1": {"1", "1;I", "1;R", "1;IR"},
     "L": {f"L{bits}{order}" for bits in (";", ";2", ";4") for order in ("I", "R", "IR")} | {"L", "L;2", "L;4", "LX"},
@@ -28,12 +28,12 @@ STORED = {
     "YCbCr": {"YCbCr"},
 }
 
-# Those of a mask, whose stored numbers are what is wanted: none that turns or stretches them.
+# The same for masks, whose stored values are the labels: no raw mode that inverts or scales them.
 STORED_INDICES = {"L": {"L"}, "P": {"P", "P;1", "P;2", "P;4"}}
 LOSSLESS = ("PNG", "BMP", "TIFF")
 AT_ONCE = 1 << 18  # pixels converted at a time
 
-# The view of an upright array that is the stored one, by EXIF orientation; others mean 1.
+# EXIF orientation -> view of an upright array in the stored order of rows and columns; other values mean 1.
 AS_STORED: dict[int, Callable[[UInt8Array], UInt8Array]] = {
     1: lambda upright: upright,
     2: lambda upright: upright[:, ::-1],
@@ -47,49 +47,47 @@ AS_STORED: dict[int, Callable[[UInt8Array], UInt8Array]] = {
 
 
 def to_rgb(image: Image.Image, name: object) -> UInt8Array:
-    """Returns an image as RGB uint8 `(H, W, 3)`, turned upright by its EXIF orientation.
+    """Returns an image as RGB uint8 `(H, W, 3)`, rotated upright by its EXIF orientation.
 
-    Transparency is left out: what is returned are the colours that are stored, also where they are not to be seen.
+    Transparency is dropped: the stored colours are returned, even where they are invisible.
 
     Args:
-        image: Any image of Pillow's; decoded if it is not yet.
-        name: Named in errors.
+        image: Any Pillow image; it is decoded if necessary.
+        name: The image's name in errors.
 
     Raises:
-        DataError: If its mode or depth is not understood to the bit.
-        OSError: If it cannot be decoded; also others of `BROKEN`.
+        DataError: If its mode or depth cannot be converted exactly.
+        OSError: If it cannot be decoded; also other exceptions in `BROKEN`.
     """
     _check_mode(image, name, STORED)
     return _upright(image, "RGB", (3,))
 
 
 def to_indices(image: ImageFile.ImageFile, name: object) -> UInt8Array:
-    """Returns the numbers that an image file stores, uint8 `(H, W)`, without looking at its palette.
+    """Returns the values stored in an image file, uint8 `(H, W)`, ignoring its palette.
 
     Args:
-        image: A file as `open_image` yields it.
-        name: Named in errors.
+        image: A file yielded by `open_image`.
+        name: The file's name in errors.
 
     Raises:
-        DataError: If they are not of 8 bits, or of fewer in a palette, or are not stored without loss.
-        OSError: If it cannot be decoded; also others of `BROKEN`.
+        DataError: If the values do not have 8 bits (or fewer, with a palette), or the compression may be lossy.
+        OSError: If it cannot be decoded; also other exceptions in `BROKEN`.
     """
     if image.format not in LOSSLESS or image.info.get("compression") == "jpeg":
-        raise DataError(
-            f"{name}: a mask is not kept in a {image.format} file of this kind, which changes labels; use PNG"
-        )
+        raise DataError(f"{name}: the compression of this {image.format} file can change labels; save the mask as PNG")
     _check_mode(image, name, STORED_INDICES)
     return _upright(image, image.mode, ())
 
 
 def picture_to_rgb(image: Image.Image) -> UInt8Array:
-    """Returns a Pillow image that a caller opened or made as `to_rgb` does.
+    """Returns a caller's Pillow image as RGB uint8 `(H, W, 3)`; see `to_rgb`.
 
-    A file that was opened and not yet decoded is held to the same rules as a path. Of one that was decoded, and of
-    an image that never was a file, only the mode can be checked.
+    If the image is an open file that is not decoded yet, the same checks apply as to a path. Otherwise, only its mode
+    can be checked.
 
     Raises:
-        DataError: If it is broken, or its mode or depth is not understood to the bit.
+        DataError: If it is broken, or its mode or depth cannot be converted exactly.
     """
     name = getattr(image, "filename", "") or "the image"
     with data_errors(name):
@@ -104,37 +102,36 @@ def _check_mode(image: Image.Image, name: object, stored: dict[str, set[str]]) -
     raw_modes = set()
     is_known = image.mode in stored
     if isinstance(image, ImageFile.ImageFile):
-        # Of JPEG files with several images (MPO) the first is the photograph (CIPA DC-007).
+        # In a JPEG file with several images (MPO), the first is the photograph (CIPA DC-007).
         if getattr(image, "is_animated", False) and image.format != "MPO":
-            raise DataError(f"{name}: a file of several images is not read; save the one that is meant")
+            raise DataError(f"{name}: files with several images are not supported; save a single image")
         raw_modes = {tile.args if isinstance(tile.args, str) else tile.args[0] for tile in image.tile if tile.args}
         is_known = is_known and raw_modes <= stored[image.mode]
         if image.mode == "CMYK" and image.format == "JPEG":
-            is_known &= "adobe" in image.info  # else nobody says whether 255 is all of an ink or none
+            is_known &= "adobe" in image.info  # otherwise it is unknown whether 255 means full ink or none
         if image.mode in ("1", "L") and image.format == "BMP" and image.fp is not None:
             is_known &= _bits_of_bmp(image.fp) == (1 if image.mode == "1" else 8)
     if not is_known:
         mode = f"mode {image.mode}" + "".join(f", stored as {raw}" for raw in sorted(raw_modes - {image.mode}))
         if stored is STORED:
             raise DataError(
-                f"{name}: an image of {mode} is not read, as its values have no certain meaning in 8 bits; save it as "
-                "8-bit greyscale or RGB"
+                f"{name}: {mode} cannot be converted to 8-bit RGB exactly; save the image as 8-bit greyscale or RGB"
             )
         raise DataError(
-            f"{name}: a mask must be an 8-bit palette or greyscale image whose values are class indices; this one has "
-            f"{mode}"
+            f"{name}: {mode} is not a mask; save it as an 8-bit palette or greyscale image whose values are class "
+            "indices"
         )
 
 
 def _bits_of_bmp(file: IO[bytes]) -> int:
-    """Returns the bits of a pixel; Pillow takes a palette of black and white for one, and greys for eight."""
+    """Returns the bits per pixel; for some palettes, Pillow's mode claims 1 (black and white) or 8 (greys) instead."""
     file.seek(14)
     header = file.read(16)
     return header[10] if header[0] == 12 else header[14]
 
 
 def _upright(image: Image.Image, mode: str, channels: tuple[int, ...]) -> UInt8Array:
-    """Returns the pixels in a mode, piece by piece, so that little is in memory but the image and the result."""
+    """Returns the upright pixels in a mode; they are converted in pieces to save memory."""
     image.load()
     orientation = image.getexif().get(ORIENTATION, 1)
     width, height = image.size
@@ -143,6 +140,6 @@ def _upright(image: Image.Image, mode: str, channels: tuple[int, ...]) -> UInt8A
     rows = max(1, AT_ONCE // width)
     for top in range(0, height, rows):
         piece = image.crop((0, top, width, min(top + rows, height)))
-        piece.info = {}  # of a palette's transparency Pillow would warn
+        piece.info = {}  # Pillow would warn about a palette's transparency
         as_stored[top : top + rows] = np.asarray(piece if piece.mode == mode else piece.convert(mode))
     return upright

@@ -1,4 +1,4 @@
-"""A palette PNG written strip by strip, so that a large mask is never in memory whole."""
+"""Writing a palette PNG strip by strip, so that a large mask is never in memory as a whole."""
 
 import struct
 import zlib
@@ -15,19 +15,19 @@ _PALETTE_TYPE = 3
 
 
 class Sink(Protocol):
-    """What bytes are written to."""
+    """A destination of bytes."""
 
     def write(self, content: bytes, /) -> int:
         """Writes bytes and returns how many."""
 
 
 class PngStreamWriter:
-    """Writes an 8-bit palette PNG (ISO/IEC 15948) of which the rows come in order.
+    """Writes an 8-bit palette PNG (ISO/IEC 15948) from top to bottom.
 
     Args:
-        file: Where to.
-        size: Width and height.
-        palette: One RGB colour a label.
+        file: The destination.
+        size: Width and height, in pixels.
+        palette: One RGB colour per label.
     """
 
     def __init__(self, file: Sink, size: tuple[int, int], palette: Sequence[Color]) -> None:
@@ -40,20 +40,22 @@ class PngStreamWriter:
         self._chunk(b"PLTE", bytes(value for color in palette for value in color))
 
     def write(self, labels: UInt8Array) -> None:
-        """Adds rows, `(h, W)`.
+        """Appends rows of labels, uint8 `(h, W)`.
 
         Raises:
-            ValueError: If they have another width or are too many.
+            ValueError: If they have another width, or there are too many.
         """
         if labels.shape[1] != self.width or self.rows + len(labels) > self.height:
-            raise ValueError(f"{labels.shape} does not fit {self.height - self.rows} rows of {self.width}")
-        # Each row begins with the number of its filter; 0 is none, which suits labels.
+            raise ValueError(
+                f"{labels.shape} does not fit the remaining {self.height - self.rows} rows of {self.width}"
+            )
+        # Each row begins with its filter type; labels need none, which is 0.
         filtered = np.pad(labels, ((0, 0), (1, 0)))
         self._chunk(b"IDAT", self._compressor.compress(filtered.tobytes()))
         self.rows += len(labels)
 
     def finish(self) -> None:
-        """Writes the end of the file.
+        """Completes the file.
 
         Raises:
             ValueError: If rows are missing.

@@ -1,4 +1,4 @@
-"""Keeps Pillow and its libraries from writing to the terminal of a program whose own errors say what is wrong."""
+"""Keeping Pillow and its libraries from printing about broken files, which our own errors report."""
 
 import ctypes
 import logging
@@ -9,14 +9,14 @@ from PIL import _imaging
 
 
 def silence_pillow() -> None:
-    """Silences, in this process and for good, what Pillow and libtiff print about broken files.
+    """Silences what Pillow and libtiff print about broken files, permanently in this process.
 
-    It is for the command line, which owns its process: as a library, this package leaves such settings alone.
+    Only the command line calls it, because it owns its process; as a library, this package leaves such settings alone.
     """
     logging.getLogger("PIL").addHandler(logging.NullHandler())
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    # libtiff prints to the file descriptor itself. It is found among the libraries that Pillow's own was linked with;
-    # where it is a part of that one, as on Windows, it stays as loud as it is.
+    # libtiff prints to the file descriptor itself. It is found among the libraries that Pillow's own one is linked to;
+    # where it is linked statically, as on Windows, it is not silenced.
     with suppress(OSError, AttributeError):
         libraries = ctypes.CDLL(_imaging.__file__)
         libraries.TIFFSetErrorHandler(None)

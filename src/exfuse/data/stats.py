@@ -1,4 +1,4 @@
-"""One pass over a whole split before it is used: every file read, every label checked and counted."""
+"""A pass over a whole split before it is used, which reads every file and checks and counts every label."""
 
 import hashlib
 import json
@@ -21,17 +21,16 @@ Int64Array = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class DatasetStats:
-    """What a split holds.
+    """Statistics of a split.
 
     Attributes:
-        pixel_counts: Labelled pixels of each class, `(K,)`.
-        containing_image_pixels: Labelled pixels of the images in which each class occurs, `(K,)`.
-        image_counts: Images in which each class occurs, `(K,)`.
-        ignored: Pixels that are no class.
-        fingerprint: Equal ones mean equal data: a SHA-256, in hexadecimal digits, over 32 bytes for what the labels
-            mean and then, for each image in the split's order, 32 bytes each for its name, its file and its mask's.
-            These are SHA-256 themselves: of the JSON of `names`, `palette`, `ignore_index` and `label_map` in this
-            order; of the name's bytes in the file system; and of the files' contents.
+        pixel_counts: Number of labelled pixels of each class, `(K,)`.
+        containing_image_pixels: Number of labelled pixels in the images that contain each class, `(K,)`.
+        image_counts: Number of images that contain each class, `(K,)`.
+        ignored: Number of ignored pixels.
+        fingerprint: Equal for equal data. A SHA-256, in hexadecimal digits, of these concatenated SHA-256 digests: of
+            the JSON of `names`, `palette`, `ignore_index` and `label_map` in this order; and, for each image in the
+            split's order, of the bytes of its name in the file system, of its file and of its mask's file.
     """
 
     pixel_counts: Int64Array
@@ -49,7 +48,7 @@ def compute_stats(dataset: SegmentationDataset, progress: Callable[[], None] = l
         progress: Called after each image.
 
     Raises:
-        DataError: On the first file that is missing, broken or has a label outside the classes.
+        DataError: For the first file that is missing, broken or contains an unknown label.
     """
     num_classes = len(dataset.classes)
     pixels, containing_image_pixels, images = (np.zeros(num_classes, dtype=np.int64) for _ in range(3))
@@ -68,7 +67,7 @@ def compute_stats(dataset: SegmentationDataset, progress: Callable[[], None] = l
 
 
 def _meaning(dataset: SegmentationDataset) -> bytes:
-    """Returns the digest of what the values in the masks mean."""
+    """Returns a digest of the meaning of the masks' values."""
     classes, label_map = dataset.classes, dataset.label_map
     meaning = {
         "names": classes.names,

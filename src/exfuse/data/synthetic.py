@@ -1,8 +1,8 @@
-"""Seeded scenes of textured, overlapping shapes: a segmentation task that needs no download.
+"""Drawn scenes of textured, overlapping shapes: a seeded segmentation task that needs no download.
 
-Colours say nothing about the class; shape and texture do. Discs and striped discs differ in texture alone, rods are
-two to four pixels thin, later shapes hide earlier ones, and a one-pixel border around each shape is ignored, as in
-PASCAL VOC.
+Shape and texture determine the class; colour is random. Discs and striped discs differ in texture only, rods are two to
+four pixels wide, later shapes cover earlier ones, and a one-pixel border around each shape is ignored, as in PASCAL
+VOC.
 """
 
 import json
@@ -25,7 +25,7 @@ def make_scene(seed: int, height: int = 144, width: int = 192) -> Sample:
     """Draws a scene.
 
     Args:
-        seed: Fixes the scene.
+        seed: Determines the scene.
         height: In pixels.
         width: In pixels.
     """
@@ -48,9 +48,9 @@ def write_scenes(root: Path, counts: dict[str, int], seed: int = 0) -> None:
     """Writes a data set of scenes in the format images/, masks/, SPLIT.txt, classes.json.
 
     Args:
-        root: Folder to write into.
+        root: Folder to write to.
         counts: Split name -> number of scenes; no scene is in two splits.
-        seed: Fixes all scenes.
+        seed: Determines all scenes.
     """
     for folder in ("images", "masks"):
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def write_scenes(root: Path, counts: dict[str, int], seed: int = 0) -> None:
 
 
 def _texture(rng: np.random.Generator, height: int, width: int) -> FloatArray:
-    """A random colour with smooth blotches on it."""
+    """Returns a random colour with smooth blotches, `(H, W, 3)`."""
     coarse = rng.normal(0, 28, (height // 12 + 2, width // 12 + 2, 1)).astype(np.float32)
     blotches = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     color = rng.uniform(40, 215, 3).astype(np.float32)
@@ -89,7 +89,7 @@ def _stripes(rng: np.random.Generator, height: int, width: int) -> FloatArray:
 
 
 def _draw_shape(label: int, rng: np.random.Generator, height: int, width: int) -> UInt8Array:
-    """Draws one shape in ones on zeros, `(H, W)`."""
+    """Returns a random shape of a class, as ones on zeros, `(H, W)`."""
     canvas = np.zeros((height, width), dtype=np.uint8)
     center = np.array([rng.uniform(0, width), rng.uniform(0, height)])
     radius, angle = rng.uniform(9, 28), rng.uniform(0, 2 * np.pi)

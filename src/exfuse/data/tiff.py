@@ -1,4 +1,4 @@
-"""A TIFF file's first directory, read and judged before a decoder sees the file (TIFF 6.0; BigTIFF)."""
+"""Checking a TIFF file's first directory before a decoder sees the file (TIFF 6.0; BigTIFF)."""
 
 import struct
 from typing import IO, Any
@@ -10,29 +10,29 @@ WIDTH, LENGTH, BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 2
 STRIP_OFFSETS, SAMPLES_PER_PIXEL, ROWS_PER_STRIP, PLANAR_CONFIGURATION = 273, 277, 278, 284
 COLOR_MAP, TILE_WIDTH, TILE_LENGTH, TILE_OFFSETS, INK_SET = 320, 322, 323, 324, 332
 SAMPLE_FORMAT, YCBCR_SUBSAMPLING = 339, 530
-NEXT_DIRECTORY = 0  # no tag: kept among them
+NEXT_DIRECTORY = 0  # not a tag, but stored with them: the offset of the next directory
 
 HEADERS = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<"}  # the last is BigTIFF
 INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # the types BYTE, SHORT, LONG and LONG8
-MAX_VALUES = 768  # that are read of a tag: a map of 256 colours
+MAX_VALUES = 768  # read per tag: a map of 256 colours
 
-# Compressions whose decoders take the memory of a strip: not LZMA, JPEG of the old kind or WebP.
+# Compressions whose decoders need only the memory of a strip, which excludes LZMA, old-style JPEG and WebP.
 RAW, JPEG = 1, 7
 COMPRESSIONS = (RAW, 2, 3, 4, 5, JPEG, 8, 32773, 32946, 50000)  # CCITT, LZW, JPEG, Deflate, PackBits, Zstandard
 CMYK, YCBCR = 5, 6
 PHOTOMETRICS = (0, 1, 2, 3, CMYK, YCBCR)  # grey from white or black, RGB, palette
-MAX_TILE = 1 << 20  # pixels of a tile in an image of fewer
+MAX_TILE = 1 << 20  # pixels that a tile may have even if the image is smaller
 
 
 def check_tiff(name: object, file: IO[bytes]) -> None:
-    """Checks that an image will be understood to the bit and as a whole, in memory that its size says.
+    """Checks that an image can be decoded exactly and completely, with memory in proportion to its size.
 
     Args:
-        name: Named in errors.
-        file: The file; its position is not kept.
+        name: The file's name in errors.
+        file: The file; its position is not restored.
 
     Raises:
-        DataError: If it is not; says why.
+        DataError: If it cannot; the message contains the reason.
         ValueError: If the directory is broken; also `struct.error`, `OSError`, `KeyError`.
     """
     tags, counts = _read_tags(file)
@@ -43,7 +43,7 @@ def check_tiff(name: object, file: IO[bytes]) -> None:
         )
     reason = _colours_unknown(tags) or _pieces_wrong(tags, counts)
     if reason:
-        raise DataError(f"{name}: a TIFF file with {reason} is not read; save it as PNG with 8 bits a channel")
+        raise DataError(f"{name}: TIFF files with {reason} are not supported; save it as PNG with 8 bits per channel")
 
 
 def _first(tags: dict[int, tuple[int, ...]], tag: int, default: int) -> int:
@@ -51,11 +51,11 @@ def _first(tags: dict[int, tuple[int, ...]], tag: int, default: int) -> int:
 
 
 def _colours_unknown(tags: dict[int, tuple[int, ...]]) -> str:
-    """Returns what it is about the samples that different programs read differently, or nothing."""
+    """Returns a property of the samples that programs interpret in different ways; empty if there is none."""
     compression, photometric = _first(tags, COMPRESSION, RAW), _first(tags, PHOTOMETRIC, -1)
     samples, bits = _first(tags, SAMPLES_PER_PIXEL, 1), set(tags.get(BITS_PER_SAMPLE, (1,)))
     if not (bits <= {1, 2, 4, 8} if samples == 1 else bits == {8}):
-        return f"{max(bits)} bits a sample"
+        return f"{max(bits)} bits per sample"
     if set(tags.get(SAMPLE_FORMAT, (1,))) != {1}:
         return "samples that are not unsigned integers"
     if compression not in COMPRESSIONS:
@@ -66,14 +66,14 @@ def _colours_unknown(tags: dict[int, tuple[int, ...]]) -> str:
         return "inks that may not be CMYK"
     if photometric == YCBCR and compression == RAW and tags.get(YCBCR_SUBSAMPLING) != (1, 1):
         return "subsampled colours and no compression"
-    # The map has 16 bits by definition; it holds 8 where the lower ones repeat the upper ones or are zero.
+    # A colour map has 16 bits by definition; its colours have 8 if the lower bits repeat the upper ones or are zero.
     if any(value & 255 not in (0, value >> 8) for value in tags.get(COLOR_MAP, ())):
         return "a colour map of 16 bits"
     return ""
 
 
 def _pieces_wrong(tags: dict[int, tuple[int, ...]], counts: dict[int, int]) -> str:
-    """Returns what is wrong with the strips or tiles, each of which is decoded as a whole, or nothing."""
+    """Returns what is wrong with the strips or tiles, each of which is decoded as a whole; empty if nothing is."""
     width, height = tags[WIDTH][0], tags[LENGTH][0]
     if TILE_OFFSETS in tags:
         columns, rows, pieces = tags[TILE_WIDTH][0], tags[TILE_LENGTH][0], counts[TILE_OFFSETS]
@@ -83,11 +83,11 @@ def _pieces_wrong(tags: dict[int, tuple[int, ...]], counts: dict[int, int]) -> s
         return f"tiles of {columns} x {rows} pixels"
     planes = _first(tags, SAMPLES_PER_PIXEL, 1) if _first(tags, PLANAR_CONFIGURATION, 1) == 2 else 1
     expected = -(-width // columns) * -(-height // rows) * planes
-    return "" if pieces == expected else f"{pieces} strips or tiles in place of {expected}"
+    return "" if pieces == expected else f"{pieces} strips or tiles instead of {expected}"
 
 
 def _read_tags(file: IO[bytes]) -> tuple[dict[int, tuple[int, ...]], dict[int, int]]:
-    """Returns the values of all tags that are integers, and how many values each tag has."""
+    """Returns the values of all integer tags, and the number of values of every tag."""
     file.seek(0)
     header = file.read(4)
     order, is_big = HEADERS[header], header[2] == ord("+")
@@ -99,7 +99,7 @@ def _read_tags(file: IO[bytes]) -> tuple[dict[int, tuple[int, ...]], dict[int, i
     counts: dict[int, int] = {}
     for tag, kind, count, value in entries:
         if tag in counts:
-            raise ValueError(f"the tag {tag} twice")
+            raise ValueError(f"the tag {tag} appears twice")
         counts[tag] = count
         if kind not in INTEGERS or not count:
             continue

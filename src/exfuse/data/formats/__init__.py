@@ -1,4 +1,4 @@
-"""The formats people keep labelled images in: one file each, and the table of those that are known."""
+"""The formats of data sets: one file each, and the table of the registered ones."""
 
 from pathlib import Path
 
@@ -14,16 +14,16 @@ FORMATS: dict[str, DatasetFormat] = {}
 
 
 def register_format(dataset_format: DatasetFormat) -> None:
-    """Makes a format known; of several that recognise a folder, the one registered last is taken.
+    """Registers a format; if several recognise a folder, the one registered last is used.
 
     Args:
-        dataset_format: With a name that is not taken yet.
+        dataset_format: The format; its name must not be taken yet.
 
     Raises:
         ValueError: If the name is taken.
     """
     if dataset_format.name in FORMATS:
-        raise ValueError(f"there is a format {dataset_format.name!r} already")
+        raise ValueError(f"format {dataset_format.name!r} is already registered; choose another name")
     FORMATS[dataset_format.name] = dataset_format
 
 
@@ -32,10 +32,10 @@ for _format in (Lists(), Folders(), Ade20k(), Cityscapes(), Voc()):
 
 
 def detect_format(root: Path, split: str) -> DatasetFormat:
-    """Returns the format of a folder, by what lies in it.
+    """Returns the format of a folder, recognised by its content.
 
     Raises:
-        DataError: If it has none of those that are known.
+        DataError: If it has none of the registered formats.
     """
     for known in reversed(FORMATS.values()):
         if known.detect(root, split):

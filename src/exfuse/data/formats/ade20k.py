@@ -1,4 +1,4 @@
-"""ADE20K's tree (Zhou et al., CVPR 2017), as the scene parsing challenge has it."""
+"""ADE20K's folders (Zhou et al., CVPR 2017), as in the scene parsing challenge."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ from exfuse.errors import DataError, without_path
 
 
 class Ade20k(DatasetFormat):
-    """`images/SPLIT/` and `annotations/SPLIT/`, whose masks hold 0 for none and the classes from 1."""
+    """`images/SPLIT/` and `annotations/SPLIT/`, whose masks store 0 for unlabelled pixels and the classes from 1."""
 
     name = "ade20k"
     contents = "ADE20K's images/ and annotations/{split}/"
@@ -46,7 +46,7 @@ def read_ade20k_classes(path: Path) -> Classes:
     """Reads the names of the 150 classes from the table that comes with ADE20K.
 
     Raises:
-        DataError: If it cannot be read or has other than 150 rows.
+        DataError: If it cannot be read or does not have 150 rows.
     """
     try:
         rows = [line.split("\t") for line in read_text(path).splitlines()[1:] if line.strip()]

@@ -1,4 +1,4 @@
-"""What a data format declares, and what most of them have in common."""
+"""The interface of data formats, and functions that most of them share."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -18,14 +18,14 @@ from exfuse.errors import DataError, did_you_mean, shown, without_path
 OnMissing = Callable[[DataError], None]
 
 MASK_SUFFIX = ".png"
-MAX_HINTS = 1000  # lists among which one is looked for whose name is like a missing one's
-MISSING_LABELS = 64  # that masks may lack of those up to their largest, where nobody says how many classes there are
+MAX_HINTS = 1000  # lists that are searched for a name similar to a missing one's
+MISSING_LABELS = 64  # labels below the largest that masks may lack if the number of classes is not given
 _UPPER_SUFFIXES = tuple(suffix.upper() for suffix in IMAGE_SUFFIXES)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one labelled image lies.
+    """The files of a labelled image.
 
     Attributes:
         name: Identifier within the split, without a suffix.
@@ -39,7 +39,7 @@ class Entry:
 
 
 class FoundImage(NamedTuple):
-    """An image of a split, whose mask is yet to be looked for.
+    """An image of a split, before its mask is looked up.
 
     Attributes:
         name: Identifier within the split, without a suffix.
@@ -53,17 +53,17 @@ class FoundImage(NamedTuple):
 
 
 class DatasetFormat(ABC):
-    """A way of keeping labelled images in a folder; the masks are PNG files that store labels."""
+    """A way of storing labelled images in a folder; masks are PNG files that store labels."""
 
     name: ClassVar[str]
-    """What a dataset file calls it."""
+    """Its name in dataset files."""
 
     contents: ClassVar[str]
-    """What lies in such a folder, for the error when nothing is recognised; "{split}" stands for the split."""
+    """Description of the folder's content, for the error if no format is recognised; "{split}" stands for the split."""
 
     @abstractmethod
     def detect(self, root: Path, split: str) -> bool:
-        """Returns whether a folder has this format, by what lies in it."""
+        """Returns whether a folder has this format, judging by its content."""
 
     @abstractmethod
     def images(self, root: Path, split_source: str, missing: OnMissing) -> Iterator[FoundImage]:
@@ -71,8 +71,8 @@ class DatasetFormat(ABC):
 
         Args:
             root: Folder of the data set.
-            split_source: The split's list or folder, as `split_source` names it or a dataset file says.
-            missing: Called for each image that is not there; if it returns, the image is left out.
+            split_source: The split's list or folder, from `split_source` or a dataset file.
+            missing: Called with an error for each missing image; if it returns, the image is skipped.
 
         Raises:
             DataError: If the split cannot be read.
@@ -83,19 +83,19 @@ class DatasetFormat(ABC):
         """Returns the folder of a split's masks."""
 
     def split_source(self, split: str) -> str:
-        """Returns where a split is described unless a dataset file says it: its list or its folder."""
+        """Returns a split's list or folder, unless a dataset file names it."""
         return split
 
     def classes(self, root: Path) -> Classes:
         """Returns the classes of a folder without `classes.json`; by default the labels in its masks are numbered.
 
         Raises:
-            DataError: If they cannot be told.
+            DataError: If they cannot be determined.
         """
         return classes_in_masks(root / "masks")
 
     def label_map(self) -> UInt8Array | None:
-        """Returns what the stored values mean, 256 entries; None where they are the labels."""
+        """Returns 256 entries, stored value -> label; None if masks store labels."""
         return None
 
     def entries(self, root: Path, split: str, split_source: str, missing: OnMissing) -> tuple[Entry, ...]:
@@ -105,10 +105,11 @@ class DatasetFormat(ABC):
             root: Folder of the data set.
             split: The split's name, for errors.
             split_source: Its list or its folder.
-            missing: Called for each file that is not there or is named twice; if it returns, the image is left out.
+            missing: Called with an error for each file that is missing or listed twice; if it returns, the image is
+                skipped.
 
         Raises:
-            DataError: If a file is missing or named twice, or the split has no images.
+            DataError: If a file is missing or listed twice, or the split has no images.
         """
         absent: list[DataError] = []
 
@@ -124,19 +125,19 @@ class DatasetFormat(ABC):
 
 
 def stop(error: DataError) -> None:
-    """Raises the error: what to do about a missing file unless all of them are looked for."""
+    """Raises the error: the default way to handle a missing file."""
     raise error
 
 
 def images_of_folder(images: Path, missing: OnMissing) -> Iterator[FoundImage]:
-    """Yields the images in a folder and in those below it; a mask has its image's name.
+    """Yields the images below a folder, at any depth; a mask has the name of its image.
 
     Args:
         images: The folder.
-        missing: Called for each broken link.
+        missing: Called with an error for each broken link.
 
     Raises:
-        DataError: If it is no folder.
+        DataError: If the folder does not exist.
     """
     if not images.is_dir():
         raise DataError(f"{images}: no such folder")
@@ -145,16 +146,16 @@ def images_of_folder(images: Path, missing: OnMissing) -> Iterator[FoundImage]:
             name = path.relative_to(images).as_posix().removesuffix(path.suffix)
             yield FoundImage(name, path, name)
         else:
-            missing(DataError(f"{path}: a broken link"))
+            missing(DataError(f"{path}: broken link"))
 
 
 def images_of_list(images: Path, list_path: Path, missing: OnMissing) -> Iterator[FoundImage]:
-    """Yields the images that a list names, one a line, without a suffix.
+    """Yields the images that a list names, one per line, without a suffix.
 
     Args:
-        images: Their folder.
+        images: Folder of the images.
         list_path: The list.
-        missing: Called for each image that is not there.
+        missing: Called with an error for each missing image.
 
     Raises:
         DataError: If the list cannot be read, or a name leads out of the folder.
@@ -175,66 +176,65 @@ def images_of_list(images: Path, list_path: Path, missing: OnMissing) -> Iterato
         elif broken := next((path for path in _with_suffixes(images, name) if path.is_symlink()), None):
             missing(DataError(f"{line}: {broken} is a broken link"))
         else:
-            hint = "; names stand there without their suffix" if Path(name).suffix.lower() in IMAGE_SUFFIXES else ""
+            hint = "; names in a list have no suffix" if Path(name).suffix.lower() in IMAGE_SUFFIXES else ""
             missing(DataError(f"{line}: no image named {shown(name)} in {images}{hint}"))
 
 
 def _with_suffixes(folder: Path, name: str) -> Iterator[Path]:
-    """Yields where an image may lie, in the order in which it is looked for."""
+    """Yields the paths where an image may be, in the order in which they are tried."""
     for suffix in (*IMAGE_SUFFIXES, *_UPPER_SUFFIXES):
         yield folder / f"{name}{suffix}"
 
 
 def _with_masks(found: Iterable[FoundImage], masks: Path, missing: OnMissing) -> Iterator[Entry]:
-    """Adds the masks to images given by name, path and name of the mask."""
+    """Yields images with their masks."""
     seen: dict[str, Path] = {}
     for name, image, mask_name in found:
         if not seen and not masks.is_dir():
-            missing(DataError(f"{masks}: no such folder; the masks are looked for there"))
+            missing(DataError(f"{masks}: no such folder; it should contain the masks"))
             return
         if name in seen:
-            missing(
-                DataError(f"{image}: {shown(name)} is in the split already, as {seen[name]}; each image counts once")
-            )
+            missing(DataError(f"{image}: {shown(name)} is in the split already, as {seen[name]}; list each image once"))
             continue
         seen[name] = image
         mask = masks / f"{mask_name}{MASK_SUFFIX}"
         if mask.is_file():
             yield Entry(name, image, mask)
         elif mask.is_symlink():
-            missing(DataError(f"{mask}: a broken link"))
+            missing(DataError(f"{mask}: broken link"))
         else:
             other = next((path.name for path in _with_suffixes(masks, mask_name) if path.is_file()), None)
-            hint = f"; there is {other}, but masks are {MASK_SUFFIX} files" if other else ""
+            hint = f"; found {other}, but masks must be {MASK_SUFFIX} files" if other else ""
             missing(DataError(f"{mask}: no such mask{hint}"))
 
 
 def classes_in_masks(masks: Path) -> Classes:
-    """Returns numbered classes for the labels that are found in a folder of masks.
+    """Returns numbered classes for the labels found in a folder of masks.
 
     Raises:
-        DataError: If they hold 0 and 255 only, or lack more than `MISSING_LABELS` of the labels up to the largest.
+        DataError: If the labels are 0 and 255 only, or more than `MISSING_LABELS` of those up to the largest are
+            missing.
     """
     first_with: dict[int, Path] = {}
     for path in image_files(masks) if masks.is_dir() else ():
         if path.suffix != MASK_SUFFIX:
             continue
-        with suppress(DataError):  # a mask that cannot be read is found, and named, with whatever else is read
+        with suppress(DataError):  # a mask that cannot be read is reported when its sample is read
             for label in np.unique(read_mask(path)).tolist():
                 first_with.setdefault(label, path)
     labels = set(first_with)
     if labels == {0, 255}:
         raise DataError(
-            f"{masks}: the masks hold 0 and 255 only, and 255 is ignored: nothing is left to tell apart. If "
-            "255 is your second class, describe the data in a YAML file with label_map: {255: 1} (docs/data.md)"
+            f"{masks}: the masks contain 0 and 255 only, and 255 is ignored, so there is only one class. If 255 is "
+            "your second class, describe the data in a YAML file with label_map: {255: 1} (docs/data.md)"
         )
     classes = sorted(labels - {255})
     count = max(classes, default=0) + 1
     if count - len(classes) > MISSING_LABELS:
         others = f"only {', '.join(map(str, classes[:-1]))}" if len(classes) > 1 else "none"
         raise DataError(
-            f"{first_with[classes[-1]]}: has the label {classes[-1]}, and of those below it the masks hold {others}. "
-            "If it is a mistake, correct the masks; else say in classes.json, or by the label_map of a YAML file, what "
-            "the labels mean (docs/data.md)"
+            f"{first_with[classes[-1]]}: has the label {classes[-1]}, but of the lower labels the masks contain "
+            f"{others}. If it is a mistake, correct the masks; otherwise describe the labels in classes.json or with "
+            "label_map in a YAML file (docs/data.md)"
         )
     return numbered_classes(max(count, 2))

@@ -1,4 +1,4 @@
-"""Cityscapes' tree (Cordts et al., CVPR 2016)."""
+"""Cityscapes' folders (Cordts et al., CVPR 2016)."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +10,12 @@ from exfuse.data.files import inside
 from exfuse.data.formats.base import DatasetFormat, FoundImage, OnMissing, images_of_folder
 from exfuse.data.samples import UInt8Array
 
-IMAGE = "_leftImg8bit"  # ends the name of an image
+IMAGE = "_leftImg8bit"  # at the end of an image's name
 MASK = "_gtFine_labelIds"
 
 
 class Cityscapes(DatasetFormat):
-    """`leftImg8bit/SPLIT/` and `gtFine/SPLIT/`, whose masks hold 34 ids; 19 of them are classes."""
+    """`leftImg8bit/SPLIT/` and `gtFine/SPLIT/`, whose masks store 34 ids; 19 of them are classes."""
 
     name = "cityscapes"
     contents = "Cityscapes' leftImg8bit/{split}/ and gtFine/{split}/"

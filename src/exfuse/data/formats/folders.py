@@ -1,4 +1,4 @@
-"""A folder of images and one of masks for each split: `images/train/`, `masks/train/`."""
+"""A folder of images and a folder of masks per split: `images/train/`, `masks/train/`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ from exfuse.data.formats.base import DatasetFormat, FoundImage, OnMissing, image
 
 
 class Folders(DatasetFormat):
-    """A folder for each split."""
+    """`images/SPLIT/` and `masks/SPLIT/`."""
 
     name = "folders"
     contents = "images/{split}/ and masks/{split}/"

@@ -1,4 +1,4 @@
-"""`images/`, `masks/` and a list of names for each split: `train.txt`."""
+"""`images/`, `masks/` and a list of names per split: `train.txt`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ from exfuse.data.formats.base import DatasetFormat, FoundImage, OnMissing, image
 
 
 class Lists(DatasetFormat):
-    """A list of names for each split."""
+    """`images/`, `masks/` and `SPLIT.txt`."""
 
     name = "lists"
     contents = "images/, masks/ and {split}.txt"

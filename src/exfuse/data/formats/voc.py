@@ -1,4 +1,4 @@
-"""PASCAL VOC's tree (Everingham et al., IJCV 2010)."""
+"""PASCAL VOC's folders (Everingham et al., IJCV 2010)."""
 
 from collections.abc import Iterator
 from pathlib import Path

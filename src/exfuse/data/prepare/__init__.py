@@ -1,1 +1,1 @@
-"""Turning public data sets, as they are downloaded, into one folder that can be trained on."""
+"""Turning downloaded public data sets into a folder in the format "lists"."""

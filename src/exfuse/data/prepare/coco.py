@@ -1,4 +1,4 @@
-"""COCO's instances as semantic masks of PASCAL VOC's 21 classes."""
+"""COCO's instances as semantic masks with PASCAL VOC's 21 classes."""
 
 import json
 from collections import defaultdict
@@ -17,7 +17,7 @@ from exfuse.data.samples import UInt8Array, image_size
 from exfuse.errors import ConfigError, DataError, shown, without_path
 from exfuse.outputs.folder import OutputFolder
 
-# COCO's category names for VOC's classes, where they are called otherwise.
+# VOC's class names -> COCO's category names, where they differ.
 COCO_NAMES = {
     "aeroplane": "airplane",
     "diningtable": "dining table",
@@ -28,7 +28,7 @@ COCO_NAMES = {
 }
 # Images by split (Lin et al., ECCV 2014, and cocodataset.org).
 PUBLISHED_COCO = {"train2014": 82_783, "val2014": 40_504, "train2017": 118_287, "val2017": 5_000}
-# What the rows of an annotation file must hold: types, and the range of numbers.
+# The required keys of the rows of an annotation file: types, and the range of numbers.
 ID = ((int,), -(2**53), 2**53)
 ROWS: dict[str, dict[str, tuple[tuple[type, ...], float, float]]] = {
     "images": {
@@ -39,31 +39,31 @@ ROWS: dict[str, dict[str, tuple[tuple[type, ...], float, float]]] = {
     },
     "categories": {"id": ID, "name": ((str,), 0, 0)},
 }  # fmt: skip
-MAX_INSTANCES = 2**30  # bytes of an annotation file; train2017's has less than half as many
-# An image is taken if the areas of its annotations of VOC's classes add up to more than this many pixels.
+MAX_INSTANCES = 2**30  # bytes in an annotation file; train2017's has less than half as many
+# An image is used if the areas of its annotations of VOC's classes add up to more than this many pixels.
 MIN_AREA = 1000
-MAX_BOUNDARIES = 5_000_000  # pixels that the sides of an image's polygons pass through: ten seconds of drawing
-MAX_DRAWN = 20_000_000_000  # pixels of an image times its regions: a minute or two of drawing
+MAX_BOUNDARIES = 5_000_000  # pixels that the sides of an image's polygons cross: ten seconds of drawing
+MAX_DRAWN = 20_000_000_000  # pixels of an image times its number of regions: a minute or two of drawing
 
 
 @into_folder
 def prepare_coco(
     coco: Path, output: OutputFolder, splits: tuple[str, ...], partial: bool, progress: Progress = lambda: None
 ) -> dict[str, int]:
-    """Adds COCO's images to a folder that holds "trainaug", and the list "mixed": trainaug and these.
+    """Adds COCO's images to a folder that contains "trainaug", and writes the list "mixed" with both.
 
-    Pixels that two classes claim are ignored; a crowd counts as its class. Images with 1,000 or fewer annotated pixels
-    of VOC's classes are left out.
+    Pixels claimed by two classes are ignored; a crowd counts as its class. Images with at most 1,000 annotated pixels
+    of VOC's classes are skipped.
 
     Args:
         coco: The folder with `annotations/instances_SPLIT.json` and the images in `SPLIT/`.
         output: The folder made from VOC 2012 and SBD.
         splits: For example "train2017"; each once.
-        partial: Accept other numbers of images than were published.
-        progress: Called after each image that is taken.
+        partial: Whether to accept other numbers of images than published.
+        progress: Called after each image that is added.
 
     Returns:
-        Number of images taken, in "mixed", and of val images in it: 0.
+        Number of COCO's images added, of images in "mixed", and of val images in "mixed", which is 0.
 
     Raises:
         ConfigError: If a split is named twice.
@@ -75,7 +75,7 @@ def prepare_coco(
     tree.drop_lists("mixed")
     trainaug = tree.read_list("trainaug", "exfuse data prepare sbd")
     val = tree.read_list("val", "exfuse data prepare voc")
-    taken: dict[str, None] = {}  # in their order
+    taken: dict[str, None] = {}  # an ordered set
     for split in splits:
         annotations = coco / "annotations" / f"instances_{split}.json"
         content = _read_instances(annotations)
@@ -96,9 +96,9 @@ def prepare_coco(
                 raise DataError(f"{image}: no such image, but {annotations.name} lists it")
             name, (height, width) = f"coco_{image.stem}", (row["height"], row["width"])
             if name in taken:
-                raise DataError(f"{image}: {shown(name)} was taken already; two images would have one mask")
+                raise DataError(f"{image}: {shown(name)} exists already; two images would share one mask")
             if image_size(image) != (height, width):
-                raise DataError(f"{image}: not {width} x {height} pixels, as {annotations.name} says")
+                raise DataError(f"{image}: not {width} x {height} pixels, as listed in {annotations.name}")
             try:
                 mask = draw_semantic_mask(wanted, labels, height, width)
             except DataError as error:
@@ -113,29 +113,29 @@ def prepare_coco(
 
 
 def _check_listed(content: dict[str, Any], path: Path) -> None:
-    """Checks that all images that have annotations are listed."""
+    """Checks that every image with annotations is listed."""
     known = {row["id"] for row in content["images"]}
-    if strange := {row["image_id"] for row in content["annotations"]} - known:
-        raise DataError(f"{path}: annotations of image {min(strange)}, which it does not list")
+    if unlisted := {row["image_id"] for row in content["annotations"]} - known:
+        raise DataError(f"{path}: has annotations of image {min(unlisted)}, but does not list the image")
 
 
 def draw_semantic_mask(
     annotations: list[dict[str, Any]], labels: dict[int, int], height: int, width: int
 ) -> UInt8Array:
-    """Returns the classes of an image's pixels, uint8 `(H, W)`: 0 where nothing is, 255 where two classes are.
+    """Returns the classes of an image's pixels, uint8 `(H, W)`: 0 for the background, 255 where classes overlap.
 
     Args:
-        annotations: COCO's, as polygons or run lengths.
+        annotations: COCO's annotations, with polygons or run lengths.
         labels: Category id -> class index.
-        height: Of the image.
-        width: Of the image.
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
 
     Raises:
-        DataError: If a segmentation is none, or does not fit the image.
+        DataError: If a segmentation is invalid, does not fit the image or would take too long to draw.
     """
     regions = sum(len(annotation["segmentation"]) for annotation in annotations)
     if regions * height * width > MAX_DRAWN:
-        raise DataError(f"{regions:,} regions in {width} x {height} pixels")
+        raise DataError(f"{regions:,} regions in {width} x {height} pixels would take too long to draw")
     drawn, boundary = np.zeros((height, width), dtype=np.uint8), 0.0
     for number, annotation in enumerate(annotations):
         try:
@@ -158,7 +158,7 @@ def _labels_of_categories(content: dict[str, Any], path: Path) -> dict[int, int]
     wanted = {COCO_NAMES.get(name, name): index for index, name in enumerate(names) if index > 0}
     missing = sorted(set(wanted) - set(ids))
     if missing:
-        raise DataError(f"{path}: lacks the categories {', '.join(missing)}")
+        raise DataError(f"{path}: missing categories: {', '.join(missing)}")
     if len(ids) < len(content["categories"]):
         raise DataError(f"{path}: two categories have the same name")
     return {ids[name]: index for name, index in wanted.items()}
@@ -168,18 +168,18 @@ def _read_instances(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(read_text(path, MAX_INSTANCES))
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not COCO's instances ({without_path(error)})") from error
+        raise DataError(f"{path}: not a file of COCO's instances ({without_path(error)})") from error
     for key, wanted in ROWS.items():
         rows = content.get(key) if isinstance(content, dict) else None
         if not isinstance(rows, list):
-            raise DataError(f"{path}: not COCO's instances (no list {key!r})")
+            raise DataError(f"{path}: not a file of COCO's instances (no list {key!r})")
         ids: set[int] = set()
         for number, row in enumerate(rows):
             _check_row(row, wanted, f"{path}: {key}[{number}]")
-            if "id" in row:  # which annotations need not have
+            if "id" in row:  # optional in annotations
                 _check_row(row, {"id": ID}, f"{path}: {key}[{number}]")
                 if row["id"] in ids:
-                    raise DataError(f"{path}: {key}[{number}] has the 'id' {row['id']} of an earlier one")
+                    raise DataError(f"{path}: {key}[{number}] has the same 'id' as an earlier one, {row['id']}")
                 ids.add(row["id"])
     return content
 
@@ -187,7 +187,7 @@ def _read_instances(path: Path) -> dict[str, Any]:
 def _check_row(row: Any, wanted: dict[str, tuple[tuple[type, ...], float, float]], place: str) -> None:
     for name, (kinds, least, most) in wanted.items():
         value = row.get(name) if isinstance(row, dict) else None
-        if type(value) not in kinds:  # so that True is no number
-            raise DataError(f"{place} has no {name!r}, or one of a wrong type")
+        if type(value) not in kinds:  # unlike isinstance, this refuses True as a number
+            raise DataError(f"{place}: {name!r} is missing or has a wrong type")
         if isinstance(value, int | float) and not least <= value <= most:
-            raise DataError(f"{place}: {name!r} is not from {least:,} to {most:,}")
+            raise DataError(f"{place}: {name!r} must be from {least:,} to {most:,}")

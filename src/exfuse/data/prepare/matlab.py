@@ -1,8 +1,8 @@
-"""The one kind of MATLAB file that SBD needs: a matrix of numbers in a field of a struct, level 5 of the format.
+"""Reading SBD's MATLAB files: a numeric matrix in a field of a struct, in level 5 of the format.
 
-SciPy's reader can end the process on a damaged file, and inflates whatever is packed. Here nothing is made that is not
-in the file, and what is not asked for is passed over unread. The format is described in "MAT-File Format", The
-MathWorks, chapter 1.
+SciPy's reader can crash the process on a damaged file, and decompresses everything. This reader limits what it
+decompresses, and reads only the requested field. The format is described in "MAT-File Format", The MathWorks,
+chapter 1.
 """
 
 import struct
@@ -13,25 +13,25 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
-MAX_INFLATED = 16 * 2**20  # bytes of a variable; SBD's masks have at most 500 x 500 pixels
+MAX_INFLATED = 16 * 2**20  # bytes of a decompressed variable; SBD's masks have at most 500 x 500 pixels
 
-HEADER = 128  # bytes, of which the last two tell the byte order
-MATRIX, COMPRESSED = 14, 15  # kinds of elements; the others here are arrays of numbers:
+HEADER = 128  # bytes; the last two determine the byte order
+MATRIX, COMPRESSED = 14, 15  # types of elements; the others used here are arrays of numbers:
 NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
-STRUCT, NUMERIC_CLASSES = 2, range(6, 16)  # kinds of matrices
+STRUCT, NUMERIC_CLASSES = 2, range(6, 16)  # classes of matrices
 COMPLEX = 0x0800
 
 
 def read_field(content: bytes, variable: str, field: str) -> npt.NDArray[np.generic]:
-    """Returns a real, full matrix of numbers, as they are stored, in a field of a struct.
+    """Returns a real, full matrix in a field of a struct, with the numeric type that is stored.
 
     Args:
-        content: Of the file.
+        content: The file's content.
         variable: Name of a 1 x 1 struct.
         field: Name of its field.
 
     Raises:
-        ValueError: If that is not in it, or the file is damaged, too large or none of MATLAB's.
+        ValueError: If the field does not exist, or the file is damaged, too large or not a MATLAB 5 file.
     """
     order = {b"IM": "<", b"MI": ">"}.get(content[HEADER - 2 : HEADER])
     if order is None:
@@ -48,11 +48,11 @@ def read_field(content: bytes, variable: str, field: str) -> npt.NDArray[np.gene
 
 
 def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
-    """Yields the kinds and contents of what lies one behind the other."""
+    """Yields the type and content of each of a sequence of elements."""
     at = 0
     while at < len(data):
         first, size = struct.unpack_from(f"{order}II", data, at)
-        if first >> 16:  # up to four bytes, in the place of their number
+        if first >> 16:  # a small element: up to four bytes, stored in place of their number
             kind, size, start, end = first & 0xFFFF, first >> 16, at + 4, at + 8
         else:
             kind, start = first, at + 8

@@ -1,4 +1,4 @@
-"""The folder that is made: images/, masks/, a list for each split, and proof that no validation image is trained on."""
+"""The prepared folder: images/, masks/, one list per split; no validation image may be among those for training."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ from exfuse.outputs.folder import OutputFolder, claim_folder
 
 Arguments = ParamSpec("Arguments")
 
-BORDER_COLOR = (224, 224, 192)  # of the ignored label, as in PASCAL VOC's own masks
+BORDER_COLOR = (224, 224, 192)  # colour of the ignored label, as in PASCAL VOC's own masks
 
 
 @dataclass(frozen=True)
@@ -28,18 +28,18 @@ class PreparedTree:
     """A folder in the format "lists".
 
     Attributes:
-        output: The folder.
+        output: The claimed folder.
     """
 
     output: OutputFolder
 
     @property
     def root(self) -> Path:
-        """Where it is."""
+        """Path of the folder."""
         return self.output.folder
 
     def start(self, classes: Classes) -> None:
-        """Makes the folders and writes `classes.json`."""
+        """Creates the folders and writes `classes.json`."""
         rows = [
             {"id": index, "name": name, "color": list(color)}
             for index, (name, color) in enumerate(zip(classes.names, classes.palette, strict=True))
@@ -50,16 +50,16 @@ class PreparedTree:
         self.output.write("classes.json", content.encode())
 
     def add(self, name: str, image: Path, mask: UInt8Array, classes: Classes) -> None:
-        """Adds a labelled image; the image file is linked, or copied where it cannot be.
+        """Adds a labelled image; the image file is hard-linked, or copied where links are not possible.
 
         Args:
             name: Its identifier, without a suffix.
             image: The image file.
             mask: Class indices, uint8 `(H, W)`.
-            classes: For the mask's palette.
+            classes: The classes, for the mask's palette.
 
         Raises:
-            DataError: If the name leads to another folder, or would be another one in a list.
+            DataError: If the name leads to another folder, or cannot be written in a list.
         """
         if name != Path(name).name or name != name.strip() or {"\n", "\r"} & set(name):
             raise DataError(f"{self.root}: {name!r} cannot be the name of an image")
@@ -72,7 +72,7 @@ class PreparedTree:
         self.output.save(f"masks/{name}.png", picture, optimize=True)
 
     def drop_lists(self, *splits: str) -> None:
-        """Removes lists that were made from what is about to change."""
+        """Removes lists that depend on data that is about to change."""
         for split in splits:
             self.output.remove(f"{split}.txt")
 
@@ -85,26 +85,26 @@ class PreparedTree:
 
         Args:
             split: Its name.
-            made_by: The command that makes it, for the error.
+            made_by: The command that creates the list, for the error.
 
         Raises:
-            DataError: If there is none yet.
+            DataError: If the list does not exist yet.
         """
         path = self.root / f"{split}.txt"
         if not path.is_file():
-            raise DataError(f"{path}: not there yet; run {made_by} first")
+            raise DataError(f"{path}: does not exist yet; run {made_by} first")
         return [name for _, name in read_names(path)]
 
     def check_no_leak(self, train: Iterable[str], val: Iterable[str]) -> None:
-        """Checks that no validation image is among those for training, by name or by the bytes of its file.
+        """Checks that no validation image is among those for training, by name or by the content of its file.
 
         Raises:
-            DataError: With the names of those that are.
+            DataError: If there are some; with up to five of their names.
         """
         train, val = list(train), list(val)
         both = sorted(set(train) & set(val))
         if both:
-            raise DataError(f"{self.root}: {len(both)} val images are to be trained on: {', '.join(both[:5])}")
+            raise DataError(f"{self.root}: {len(both)} val images are also training images: {', '.join(both[:5])}")
         files = {path.stem: path for path in (self.root / "images").iterdir()}
 
         def digest(name: str) -> bytes:
@@ -120,7 +120,7 @@ class PreparedTree:
 def into_folder(
     prepare: Callable[Concatenate[Path, OutputFolder, Arguments], dict[str, int]],
 ) -> Callable[Concatenate[Path, Path, Arguments], dict[str, int]]:
-    """Makes what prepares a data set take the path of its output, which is claimed meanwhile; see `claim_folder`."""
+    """Decorates a function to accept the path of its output folder, and claims the folder; see `claim_folder`."""
 
     @wraps(prepare)
     def claimed(source: Path, output: Path, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> dict[str, int]:
@@ -132,14 +132,14 @@ def into_folder(
 
 
 def check_counts(found: Mapping[str, int], expected: Mapping[str, int], root: Path) -> None:
-    """Checks how many images there are.
+    """Checks the numbers of images.
 
     Raises:
-        DataError: With the first number that is not as published.
+        DataError: With the first number that differs from the published one.
     """
     for what, count in expected.items():
         if found[what] != count:
             raise DataError(
                 f"{root}: {found[what]:,} images in {what}, but {count:,} were published; "
-                "the download may be incomplete (--partial takes it as it is)"
+                "the download may be incomplete (--partial accepts it)"
             )

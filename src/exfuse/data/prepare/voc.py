@@ -1,4 +1,4 @@
-"""PASCAL VOC 2012 and the annotations that SBD adds to it ("trainaug")."""
+"""PASCAL VOC 2012, and SBD's additional annotations ("trainaug")."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +15,11 @@ from exfuse.data.samples import Sample, UInt8Array, check_sample, read_image
 from exfuse.errors import DataError, without_path
 from exfuse.outputs.folder import OutputFolder
 
-# Images with a segmentation, PASCAL VOC 2012 (Everingham et al., IJCV 2015); SBD (Hariharan et al., ICCV 2011); and
-# what is left of both once the val images are taken out.
+# Numbers of images with a segmentation: PASCAL VOC 2012 (Everingham et al., IJCV 2015); SBD (Hariharan et al., ICCV
+# 2011); and both together without VOC's val images.
 PUBLISHED_VOC = {"train": 1464, "val": 1449}
 PUBLISHED_SBD = {"SBD": 11355, "trainaug": 10582}
-MAX_ANNOTATION = 4 * 2**20  # bytes of one of SBD's files
+MAX_ANNOTATION = 4 * 2**20  # bytes in one of SBD's files
 VOC_FOLDERS = ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation")
 
 Progress = Callable[[], None]
@@ -27,12 +27,12 @@ Progress = Callable[[], None]
 
 @into_folder
 def prepare_voc(voc: Path, output: OutputFolder, partial: bool, progress: Progress = lambda: None) -> dict[str, int]:
-    """Takes the train and val splits of VOC 2012; lists that were made from earlier ones are removed.
+    """Adds the train and val splits of VOC 2012, and removes lists that were made from earlier ones.
 
     Args:
         voc: The folder `VOC2012`, with JPEGImages, SegmentationClass and ImageSets.
-        output: The folder to make.
-        partial: Accept other numbers of images than were published.
+        output: The folder to write to.
+        partial: Whether to accept other numbers of images than published.
         progress: Called after each image.
 
     Returns:
@@ -44,10 +44,10 @@ def prepare_voc(voc: Path, output: OutputFolder, partial: bool, progress: Progre
     classes = voc_classes()
     for folder in VOC_FOLDERS:
         if not (voc / folder).is_dir():
-            raise DataError(f"{voc}: has no {folder}; give the folder VOC2012 itself, for example VOCdevkit/VOC2012")
+            raise DataError(f"{voc}: no folder {folder}; give the folder VOC2012 itself, such as VOCdevkit/VOC2012")
     splits = {split: open_dataset(voc, split) for split in PUBLISHED_VOC}
     if any(dataset.classes.names != classes.names for dataset in splits.values()):
-        raise DataError(f"{voc}: describes classes of its own; give VOC 2012 as it was downloaded")
+        raise DataError(f"{voc}: its classes.json has other classes than VOC 2012; give VOC 2012 as downloaded")
     counts = {split: len(dataset) for split, dataset in splits.items()}
     if not partial:
         check_counts(counts, PUBLISHED_VOC, voc)
@@ -67,19 +67,19 @@ def prepare_voc(voc: Path, output: OutputFolder, partial: bool, progress: Progre
 
 @into_folder
 def prepare_sbd(sbd: Path, output: OutputFolder, partial: bool, progress: Progress = lambda: None) -> dict[str, int]:
-    """Adds SBD's images to a folder made by `prepare_voc`, and the list "trainaug".
+    """Adds SBD's images to a folder made by `prepare_voc`, and writes the list "trainaug".
 
-    It holds VOC's train split and SBD's images but for VOC's val split. VOC's own, finer masks are kept where an image
-    has both.
+    The list contains VOC's train split and SBD's images, except those in VOC's val split. If an image has masks in
+    both, VOC's finer one is kept.
 
     Args:
         sbd: The folder with `img`, `cls`, `train.txt` and `val.txt` (in the archive: benchmark_RELEASE/dataset).
         output: The folder made from VOC 2012.
-        partial: Accept other numbers of images than were published.
+        partial: Whether to accept other numbers of images than published.
         progress: Called after each image that SBD adds.
 
     Returns:
-        Number of images in SBD, in trainaug, and of val images in it: 0.
+        Number of images in SBD, of images in "trainaug", and of val images in "trainaug", which is 0.
 
     Raises:
         DataError: If a file is missing or broken, images are missing, or a val image would be trained on.
@@ -108,12 +108,12 @@ def read_sbd_mask(path: Path) -> UInt8Array:
     """Reads the class mask of one of SBD's MATLAB files, uint8 `(H, W)`; 0 is background.
 
     Raises:
-        DataError: If the file is missing or no such file.
+        DataError: If the file is missing or is not one of SBD's annotations.
     """
     try:
         mask = read_field(read_file(path, MAX_ANNOTATION), "GTcls", "Segmentation")
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not one of SBD's annotations ({without_path(error)})") from error
     if mask.size == 0 or not np.isin(mask, np.arange(256)).all():
-        raise DataError(f"{path}: GTcls.Segmentation is no label map")
+        raise DataError(f"{path}: GTcls.Segmentation is not a label map with values 0 to 255")
     return mask.astype(np.uint8)
