@@ -1,4 +1,4 @@
-"""The paper's parts as modules: they import torch only and take plain arguments."""
+"""The paper's parts as modules; they import only torch and accept plain arguments."""
 
 from exfuse.layers.channel_resolution_embedding import ChannelResolutionEmbedding
 from exfuse.layers.densely_adjacent_prediction import DapControlConv, DenselyAdjacentPrediction

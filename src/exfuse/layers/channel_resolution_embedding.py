@@ -5,15 +5,15 @@ from torch.nn import functional as F
 
 
 class ChannelResolutionEmbedding(nn.Module):
-    """Sub-pixel upsampling: a convolution to `scale * scale * D` channels, rearranged to D at `scale` times the size.
+    """Sub-pixel upsampling: a 3 x 3 convolution to `scale * scale * D` channels, then a pixel shuffle to D channels.
 
-    It takes the place of the decoder's first transposed convolution. The rearrangement has no weights, so an auxiliary
-    segmentation loss on its result reaches the channels themselves and makes them carry resolution.
+    Replaces the decoder's first transposed convolution. The pixel shuffle has no weights, so an auxiliary segmentation
+    loss on the output supervises the convolution's channels directly and makes them encode spatial detail.
 
     Args:
         in_channels: Channels C of the input.
         out_channels: Channels D of the output.
-        scale: Factor of each side.
+        scale: Upsampling factor of height and width.
 
     Raises:
         ValueError: If `scale` is below 1.

@@ -5,16 +5,16 @@ from torch.nn import functional as F
 
 
 class GlobalConvolution(nn.Module):
-    """A g x g receptive field from two separable branches, summed (GCN, section 3.1, figure 2B).
+    """A g x g receptive field from the sum of two separable branches (GCN, section 3.1, figure 2B).
 
-    One branch runs g x 1 then 1 x g, the other 1 x g then g x 1. There is no normalisation and no
-    nonlinearity inside, so with zero bias in the first convolution of each branch the block is exactly one dense
-    g x g convolution, zero padding included.
+    One branch is g x 1 then 1 x g, the other 1 x g then g x 1. The block contains no normalisation and no
+    nonlinearity, so with zero bias in the first convolution of each branch it equals one dense g x g convolution,
+    including its zero padding.
 
     Args:
         in_channels: Channels C of the input.
-        out_channels: Channels D of the output; both branches are this wide between their convolutions.
-        kernel_size: The odd g.
+        out_channels: Channels D of the output, and of both branches between their convolutions.
+        kernel_size: Kernel size g, odd.
 
     Raises:
         ValueError: If `kernel_size` is even or below 1.
@@ -35,7 +35,7 @@ class GlobalConvolution(nn.Module):
         )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                # Nothing nonlinear follows, so a gain of 1 keeps the scale of the features.
+                # No nonlinearity follows, so a gain of 1 preserves the variance of the features.
                 nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
@@ -45,10 +45,10 @@ class GlobalConvolution(nn.Module):
 
 
 class BoundaryRefinement(nn.Module):
-    """A residual block that sharpens a score map: `x + conv3x3(relu(conv3x3(x)))` (GCN, section 3.1, figure 2C).
+    """A residual block that sharpens score maps: `x + conv3x3(relu(conv3x3(x)))` (GCN, section 3.1, figure 2C).
 
     Args:
-        channels: Channels D of the map.
+        channels: Channels D of input and output.
     """
 
     def __init__(self, channels: int) -> None:
@@ -57,7 +57,7 @@ class BoundaryRefinement(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
         nn.init.kaiming_normal_(self.conv1.weight, nonlinearity="relu")
         nn.init.zeros_(self.conv1.bias)  # type: ignore[arg-type]
-        # The correction starts small beside the map it corrects: a chain of these begins as the identity.
+        # The residual starts small, so a chain of these blocks starts close to the identity.
         nn.init.kaiming_normal_(self.conv2.weight, nonlinearity="linear")
         self.conv2.weight.data.mul_(0.1)
         nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]

@@ -7,21 +7,21 @@ from torch.nn import functional as F
 
 
 class SemanticEmbeddingBranch(nn.Module):
-    """Multiplies a feature by what every higher level says about its pixels.
+    """Multiplies a low-level feature by an embedding of every higher level.
 
-    `x'_l = x_l * prod_{m > l} upsample(conv3x3_m(x_m))`: each higher level passes a 3 x 3 convolution of its own to the
-    low level's channels, is enlarged bilinearly to the low level's size, and all are multiplied element by element.
+    `x'_l = x_l * prod_{m > l} upsample(conv3x3_m(x_m))`: a 3 x 3 convolution maps each higher level to the low level's
+    channels; the result is upsampled bilinearly to the low level's size and multiplied in element by element.
 
-    The paper is not known to say what follows the convolution. Trained from scratch, a plain product of unnormalised
-    maps makes the loss jump; with `normalize` (the default here) each factor passes a batch norm that starts at mean
-    1 and a small spread, so the branch begins close to the identity.
+    We know of no statement in the paper about a norm after the convolution. When training from scratch, a plain product
+    of unnormalised maps makes the loss jump. With `normalize` (the default here) each factor passes a batch norm that
+    starts with mean 1 and standard deviation 0.1, so the branch starts close to the identity.
 
     Args:
         low_channels: Channels C_l of the low-level feature.
-        high_channels: Channels of each higher level, in the order in which `forward` takes them.
-        normalize: Batch norm behind each convolution; False is the plain product.
-        width: Channels that a 1 x 1 convolution reduces each higher level to before its 3 x 3 convolution, to make that
-            cheaper; None is the paper's form, without.
+        high_channels: Channels C_m of each higher level, in the order of the arguments of `forward`.
+        normalize: Whether a batch norm follows each 3 x 3 convolution; False is the plain product.
+        width: If set, a 1 x 1 convolution first reduces each higher level to this many channels, which makes the 3 x 3
+            convolution cheaper. None is the paper's form, without that reduction.
 
     Raises:
         ValueError: If `high_channels` is empty or `width` is below 1.
@@ -42,13 +42,13 @@ class SemanticEmbeddingBranch(nn.Module):
 
         Args:
             low: Feature `(N, C_l, H, W)`.
-            highs: One feature `(N, C_m, H_m, W_m)` for each entry of `high_channels`, of any size.
+            highs: One feature `(N, C_m, H_m, W_m)` per entry of `high_channels`, of any height and width.
 
         Returns:
             Feature `(N, C_l, H, W)`.
 
         Raises:
-            ValueError: If there are more or fewer `highs` than the branch was built for.
+            ValueError: If the number of `highs` is not that of `high_channels`.
         """
         for embedding, high in zip(self.embeddings, highs, strict=True):
             factor = F.interpolate(embedding(high), size=low.shape[-2:], mode="bilinear", align_corners=False)

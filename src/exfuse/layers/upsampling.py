@@ -5,11 +5,11 @@ from torch import Tensor, nn
 
 
 class LearnedUpsample(nn.Module):
-    """Doubles a map's size with a 4 x 4, stride 2 transposed convolution that starts as bilinear interpolation.
+    """Doubles a map's size with a 4 x 4, stride 2 transposed convolution, initialised to bilinear interpolation.
 
-    Each output channel starts as the bilinear interpolation of one input channel where the counts allow it: output o of
-    input `o % in_channels` if `out_channels` is a multiple of `in_channels`, so that K scores widen to k * k groups
-    of K, each a copy. Otherwise it starts as the interpolation of a random mixture that keeps the variance.
+    If `out_channels` is a multiple of `in_channels`, output o starts as the interpolation of input `o % in_channels`,
+    so K scores become k * k groups of K, each a copy. Otherwise each output starts as the interpolation of a random
+    mixture of all inputs that preserves the variance.
 
     Args:
         in_channels: Channels C of the input.
