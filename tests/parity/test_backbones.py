@@ -49,9 +49,9 @@ def test_weights_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> None:
     state = resnet.resnet18().state_dict()
     path = tmp_path / "weights.safetensors"
     for change, message in (
-        ({"conv1.weight": None}, "lacks conv1.weight"),
+        ({"conv1.weight": None}, "missing keys: conv1.weight"),
         ({"conv1.weight": torch.zeros(64, 3, 3, 3)}, r"conv1.weight \(64, 3, 3, 3\).*\(64, 3, 7, 7\)"),
-        ({"layer9.weight": torch.zeros(1)}, "unknown layer9.weight"),
+        ({"layer9.weight": torch.zeros(1)}, "unknown keys: layer9.weight"),
     ):
         changed = {name: value for name, value in (state | change).items() if value is not None}
         save_file(changed, path)

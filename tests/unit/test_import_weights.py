@@ -37,10 +37,10 @@ HELD: dict[str, tuple[Callable[[Path], object], str]] = {
     "a function": (lambda path: torch.save({"weight": Opener()}, path), "io.open"),
     "another pickle": (
         lambda path: path.write_bytes(pickle.dumps({"weight": {1}}, protocol=4)),
-        "pickle of something else",
+        "pickle of other objects",
     ),
-    "text": (lambda path: path.write_text("hello"), "torch.save wrote"),
-    "nothing": (lambda path: path.touch(), "torch.save wrote"),
+    "text": (lambda path: path.write_text("hello"), "written by torch.save"),
+    "nothing": (lambda path: path.touch(), "written by torch.save"),
 }
 
 
@@ -66,7 +66,7 @@ def test_what_a_refused_file_holds_reaches_the_user(tmp_path: Path) -> None:
 
 def test_memory_that_is_not_granted_is_no_fault_of_the_files() -> None:
     for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9")):
-        assert what_is_wrong(error) == "it takes more memory than is allowed"
+        assert what_is_wrong(error) == "it needs more memory than allowed"
 
 
 def test_a_limit_on_the_size_of_files_is_kept_and_named(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The whole way from pixels to labels as one module, which is what is compiled and exported."""
+"""The complete graph from pixels to labels as one module, for compiling and exporting."""
 
 import torch
 from torch import Tensor, nn
@@ -9,11 +9,11 @@ from exfuse.models.storage.metadata import ModelMetadata
 
 
 class DeployableModel(nn.Module):
-    """Normalises, pads, computes the folded network, cuts back and chooses.
+    """Normalises and pads images, runs the folded network, crops its scores and takes the argmax.
 
     Args:
-        model: The network; left as it is.
-        info: What its weights mean.
+        model: The network; a folded copy is used.
+        info: Metadata of the model, which contains the normalisation.
     """
 
     scale: Tensor
@@ -27,19 +27,20 @@ class DeployableModel(nn.Module):
         self.register_buffer("shift", shift)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Labels images.
+        """Segments images.
 
         Args:
             images: RGB, uint8, `(N, H, W, 3)`.
 
         Returns:
-            The classes, uint8 `(N, H, W)`, and their scores, float32 `(N, K, H, W)`.
+            The class of each pixel, uint8 `(N, H, W)`, and the logits of all classes, float32 `(N, K, H, W)`.
         """
         height, width = images.shape[1:3]
         pixels = (images.permute(0, 3, 1, 2).float() - self.shift) / self.scale
         logits = self.model.segment(pad_to_multiple(pixels)).logits
         labels = logits.argmax(dim=1).to(torch.uint8)
-        # Cut by index: of a slice, torch.export would ask whether its size differs from the whole.
+        # Cropped by index: for a slice, torch.export tests whether its size differs from the whole and hard-codes the
+        # answer.
         rows, columns = (torch.arange(side, device=images.device) for side in (height, width))
         return (
             labels.index_select(1, rows).index_select(2, columns),

@@ -1,4 +1,4 @@
-"""The ExFuse network: a backbone, the GCN decoder and the paper's parts, each on its own switch."""
+"""The ExFuse network: a backbone, the GCN decoder and the paper's parts, each with its own switch."""
 
 from typing import NamedTuple
 
@@ -22,12 +22,12 @@ MAX_CLASSES = 255
 
 
 class ExFuseOutput(NamedTuple):
-    """What the network gives.
+    """The network's output.
 
     Attributes:
-        logits: Class scores `(N, K, H, W)`, float32, of the images' size.
-        auxiliary_logits: In training, the scores `(N, K, H', W')` of each auxiliary prediction at its own stride;
-            empty in eval.
+        logits: Class scores `(N, K, H, W)`, float32, at the size of the images.
+        auxiliary_logits: In training mode, the scores `(N, K, H', W')` of each auxiliary prediction at its own stride;
+            empty in eval mode.
     """
 
     logits: Tensor
@@ -38,15 +38,15 @@ class ExFuse(nn.Module):
     """ExFuse (Zhang et al., ECCV 2018) on the GCN baseline; with every part off it is the baseline.
 
     Args:
-        backbone: Feature extractor with strides 4, 8, 16 and 32.
-        num_classes: K, 2 to 255: labels are kept in a byte, of which one value means none.
-        options: Which of the papers' parts it has, and how large they are; the defaults if None.
+        backbone: Feature extractor with outputs at strides 4, 8, 16 and 32.
+        num_classes: Number of classes K, 2 to 255: a label is one byte, and one value is reserved for "ignore".
+        options: The switches of the network; None means the defaults.
 
     Raises:
-        ValueError: If a number is out of its range.
+        ValueError: If `num_classes` is out of range.
     """
 
-    name: str | None = None  # what `create_model` was given
+    name: str | None = None  # set by `create_model`
 
     def __init__(self, backbone: Backbone, num_classes: int, options: ModelOptions | None = None) -> None:
         super().__init__()
@@ -95,18 +95,18 @@ class ExFuse(nn.Module):
         """Segments images.
 
         Args:
-            images: Normalised images `(N, 3, H, W)`; any H and W. Sizes that are no multiple of 32 are padded
-                with zeros (the mean colour) at the bottom and the right, and the scores cut back.
+            images: Normalised images `(N, 3, H, W)` of any H and W. They are padded with zeros (the mean colour) at the
+                bottom and right to multiples of 32, and the scores are cropped back.
 
         Returns:
-            Scores `(N, K, H, W)`, float32 also under autocast, and in training those of the auxiliary prediction.
+            Scores `(N, K, H, W)`, float32 even under autocast, and in training mode the auxiliary scores.
         """
         height, width = images.shape[-2:]
         logits, auxiliary = self.segment(pad_to_multiple(images))
         return ExFuseOutput(logits[..., :height, :width], auxiliary)
 
     def segment(self, padded: Tensor) -> ExFuseOutput:
-        """Segments images `(N, 3, H, W)` of which both sides are multiples of 32."""
+        """Segments normalised images `(N, 3, H, W)` with H and W multiples of 32."""
         x2, x3, x4, x5 = self.backbone(padded)
         if self.seb2 is not None and self.seb3 is not None and self.seb4 is not None:
             x2, x3, x4 = self.seb2(x2, x3, x4, x5), self.seb3(x3, x4, x5), self.seb4(x4, x5)
@@ -123,10 +123,10 @@ class ExFuse(nn.Module):
 
 
 def pad_to_multiple(images: Tensor) -> Tensor:
-    """Pads images `(N, C, H, W)` with zeros at the bottom and the right until both sides are multiples of 32."""
-    # Rounded up like this the sizes stay true of sides that torch.export does not know; a remainder would not.
-    below, beside = ((side + PAD_MULTIPLE - 1) // PAD_MULTIPLE * PAD_MULTIPLE - side for side in images.shape[-2:])
-    return F.pad(images, (0, beside, 0, below))
+    """Pads images `(N, C, H, W)` with zeros at the bottom and right until H and W are multiples of 32."""
+    # Rounding up like this works with the symbolic sizes of torch.export; computing a remainder does not.
+    bottom, right = ((side + PAD_MULTIPLE - 1) // PAD_MULTIPLE * PAD_MULTIPLE - side for side in images.shape[-2:])
+    return F.pad(images, (0, right, 0, bottom))
 
 
 class Fusion(nn.Module):
@@ -138,17 +138,18 @@ class Fusion(nn.Module):
         self.refine: nn.Module = BoundaryRefinement(width)
 
     def forward(self, upsampled: Tensor, x: Tensor) -> Tensor:
-        """Adds a level's feature `(N, C, H, W)` to the decoder's map `(N, D, H, W)`."""
+        """Fuses a level's feature `x`, `(N, C, H, W)`, into the decoder's map `upsampled`, `(N, D, H, W)`."""
         return self.refine(upsampled + self.project(x))  # type: ignore[no-any-return]
 
 
 class FullSizeHead(nn.Module):
-    """From stride 4 to scores of full size by two transposed convolutions, densely adjacent prediction last.
+    """Upsamples from stride 4 to full size by two transposed convolutions, followed by densely adjacent prediction.
 
-    GCN has a boundary refinement behind each. Here one follows the first in a decoder that is narrow, K channels wide
-    by its option, and the second where its map is neither averaged nor convolved afterwards, as in the baseline. One of
-    K * k * k channels at full size would cost several times the backbone (21 classes, window 3: 169 G multiply-adds at
-    512 x 512); the paper's figure 2 leaves all of them out and draws no map of that width.
+    GCN has a boundary refinement after each transposed convolution. Here the first has one only if the decoder is
+    narrow (K channels, by its option), and the second only if its output is final, that is, neither averaged nor
+    convolved, as in the baseline. A refinement of K * k * k channels at full size would cost several times the backbone
+    (21 classes, window 3: 169 G multiply-adds at 512 x 512); the paper's figure 2 has no refinement here and no map of
+    that width.
     """
 
     def __init__(self, width: int, num_classes: int, dap_window: int, dap_control_conv: bool, is_narrow: bool) -> None:
@@ -163,7 +164,7 @@ class FullSizeHead(nn.Module):
     def forward(self, y: Tensor) -> Tensor:
         """Maps the decoder's features `(N, D, H / 4, W / 4)` to scores `(N, K, H, W)`, float32."""
         y = self.refine2(self.upsample2(y))
-        if isinstance(self.refine1, BoundaryRefinement):  # which makes scores, so from here on all is in float32
+        if isinstance(self.refine1, BoundaryRefinement):  # upsample1 computes scores, which must be float32
             y = in_float32(self.refine1, in_float32(self.upsample1, y))
         else:
             y = self.upsample1(y)
@@ -171,9 +172,9 @@ class FullSizeHead(nn.Module):
 
 
 class QuarterSizeHead(nn.Module):
-    """Predicts at stride 4 and interpolates the scores; several times cheaper than `FullSizeHead`.
+    """Predicts at stride 4 and upsamples the scores bilinearly; several times cheaper than `FullSizeHead`.
 
-    A decoder that is wide by its option has the K * k * k channels already; any other is followed by a convolution.
+    A wide decoder (by its option) already has K * k * k channels; after any other, a 1 x 1 convolution produces them.
     """
 
     def __init__(self, width: int, num_classes: int, dap_window: int, dap_control_conv: bool, is_wide: bool) -> None:

@@ -1,4 +1,4 @@
-"""Named models: a name is a family and a backbone, `exfuse_resnet50`; others can register backbones of their own."""
+"""Named models: a name consists of a family and a backbone, for example `exfuse_resnet50`."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -19,7 +19,7 @@ TIMM = "timm/"
 
 
 def list_models() -> list[str]:
-    """Returns the names of all models: families x backbones."""
+    """Returns the names of all models: each family with each registered backbone."""
     return [f"{family}_{backbone}" for family in sorted(FAMILIES, reverse=True) for backbone in BACKBONES]
 
 
@@ -29,12 +29,12 @@ def create_model(name: str, *, num_classes: int, **options: Any) -> ExFuse:
     Args:
         name: One of `list_models()`, or `exfuse_timm/NAME` and `gcn_timm/NAME` for a feature extractor of the timm
             library (`pip install exfuse[timm]`).
-        num_classes: K, 2 to 255.
+        num_classes: Number of classes K, 2 to 255.
         options: Fields of `ModelOptions` that differ from the family's defaults.
 
     Raises:
-        ConfigError: If the name or an option is unknown (with the nearest known ones), a value is of a wrong type or
-            out of range, or the network is too large for the memory.
+        ConfigError: If the name or an option is unknown (the message suggests the nearest known ones), a value has the
+            wrong type or is out of range, or the network does not fit in memory.
     """
     try:
         check_type("name", name, str)
@@ -64,7 +64,7 @@ def _backbone_of(name: str) -> Callable[[], Backbone]:
     if family in FAMILIES and backbone.startswith(TIMM):
         return lambda: TimmBackbone(backbone.removeprefix(TIMM))
     if family not in FAMILIES or backbone not in BACKBONES:
-        raise ConfigError(f"there is no model {name!r}; {did_you_mean(name, list_models())}")
+        raise ConfigError(f"unknown model {name!r}; {did_you_mean(name, list_models())}")
     return BACKBONES[backbone]
 
 
@@ -74,10 +74,10 @@ def count_parameters(model: torch.nn.Module) -> int:
 
 
 def count_multiply_adds(model: torch.nn.Module, height: int = 512, width: int = 512) -> int:
-    """Returns the multiply-adds of all convolutions and matrix products for one image, in eval.
+    """Returns the multiply-adds of all convolutions and matrix products for one image, in eval mode.
 
     Args:
-        model: A network on any device, the meta device (where it costs no time) included.
+        model: A network on any device; on the meta device nothing is computed.
         height: Image height in pixels.
         width: Image width in pixels.
     """
@@ -91,7 +91,7 @@ def count_multiply_adds(model: torch.nn.Module, height: int = 512, width: int = 
 
 
 class ModelSize(NamedTuple):
-    """What a named model holds and what one 512 x 512 image costs it."""
+    """Parameters of a named model, and its multiply-adds for one 512 x 512 image."""
 
     name: str
     parameters: int
@@ -99,13 +99,13 @@ class ModelSize(NamedTuple):
 
 
 def describe_models(num_classes: int = 21) -> list[ModelSize]:
-    """Returns the size of every named model, without allocating one.
+    """Returns the size of every named model, without allocating memory for any.
 
     Args:
-        num_classes: K of the models that are counted; 21 is PASCAL VOC.
+        num_classes: Number of classes K; 21 is PASCAL VOC.
 
     Raises:
-        ConfigError: If it is out of range.
+        ConfigError: If `num_classes` is out of range.
     """
     rows = []
     for name in list_models():

@@ -1,10 +1,10 @@
-"""Semantic supervision (ExFuse): a classifier whose every stage has to tell the classes apart.
+"""Semantic supervision (ExFuse): pre-training with an auxiliary classifier on each stage of the backbone.
 
-While a backbone is pre-trained on classification, an auxiliary head hangs on each of its stages, so that the early
-ones learn semantics, too. For segmentation the heads are dropped, or their convolutions stay and the decoder reads
-what they give. The paper's figure 3 draws a head as two 3 x 3 convolutions, global pooling and two fully connected
-layers, but no widths, norms or activations. Those are our reading: a convolution has as many channels as the stage, at
-most `MAX_HEAD_WIDTH`, with batch norm and ReLU; the first fully connected layer has `HEAD_HIDDEN_WIDTH`, with ReLU.
+The auxiliary heads make the early stages learn semantics. For segmentation, either the heads are dropped, or their
+convolutions are kept and the decoder reads their outputs. The paper's figure 3 draws a head as two 3 x 3 convolutions,
+global pooling and two fully connected layers, without widths, norms or activations. Those are our reading: each
+convolution has as many channels as the stage, at most `MAX_HEAD_WIDTH`, followed by batch norm and ReLU; the first
+fully connected layer has `HEAD_HIDDEN_WIDTH` outputs, followed by ReLU.
 """
 
 import itertools
@@ -27,7 +27,7 @@ class HeadConvolutions(nn.Module):
     """Two 3 x 3 convolutions, each with batch norm and ReLU: the part of a head that segmentation may keep.
 
     Args:
-        in_channels: C of the stage.
+        in_channels: Channels C of the stage.
         width: Channels of both convolutions.
     """
 
@@ -51,7 +51,7 @@ class SupervisedBackbone(Backbone):
 
     Args:
         body: The backbone.
-        with_head: For stages res-2 to res-5, whether there is a head; a stage without one is read as it is.
+        with_head: Which of the stages res-2 to res-5 have a head; a stage without one is read directly.
     """
 
     def __init__(self, body: Backbone, with_head: FourBools = (True, True, True, True)) -> None:
@@ -73,26 +73,26 @@ class SupervisedBackbone(Backbone):
         return self.read(self.body(images))
 
     def read(self, stages: Features) -> Features:
-        """Maps the outputs of the four stages to what their heads make of them."""
+        """Applies each stage's head, if it has one, to the outputs of the four stages."""
         x2, x3, x4, x5 = (head(x) for head, x in zip(self.heads, stages, strict=True))
         return x2, x3, x4, x5
 
     def conv_norm_pairs(self) -> Iterator[ConvNormPair]:
-        """See `Backbone`; those of the heads, and of the body if it has any."""
+        """Returns the pairs of the heads, and those of the body if it declares any."""
         return itertools.chain(pairs_by_name(self), self.body.conv_norm_pairs() or ())
 
 
 def body_of(backbone: Backbone) -> Backbone:
-    """Returns a backbone without the heads that it may be read through."""
+    """Returns a backbone without its auxiliary heads, if it has any."""
     return backbone.body if isinstance(backbone, SupervisedBackbone) else backbone
 
 
 class ClassifierOutput(NamedTuple):
-    """What the classifier gives.
+    """The classifier's output.
 
     Attributes:
         logits: Class scores of the last stage, `(N, K)`, float32.
-        auxiliary_logits: The scores of each head, from res-2 to res-5; of those stages that have one.
+        auxiliary_logits: Class scores of each auxiliary head, `(N, K)`, float32, in the order res-2 to res-5.
     """
 
     logits: Tensor
@@ -100,15 +100,15 @@ class ClassifierOutput(NamedTuple):
 
 
 class SemanticSupervisionClassifier(nn.Module):
-    """A backbone with the usual classifier on its last stage, and an auxiliary one on the stages that are to have it.
+    """A backbone with the usual classifier on its last stage and auxiliary heads on selected stages.
 
-    A head is two 3 x 3 convolutions, global average pooling and two linear layers with ReLU between them.
+    A head consists of two 3 x 3 convolutions, global average pooling and two linear layers with ReLU between them.
 
     Args:
         body: The backbone.
-        num_classes: K.
-        with_head: Which of res-2 to res-5 have a head; four times False is plain pre-training.
-        head_hidden_width: Outputs of a head's first linear layer; 0 leaves out that layer and its ReLU.
+        num_classes: Number of classes K.
+        with_head: Which of the stages res-2 to res-5 have a head; with none it is plain pre-training.
+        head_hidden_width: Outputs of a head's first linear layer; 0 omits that layer and its ReLU.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class SemanticSupervisionClassifier(nn.Module):
         )
 
     def forward(self, images: Tensor) -> ClassifierOutput:
-        """Classifies normalised images `(N, 3, H, W)`; the heads' scores are given in eval, too."""
+        """Classifies normalised images `(N, 3, H, W)`; returns the scores of the heads in eval mode as well."""
         stages = self.backbone.body(images)
         features = self.backbone.read(stages)
         auxiliary = tuple(

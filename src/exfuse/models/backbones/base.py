@@ -1,4 +1,4 @@
-"""What the decoder needs of a backbone, and the table of those that are known by name."""
+"""The interface of a backbone, and the table of registered backbones."""
 
 import itertools
 import re
@@ -15,12 +15,12 @@ STRIDES: FourInts = (4, 8, 16, 32)
 
 
 class ConvNormPair(NamedTuple):
-    """A convolution and the batch norm that is applied to its output, and to nothing else.
+    """A convolution and the batch norm applied to its output; neither is used elsewhere.
 
     Attributes:
-        parent: The module that holds both.
-        convolution: The attribute of the convolution.
-        norm: The attribute of the norm.
+        parent: The module that contains both.
+        convolution: Attribute name of the convolution.
+        norm: Attribute name of the batch norm.
     """
 
     parent: nn.Module
@@ -31,33 +31,33 @@ class ConvNormPair(NamedTuple):
 class Backbone(nn.Module, ABC):
     """A feature extractor with four outputs at strides 4, 8, 16 and 32.
 
-    A subclass sets `channels` in its constructor and defines `forward`. The rest has defaults that are safe for any
-    network: it is left as it is when a model is folded, and checked to be itself again after saving and loading.
+    A subclass sets `channels` in its constructor and defines `forward`. The other defaults are safe for any network:
+    folding leaves the backbone unchanged, and before training it must pass a round trip of saving and loading.
     """
 
     channels: FourInts
     """Channels of the four outputs."""
 
     is_restorable = False
-    """Whether the state dict holds all that the backbone computes with; otherwise loading builds it anew."""
+    """Whether the state dict contains everything that the outputs depend on; if not, loading runs the constructor."""
 
     @abstractmethod
     def forward(self, images: Tensor) -> Features:
-        """Maps normalised images `(N, 3, H, W)`, H and W multiples of 32, to x2, x3, x4, x5."""
+        """Maps normalised images `(N, 3, H, W)`, H and W multiples of 32, to x2, x3, x4, x5 at strides 4 to 32."""
 
     def conv_norm_pairs(self) -> Iterator[ConvNormPair] | None:
-        """Returns all convolutions with their batch norms, for folding; None leaves the backbone as it is.
+        """Returns all convolutions with their batch norms, for folding; None excludes the backbone from folding.
 
-        `pairs_by_name` finds those of modules that name them `conv1` and `bn1`, or hold them in a `nn.Sequential`. A
-        norm that is in no pair makes `fold` fail.
+        `pairs_by_name` finds pairs that are named `conv1` and `bn1` or are neighbours in an `nn.Sequential`. A batch
+        norm outside any pair makes `fold` raise an error.
         """
         return None
 
 
 def pairs_by_name(module: nn.Module) -> Iterator[ConvNormPair]:
-    """Yields the pairs that names tell: `convN` with `bnN`, and neighbours in a `nn.Sequential`.
+    """Yields the pairs that can be recognised: attributes `convN` and `bnN`, and neighbours in an `nn.Sequential`.
 
-    Backbones in the module are left out; they answer for themselves.
+    Backbones inside the module are skipped, because they declare their own pairs.
     """
     for child in module.children():
         if not isinstance(child, Backbone):
@@ -77,17 +77,17 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {}
 
 
 def register_backbone(name: str, make: Callable[[], Backbone]) -> None:
-    """Makes a backbone known by a name, so that `exfuse_NAME` and `gcn_NAME` are models.
+    """Registers a backbone, which makes `exfuse_NAME` and `gcn_NAME` available as models.
 
     Args:
-        name: Lower-case letters, digits and underscores; not taken yet.
-        make: Builds it with random weights.
+        name: An unused name of lower-case letters, digits and underscores.
+        make: Builds the backbone with random weights.
 
     Raises:
-        ValueError: If the name is taken or has other characters.
+        ValueError: If the name is in use or contains other characters.
     """
     if not re.fullmatch(r"[a-z0-9_]+", name):
-        raise ValueError(f"a backbone's name has lower-case letters, digits and underscores, got {name!r}")
+        raise ValueError(f"a backbone's name consists of lower-case letters, digits and underscores, got {name!r}")
     if name in BACKBONES:
-        raise ValueError(f"there is a backbone {name!r} already")
+        raise ValueError(f"backbone {name!r} is already registered; choose another name")
     BACKBONES[name] = make

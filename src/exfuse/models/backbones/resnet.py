@@ -1,6 +1,6 @@
-"""ResNet and ResNeXt feature extractors, written once; their depths are an argument, so layer rearrangement is a tuple.
+"""ResNet and ResNeXt feature extractors; layer rearrangement (ExFuse) only changes the tuple of depths.
 
-Parameter names are those of torchvision and timm, so that public ImageNet state dicts load as they are.
+Parameters have the names of torchvision and timm, so public ImageNet state dicts load without conversion.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from exfuse.models.backbones.base import Backbone, ConvNormPair, Features, FourI
 
 
 class BasicBlock(nn.Module):
-    """Two 3 x 3 convolutions beside a shortcut (He et al., CVPR 2016, figure 5 left)."""
+    """Two 3 x 3 convolutions with a shortcut (He et al., CVPR 2016, figure 5 left)."""
 
     expansion = 1
 
@@ -34,7 +34,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1 x 1, grouped 3 x 3 and 1 x 1 convolutions beside a shortcut; the 3 x 3 one carries the stride."""
+    """1 x 1, grouped 3 x 3 and 1 x 1 convolutions with a shortcut; the 3 x 3 convolution has the stride."""
 
     expansion = 4
 
@@ -70,14 +70,14 @@ class ResNet(Backbone):
 
     Args:
         block: `BasicBlock` or `Bottleneck`.
-        depths: Blocks in stages res-2 to res-5. Layer rearrangement (ExFuse) is a choice of this tuple.
-        widths: Inner width of the blocks of each stage.
+        depths: Number of blocks in each of the stages res-2 to res-5.
+        widths: Base width of the blocks in each stage; a stage has `width * block.expansion` output channels.
         stem_channels: Channels of the 7 x 7 convolution.
         groups: Groups of the 3 x 3 convolution (the cardinality of ResNeXt).
-        width_per_group: Width of one group at an inner width of 64.
+        width_per_group: Channels of one group in a stage of base width 64.
 
     Raises:
-        ValueError: If a stage has no block, or the block does not come in groups of that width.
+        ValueError: If a stage has no block, or `BasicBlock` is combined with groups.
     """
 
     is_restorable = True
@@ -93,7 +93,7 @@ class ResNet(Backbone):
     ) -> None:
         super().__init__()
         if min(depths) < 1:
-            raise ValueError(f"every stage needs a block, got the depths {tuple(depths)}")
+            raise ValueError(f"every stage needs at least one block, got depths {tuple(depths)}")
         self.conv1 = nn.Conv2d(3, stem_channels, kernel_size=7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(stem_channels)
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
@@ -112,7 +112,7 @@ class ResNet(Backbone):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Features:
-        """Maps normalised images `(N, 3, H, W)` to the outputs of the four stages."""
+        """Maps normalised images `(N, 3, H, W)` to the outputs of stages res-2 to res-5."""
         x = self.maxpool(F.relu(self.bn1(self.conv1(images))))
         x2 = self.layer1(x)
         x3 = self.layer2(x2)
@@ -126,7 +126,7 @@ class ResNet(Backbone):
 
 
 def tiny() -> ResNet:
-    """One block a stage and a quarter of ResNet-18's width, for tests and the demo."""
+    """One block per stage and a quarter of ResNet-18's width, for tests and the demo."""
     return ResNet(BasicBlock, (1, 1, 1, 1), widths=(16, 32, 64, 128), stem_channels=16)
 
 
@@ -141,15 +141,15 @@ def resnet34() -> ResNet:
 
 
 def resnet34_rearranged() -> ResNet:
-    """ResNet-34 with its 16 blocks spread evenly, as the paper's layer rearrangement spreads those of ResNeXt-101.
+    """ResNet-34 with its 16 blocks distributed evenly, as the paper's layer rearrangement does for ResNeXt-101.
 
-    A block costs the same in every stage, so the multiply-adds stay nearly the same.
+    A block costs the same in every stage, so the number of multiply-adds stays nearly the same.
     """
     return ResNet(BasicBlock, (4, 4, 4, 4))
 
 
 def resnet50() -> ResNet:
-    """ResNet-50 with the stride in the 3 x 3 convolution, as torchvision has it."""
+    """ResNet-50 with the stride in the 3 x 3 convolution, as in torchvision."""
     return ResNet(Bottleneck, (3, 4, 6, 3))
 
 
@@ -171,7 +171,7 @@ def resnext101() -> ResNet:
 def resnext101_rearranged() -> ResNet:
     """ResNeXt-101 32x4d with the paper's layer rearrangement: {3, 4, 23, 3} becomes {8, 8, 9, 8}.
 
-    A block costs nearly the same in every stage, so the multiply-adds stay the same at equal widths.
+    A block costs nearly the same in every stage, so at equal widths the number of multiply-adds hardly changes.
     """
     return ResNet(Bottleneck, (8, 8, 9, 8), groups=32, width_per_group=4)
 
@@ -179,7 +179,7 @@ def resnext101_rearranged() -> ResNet:
 def resnext131() -> ResNet:
     """ResNeXt-131 32x4d, the paper's largest backbone.
 
-    The paper's split of its 43 blocks is not known to us; {8, 8, 19, 8} is this project's reading.
+    We do not know how the paper distributes the 43 blocks; {8, 8, 19, 8} is our reading.
     """
     return ResNet(Bottleneck, (8, 8, 19, 8), groups=32, width_per_group=4)
 

@@ -1,4 +1,4 @@
-"""Any feature extractor of the timm library as a backbone (extra `exfuse[timm]`)."""
+"""Feature extractors of the timm library as backbones (extra `exfuse[timm]`)."""
 
 from torch import Tensor
 
@@ -7,15 +7,15 @@ from exfuse.models.backbones.base import STRIDES, Backbone, Features, FourInts
 
 
 class TimmBackbone(Backbone):
-    """Wraps a timm model with fresh weights so that it gives four features at strides 4, 8, 16 and 32.
+    """Wraps a timm model with random weights to return four features at strides 4, 8, 16 and 32.
 
-    timm is imported here and nowhere else; it needs torchvision, which this package does not.
+    timm is imported only here, because it needs torchvision, which this package otherwise does not.
 
     Args:
         name: Name of the timm model, for example "convnext_tiny".
 
     Raises:
-        ConfigError: If timm is not installed, does not know the model, or the model lacks one of the four strides.
+        ConfigError: If timm is not installed or does not have the model, or the model lacks one of the four strides.
     """
 
     def __init__(self, name: str) -> None:
@@ -27,12 +27,12 @@ class TimmBackbone(Backbone):
         try:
             self.model = timm.create_model(name, features_only=True, pretrained=False)
         except RuntimeError as error:
-            raise ConfigError(f"timm cannot make {name!r} as a feature extractor: {error}") from error
+            raise ConfigError(f"timm/{name}: timm cannot build this model as a feature extractor: {error}") from error
         reductions = list(self.model.feature_info.reduction())
         missing = [stride for stride in STRIDES if stride not in reductions]
         if missing:
-            raise ConfigError(f"timm's {name!r} gives features at strides {reductions}, not at {missing}")
-        # Where several features share a stride, the last is the deepest.
+            raise ConfigError(f"timm/{name}: its features have strides {reductions}; strides {missing} are missing")
+        # Of several features with the same stride, the last is the deepest.
         self.levels = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES]
         channels = self.model.feature_info.channels()
         self.channels: FourInts = tuple(channels[level] for level in self.levels)

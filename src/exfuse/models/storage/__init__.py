@@ -1,1 +1,1 @@
-"""Models and weights as files: reading, writing, importing."""
+"""Reading, writing and importing models and weights."""

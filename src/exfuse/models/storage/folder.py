@@ -1,4 +1,4 @@
-"""How a model lies on disk: a folder in the Hugging Face hub's layout."""
+"""Model folders, in the layout of the Hugging Face hub."""
 
 import json
 from pathlib import Path
@@ -11,65 +11,65 @@ from exfuse.models.storage.metadata import ModelMetadata
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
-# What the manifest lists: all that is read. The card is for people, who may edit it.
+# Files in the manifest: all that are read. The model card is not among them, so that users can edit it.
 LISTED = (CONFIG_FILE, WEIGHTS_FILE)
-HUB = "hf://"  # what the name of a model of the Hugging Face hub begins with
+HUB = "hf://"  # prefix of the names of models on the Hugging Face hub
 
 
-# What reading a description raises where its content makes no sense.
+# Exceptions that reading invalid metadata can raise.
 WRONG_CONTENT = (ArithmeticError, AttributeError, ConfigError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def find_model(source: str | Path) -> Path:
-    """Returns the folder of a trained model, fetched if it is named as one of the Hugging Face hub.
+    """Returns the folder of a trained model, downloaded first if the name is `hf://OWNER/NAME`.
 
-    Nothing but `hf://OWNER/NAME` is asked of the hub: a path with a slip in it must not leave the machine.
+    No other name is looked up on the hub, so that a mistyped path never leaves the machine.
 
     Raises:
-        CheckpointError: If there is none.
+        CheckpointError: If the model is not found.
     """
     name = str(source)
     if name.startswith(HUB):
         return _fetch(name)
     folder = Path(source)
     if not folder.is_dir():
-        raise CheckpointError(f"{source}: no such model folder; a model of the hub is named {HUB}OWNER/NAME")
+        raise CheckpointError(f"{source}: no such model folder; for a model on the hub, use {HUB}OWNER/NAME")
     best = folder / "model"
     if not (folder / CONFIG_FILE).exists() and (best / CONFIG_FILE).is_file():
-        raise CheckpointError(f"{folder}: the folder of a run; its best model is {best}")
+        raise CheckpointError(f"{folder}: this is a run folder; use {best} for its best model")
     return folder
 
 
 def _fetch(name: str) -> Path:
-    """Returns the folder in the hub's cache for a name such as "hf://someone/exfuse-camvid"."""
-    from huggingface_hub import snapshot_download  # a slow import, which what lies on the disk does without
+    """Downloads a model such as "hf://someone/exfuse-camvid" and returns its folder in the hub's cache."""
+    from huggingface_hub import snapshot_download  # imported here because it is slow and local models do not need it
 
     try:
         return Path(snapshot_download(name.removeprefix(HUB), allow_patterns=[*LISTED, CARD_FILE, MANIFEST]))
-    except Exception as error:  # of the hub or of the network; their bases change from version to version
-        raise CheckpointError(f"{name}: not fetched from the Hugging Face hub ({brief(error)})") from error
+    except Exception as error:  # the base classes of hub and network errors differ between versions
+        raise CheckpointError(f"{name}: download from the Hugging Face hub failed ({brief(error)})") from error
 
 
 def verify_model(folder: Path) -> dict[str, Digest]:
-    """Checks the weights and the description of a model folder against its manifest, if there is one.
+    """Checks the weights and metadata of a model folder against its manifest.
 
-    A folder without one, which others may have made, is taken as it is.
+    A folder without a manifest, such as one made by other software, is accepted unchecked.
 
     Returns:
-        What the weights and the description hold; each file was read once.
+        The digests of the weights and the metadata, by file name; each file is read once.
 
     Raises:
-        CheckpointError: If one is missing or not as it was written.
+        CheckpointError: If a file is missing or was changed since it was written.
     """
     if not (folder / MANIFEST).exists():
         return {name: _digest_of(folder / name) for name in LISTED}
     try:
         files = verify_folder(folder)
     except CheckpointError as error:
-        remedy = f"if it was changed on purpose, delete {folder / MANIFEST}"
+        remedy = f"if the change is intended, delete {folder / MANIFEST}"
         raise CheckpointError(f"{error}; {remedy}") from error
     if missing := [name for name in LISTED if name not in files]:
-        raise CheckpointError(f"{folder / MANIFEST}: does not list {missing[0]}; it is not that of a model")
+        raise CheckpointError(f"{folder / MANIFEST}: does not list {missing[0]}, so it is not a model's manifest")
     return {name: files[name] for name in LISTED}
 
 
@@ -81,10 +81,10 @@ def _digest_of(path: Path) -> Digest:
 
 
 def read_metadata(folder: Path) -> ModelMetadata:
-    """Reads the description of a model.
+    """Reads the metadata of a model.
 
     Raises:
-        CheckpointError: If it is missing or makes no sense.
+        CheckpointError: If it is missing or invalid.
     """
     try:
         return ModelMetadata.from_json(json.loads(read_file(folder / CONFIG_FILE)))
@@ -93,6 +93,6 @@ def read_metadata(folder: Path) -> ModelMetadata:
 
 
 def unreadable(folder: Path, error: Exception) -> CheckpointError:
-    """Returns what to raise where the description is at fault."""
+    """Returns the error for a folder whose metadata could not be read."""
     kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
-    return CheckpointError(f"{folder / CONFIG_FILE}: not a readable model description ({kind}{without_path(error)})")
+    return CheckpointError(f"{folder / CONFIG_FILE}: unreadable model metadata ({kind}{without_path(error)})")

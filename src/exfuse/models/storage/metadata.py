@@ -11,7 +11,7 @@ from exfuse.models.options import ModelOptions, options_of
 if TYPE_CHECKING:
     from exfuse.data.datasets import SegmentationDataset
 
-# Options that a description from before it listed all of them leaves out, where their default was another one.
+# Earlier defaults of options, for metadata that was written before all options were listed in it.
 WITHOUT_OPTION = {"decoder_width": "wide"}
 
 
@@ -20,14 +20,14 @@ class ModelMetadata:
     """Metadata of a saved model: architecture, classes, palette, normalisation, scores.
 
     Attributes:
-        name: The model's name, one of `list_models()`.
+        name: The model's name, as for `create_model`.
         options: The switches it was built with.
-        class_names: One a class.
-        palette: One RGB colour (0-255) a class.
-        ignore_index: The label that was left out in training.
+        class_names: One name per class.
+        palette: One RGB colour (0 to 255) per class.
+        ignore_index: The label that training ignored.
         image_mean: RGB mean of the training images, 0 to 1, subtracted from the input.
-        image_std: RGB standard deviation, by which the input is then divided.
-        metrics: What was measured, and how; any JSON.
+        image_std: RGB standard deviation on the same scale, by which the input is then divided.
+        metrics: Scores and their protocol; any JSON.
     """
 
     name: str
@@ -59,14 +59,14 @@ class ModelMetadata:
 
         Raises:
             KeyError: If an entry is missing.
-            TypeError: If an entry has a wrong type.
-            ValueError: If an entry has a wrong value.
+            TypeError: If an entry has the wrong type.
+            ValueError: If an entry has an invalid value.
         """
         architecture = dict(content["architecture"])
         name, num_classes = str(architecture.pop("name")), int(architecture.pop("num_classes"))
         labels = content["id2label"]
         if len(labels) != num_classes:
-            raise ValueError(f"{num_classes} classes and {len(labels)} names")
+            raise ValueError(f"num_classes is {num_classes}, but id2label has {len(labels)} names")
         names = tuple(str(labels[str(index)]) for index in range(num_classes))
         palette = tuple((index_of(r), index_of(g), index_of(b)) for r, g, b in content["palette"])
         try:
@@ -76,8 +76,8 @@ class ModelMetadata:
         mean, std = _three_floats(content["image_mean"]), _three_floats(content["image_std"])
         if not (all(0 <= value <= 1 for value in mean) and all(0 < value <= 1 for value in std)):
             raise ValueError(
-                f"image_mean {mean} and image_std {std} are not of images from 0 to 1; divide those of images from 0 "
-                "to 255 by 255"
+                f"image_mean {mean} and image_std {std} must be on the scale 0 to 1; divide values on the scale 0 to "
+                "255 by 255"
             )
         return cls(
             name=name,
@@ -92,7 +92,7 @@ class ModelMetadata:
 
 
 def check_classes(info: ModelMetadata, dataset: "SegmentationDataset") -> None:
-    """Checks that labels mean the same to the model and the data set.
+    """Checks that the model and the data set have the same classes in the same order.
 
     Raises:
         DataError: If their class names differ.
@@ -101,10 +101,12 @@ def check_classes(info: ModelMetadata, dataset: "SegmentationDataset") -> None:
     if model_names == data_names:
         return
     if len(model_names) != len(data_names):
-        here, there = (f"{len(names)} classes ({', '.join(names)})" for names in (data_names, model_names))
-        raise DataError(f"{dataset.root}: {here}, but the model has {there}")
+        in_data, in_model = (f"{len(names)} classes ({', '.join(names)})" for names in (data_names, model_names))
+        raise DataError(f"{dataset.root}: {in_data}, but the model has {in_model}")
     index = next(i for i, pair in enumerate(zip(model_names, data_names, strict=True)) if pair[0] != pair[1])
-    raise DataError(f"{dataset.root}: class {index} is {data_names[index]!r}, but {model_names[index]!r} to the model")
+    raise DataError(
+        f"{dataset.root}: class {index} is {data_names[index]!r}, but the model's is {model_names[index]!r}"
+    )
 
 
 def _three_floats(values: Any) -> tuple[float, float, float]:

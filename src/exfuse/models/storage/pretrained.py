@@ -1,4 +1,4 @@
-"""Reading a trained model, and writing one, whole or not at all; see `exfuse.models.storage.folder`."""
+"""Loading a model folder, and writing one atomically; see `exfuse.models.storage.folder`."""
 
 import copy
 import json
@@ -33,18 +33,18 @@ from exfuse.outputs.folder import is_replaceable
 
 
 def save_pretrained(folder: Path, model: nn.Module, config: dict[str, Any], card: str) -> None:
-    """Writes a model folder, replacing one that is there only once the new one is complete.
+    """Writes a model folder; an existing one is replaced only when the new one is complete.
 
-    A folder that was changed or added to since we wrote it is not replaced but keeps its content under another name.
+    If the existing folder was changed since we wrote it, it is kept under another name.
 
     Args:
-        folder: Where to.
+        folder: The folder to write.
         model: The network.
         config: The content of `config.json`.
         card: The model card, in Markdown.
 
     Raises:
-        CheckpointError: If it cannot be written, or a weight is not finite.
+        CheckpointError: If the folder cannot be written, or a weight is not finite.
     """
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     check_finite(weights, folder)
@@ -67,17 +67,18 @@ def load_pretrained(source: str | Path) -> tuple[ExFuse, ModelMetadata]:
     """Loads a trained network in eval mode.
 
     Args:
-        source: A model folder, or "hf://OWNER/NAME" for a repository of the Hugging Face hub.
+        source: A model folder, or "hf://OWNER/NAME" for a repository on the Hugging Face hub.
 
     Raises:
-        CheckpointError: If it cannot be found or read, was changed since it was written, holds weights that are not
-            finite or do not fit the architecture that it names.
+        CheckpointError: If it cannot be found or read, was changed since it was written, or contains weights that are
+            not finite or do not fit its architecture.
     """
     folder = find_model(source)
     verify_model(folder)
     info = read_metadata(folder)
     try:
-        # It takes no memory, whatever the description asks for; what is drawn at first brings torch's compiler.
+        # On the meta device, even invalid metadata allocates no memory. The first random initialisation there imports
+        # torch's compiler, whose side effects `contained` undoes.
         with contained(), torch.device("meta"):
             model = build_model(info)
     except WRONG_CONTENT as error:
@@ -86,7 +87,7 @@ def load_pretrained(source: str | Path) -> tuple[ExFuse, ModelMetadata]:
     try:
         weights = _read_weights(path, model.state_dict())
         if not model.backbone.is_restorable:
-            # It may hold tensors that are not in its state dict, whose values its constructor alone knows.
+            # Tensors outside the state dict get their values only from the constructor.
             with torch.random.fork_rng(devices=[]):
                 model = build_model(info)
         model.load_state_dict(weights, assign=True)
@@ -97,14 +98,14 @@ def load_pretrained(source: str | Path) -> tuple[ExFuse, ModelMetadata]:
 
 
 def check_finite(weights: Mapping[str, Tensor], place: str | Path) -> None:
-    """Checks that weights hold neither NaN nor infinity, which would spread to all scores and still give labels.
+    """Checks that no weight is NaN or infinite: the scores would be meaningless, yet argmax would still return labels.
 
     Args:
         weights: Name -> tensor.
-        place: Where they are from or for, to be named.
+        place: Source or destination of the weights, for the error message.
 
     Raises:
-        CheckpointError: With the name of the first that does.
+        CheckpointError: If a weight is not finite; the message contains the name of the first one.
     """
     for name, value in weights.items():
         if not value.isfinite().all():
@@ -112,40 +113,42 @@ def check_finite(weights: Mapping[str, Tensor], place: str | Path) -> None:
 
 
 def check_restorable(model: ExFuse, info: ModelMetadata) -> None:
-    """Checks that a network will be itself again once it is saved and loaded.
+    """Checks that a network computes the same scores after it is saved and loaded.
 
-    Ours are. A backbone of other people's may keep what training changes outside its state dict, draw constants anew
-    each time, share weights, or compute no image of 64 x 64.
+    The package's own networks do. A backbone from elsewhere may keep trained state outside its state dict, draw random
+    constants in its constructor, share weights, or not accept an image of 64 x 64 pixels.
 
     Args:
-        model: Left as it is.
-        info: What it was built from.
+        model: The network; not changed.
+        info: The metadata it was built from.
 
     Raises:
-        ConfigError: If it will not.
+        ConfigError: If the network cannot be saved and loaded, or its scores differ afterwards.
     """
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]), TemporaryDirectory() as folder:
             trained = copy.deepcopy(model).float().cpu().train()
             images = torch.rand(2, 3, 64, 64)
-            trained(images)  # which moves all that training changes beside the parameters
+            trained(images)  # updates all state that training changes besides the parameters
             save_pretrained(Path(folder) / "model", trained, info.to_json(), "")
             restored, _ = load_pretrained(Path(folder) / "model")
             expected, found = trained.eval()(images).logits, restored(images).logits
-    except Exception as error:  # of other people's code
+    except Exception as error:  # code from outside the package can raise anything
         raise ConfigError(f"{info.name}: the network cannot be saved and loaded ({brief(error)})") from error
     if not (found - expected).abs().max() <= 1e-3 * expected.abs().max():
-        raise ConfigError(f"{info.name}: saved and loaded, the network gives other scores; some of it is not saved")
+        raise ConfigError(
+            f"{info.name}: the scores differ after saving and loading; part of the network is not in its state dict"
+        )
 
 
 def _read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Reads tensors of the expected names and shapes, of which nothing is read if one is not so."""
+    """Reads the tensors of a file; names and shapes are checked before any data is read."""
     with safe_open(path, framework="pt") as file:
         found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a dict
         shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
         if differing := sorted(name for name in found.keys() | shapes.keys() if found.get(name) != shapes.get(name)):
             name = differing[0]
-            what = f"{name} has the shape {found.get(name, 'none')} instead of {shapes.get(name, 'none')}"
-            raise ValueError(what + (f", and {len(differing) - 1} more" if len(differing) > 1 else ""))
-        # Copied: a file that is mapped into memory and then written over would take the process with it.
+            problem = f"{name} has the shape {found.get(name, 'none')} instead of {shapes.get(name, 'none')}"
+            raise ValueError(problem + (f", and {len(differing) - 1} more" if len(differing) > 1 else ""))
+        # Copied, because overwriting a file that is still mapped into memory can crash the process.
         return {name: file.get_tensor(name).to(expected[name].dtype, copy=True) for name in found}

@@ -1,4 +1,4 @@
-"""Writing a network that was made in Python as a model folder."""
+"""Saving a network that was created in Python as a model folder."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,29 +23,29 @@ def save_pretrained(
     metrics: Mapping[str, Any] | None = None,
     card: str = "",
 ) -> None:
-    """Writes a network as a folder that `Predictor.from_pretrained` and all commands open.
+    """Writes a network as a folder that `Predictor.from_pretrained` and all commands can open.
 
     Args:
-        model: What `create_model` returned, trained since.
-        folder: A new or an empty folder.
-        class_names: One a class.
-        palette: One RGB colour (0-255) a class.
-        image_mean: RGB mean of the training images, 0 to 1, that was subtracted from the input.
-        image_std: RGB standard deviation, by which the input was then divided.
-        ignore_index: The label that was left out in training.
-        metrics: What was measured, and how; any JSON.
-        card: The model card, in Markdown; by default its title alone.
+        model: A network created by `create_model`, then trained.
+        folder: A new or empty folder.
+        class_names: One name per class.
+        palette: One RGB colour (0 to 255) per class.
+        image_mean: RGB mean, 0 to 1, that was subtracted from the training images.
+        image_std: RGB standard deviation on the same scale, by which they were then divided.
+        ignore_index: The label that training ignored.
+        metrics: Scores and their protocol; any JSON.
+        card: The model card, in Markdown; by default only a title.
 
     Raises:
-        ConfigError: If the network was not made by `create_model` or was changed since, or a value is wrong.
-        CheckpointError: If something is in the folder already, it cannot be written, or a weight is not finite.
+        ConfigError: If the network was not created by `create_model` or was modified since, or a value is invalid.
+        CheckpointError: If the folder is not empty or cannot be written, or a weight is not finite.
     """
     folder = Path(folder)
     if folder.is_symlink() or (folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))):
-        raise CheckpointError(f"{folder}: something is there already; a model is written into a new or an empty folder")
+        raise CheckpointError(f"{folder}: already exists and is not an empty folder; choose a new or empty one")
     if not isinstance(model, ExFuse) or model.name is None:
         raise ConfigError(
-            f"save_pretrained takes what create_model returned, not a {type(model).__name__} made otherwise"
+            f"save_pretrained needs a network created by create_model, got a {type(model).__name__} from elsewhere"
         )
     info = ModelMetadata(
         name=model.name,
@@ -60,6 +60,6 @@ def save_pretrained(
     try:
         info = ModelMetadata.from_json(info.to_json())
     except WRONG_CONTENT as error:
-        raise ConfigError(f"{folder}: the model cannot be described ({error})") from error
+        raise ConfigError(f"{folder}: invalid model metadata ({error})") from error
     pretrained.check_restorable(model, info)
     pretrained.save_pretrained(folder, model, info.to_json(), card or f"# {model.name}\n")

@@ -1,8 +1,7 @@
-"""A program: reads the tensors of a `.pth` file and writes them as safetensors; the only place that unpickles.
+"""A program that converts the tensors of a `.pth` file to safetensors; the only code that unpickles.
 
-It is started by `exfuse.models.storage.import_weights` for a file that nobody vouches for. `weights_only` builds
-tensors and plain containers and refuses to call anything else; the limits are for files that are merely meant to be
-heavy.
+`exfuse.models.storage.import_weights` runs it on untrusted files. `weights_only` builds only tensors and plain
+containers and refuses to call anything else; the resource limits protect against files made to exhaust the machine.
 """
 
 import pickle
@@ -18,15 +17,15 @@ from torch import Tensor
 
 from exfuse.errors import brief
 
-REFUSED = 3  # the exit status with a sentence about the file
+REFUSED = 3  # exit code for a bad file; the last line of stderr is the reason
 SECONDS = 60
-MEMORY_FACTOR, MEMORY_BASE = 4, 2**30  # bytes beyond what the process has when it begins: four times the file and this
-# Where training scripts keep the weights among other things.
+MEMORY_FACTOR, MEMORY_BASE = 4, 2**30  # memory beyond that at the start: 4 x the file size + 2**30 bytes
+# Keys under which training scripts store the weights.
 NESTED_UNDER = ("state_dict", "model_state_dict", "model", "net")
 
 
 def limit_resources(file_size: int) -> None:
-    """Lets this process take no more processor time, memory and disk than a file of that size can be worth."""
+    """Limits the processor time, memory and file size of this process to what a file of `file_size` bytes can need."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     memory = pages * resource.getpagesize() + MEMORY_FACTOR * file_size + MEMORY_BASE
     _lower(resource.RLIMIT_AS, memory)
@@ -35,14 +34,14 @@ def limit_resources(file_size: int) -> None:
 
 
 def _lower(kind: int, limit: int) -> None:
-    """Sets a limit, or leaves the one that is there already (`ulimit`) if it is lower."""
+    """Sets a resource limit unless a lower one is already set (`ulimit`)."""
     present, _ = resource.getrlimit(kind)
     limit = limit if present == resource.RLIM_INFINITY else min(limit, present)
     resource.setrlimit(kind, (limit, limit))
 
 
 def find_tensors(content: Any) -> dict[str, Tensor]:
-    """Returns the named tensors of what was unpickled, one level down if they are not at the top.
+    """Returns the named tensors of an unpickled object, those under a key of `NESTED_UNDER` first.
 
     Raises:
         ValueError: If there are none.
@@ -53,23 +52,26 @@ def find_tensors(content: Any) -> dict[str, Tensor]:
             tensors = {str(name): value for name, value in candidate.items() if isinstance(value, Tensor)}
             if tensors:
                 return tensors
-    raise ValueError("it holds no named tensors")
+    raise ValueError("it contains no named tensors")
 
 
 def what_is_wrong(error: Exception) -> str:
-    """Returns why a file was not read; torch's own words are advice to read it unsafely, so only the name is taken."""
+    """Returns why a file could not be read.
+
+    Of torch's own message only the name of the refused object is used, because it advises loading the file unsafely.
+    """
     if isinstance(error, pickle.UnpicklingError):
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        return f"it holds {named[1]}" if named else "it is a pickle of something else"
+        return f"it contains {named[1]}" if named else "it is a pickle of other objects"
     if isinstance(error, MemoryError) or "allocate memory" in str(error):
-        return "it takes more memory than is allowed"
+        return "it needs more memory than allowed"
     if isinstance(error, EOFError | LookupError):
-        return "it is no file that torch.save wrote"
+        return "it was not written by torch.save"
     return f"{type(error).__name__}: {brief(error)}"
 
 
 def main() -> None:
-    """Reads the file named first and writes the one named second; the last line of an error says what is wrong."""
+    """Reads the file in the first argument and writes the one in the second; see `REFUSED` for errors."""
     source, target = Path(sys.argv[1]), Path(sys.argv[2])
     torch.set_num_threads(1)
     limit_resources(source.stat().st_size)
@@ -84,8 +86,8 @@ def main() -> None:
         _refuse(f"its tensors could not be written to {target} ({brief(error)})")
 
 
-def _refuse(why: str) -> NoReturn:
-    print(why, file=sys.stderr)
+def _refuse(reason: str) -> NoReturn:
+    print(reason, file=sys.stderr)
     sys.exit(REFUSED)
 
 
