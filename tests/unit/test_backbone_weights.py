@@ -66,7 +66,7 @@ def test_public_weights_have_no_heads_to_read(tmp_path: Path) -> None:
 
 def test_another_architecture_is_refused(tmp_path: Path) -> None:
     classifier_folder(tmp_path / "backbone", (True, True, True, True))
-    with pytest.raises(CheckpointError, match=r"model\.safetensors.* conv1\.weight"):
+    with pytest.raises(CheckpointError, match=r"backbone: .*layer1\.1\.conv1\.weight"):
         load_backbone_weights(resnet.resnet18(), tmp_path / "backbone")
 
 

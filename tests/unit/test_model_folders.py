@@ -176,7 +176,7 @@ def test_weights_are_taken_from_the_same_network_however_it_is_spelled(
         source, target = (
             replace(INFO, name=name, options=options_of(name, changes)) for name, changes in (given, wanted)
         )
-        trained, model = source.build(), target.build()
+        trained, model = build_model(source), build_model(target)
         save_pretrained(tmp_path / str(number), trained, source.to_json(), "")
         load_weights(model, target, tmp_path / str(number))
         expected = trained.state_dict()
@@ -205,9 +205,9 @@ def test_a_description_without_the_width_is_of_the_time_when_wide_was_the_defaul
 @pytest.mark.parametrize("parts", DIFFERENT)
 def test_weights_of_another_network_are_refused(parts: dict[str, Any], tmp_path: Path) -> None:
     source, target = (replace(INFO, options=options_of(INFO.name, changes)) for changes in (parts, {}))
-    save_pretrained(tmp_path / "model", source.build(), source.to_json(), "")
+    save_pretrained(tmp_path / "model", build_model(source), source.to_json(), "")
     with pytest.raises(ConfigError) as caught:
-        load_weights(target.build(), target, tmp_path / "model")
+        load_weights(build_model(target), target, tmp_path / "model")
     assert str(tmp_path / "model") in str(caught.value)
     assert str(parts) in str(caught.value)
 

@@ -333,7 +333,7 @@ def test_a_timm_feature_extractor_becomes_a_backbone(monkeypatch: pytest.MonkeyP
     model = create_model("exfuse_timm/anything", num_classes=3).eval()
     assert model.backbone.channels == (12, 16, 20, 24)
     assert model(torch.randn(1, 3, 40, 64)).logits.shape == (1, 3, 40, 64)
-    with pytest.raises(ConfigError, match=r"gcn_timm/nothing.*Unknown model"):
+    with pytest.raises(ConfigError, match=r"timm/nothing.*Unknown model"):
         create_model("gcn_timm/nothing", num_classes=3)
 
 
