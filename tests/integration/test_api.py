@@ -87,7 +87,7 @@ def test_a_recipe_may_be_a_path_or_keys_and_values(tmp_path: Path) -> None:
         load_config(content, {"epoch": 3, "output": "here"})
     with pytest.raises(ConfigError, match=r"'dta'.*data"):
         load_config("demo", {"dta": {"root": "photos"}})
-    with pytest.raises(ConfigError, match="there is no recipe 'dmo'"):
+    with pytest.raises(ConfigError, match="recipe 'dmo'"):
         exfuse.train("dmo")
     with pytest.raises(DataError, match="gone"):
         exfuse.train("demo", output=tmp_path / "run", data={"root": tmp_path / "gone"})

@@ -1,1 +1,1 @@
-"""The training loop and what it stands on."""
+"""Recipes, optimizers, checkpoints, and one training loop for two tasks."""

@@ -1,7 +1,7 @@
-"""Checkpoints: a folder of safetensors and JSON that appears whole or not at all.
+"""Checkpoints: folders of safetensors and JSON, written atomically.
 
-A checkpoint is written beside its final name, each file flushed to the disk, a manifest with their hashes last, and
-then renamed; `latest` is moved to it, and only then are older ones removed. Nothing is ever pickled.
+A checkpoint is written under a temporary name; each file is flushed to disk, the manifest with their hashes last. The
+folder is then renamed, `latest` is moved to it, and only then are older checkpoints removed. Nothing is pickled.
 """
 
 import json
@@ -32,12 +32,12 @@ from exfuse.training.muon import Muon
 
 LATEST = "latest"
 STATE_FILE = "state.json"
-MAX_STATE = 4096  # bytes of either
+MAX_STATE = 4096  # bytes of `latest` and of `state.json`
 _NAME = r"step_(\d{8,})(_scored)?"
 _POINTER = re.compile(rf"({_NAME}) ([0-9a-f]{{64}})\n")
-# What saves leave, and what those that were cut off do.
-_LEFT = re.compile(rf"{_NAME}|\.{_NAME}\.(partial|previous)-[0-9a-f]{{16}}")
-# Of each parameter that was stepped; "step" is a single number, the others are of the parameter's shape.
+# Names of finished checkpoints and of the remains of interrupted saves.
+_REMOVABLE = re.compile(rf"{_NAME}|\.{_NAME}\.(partial|previous)-[0-9a-f]{{16}}")
+# Optimizer state of each updated parameter; "step" is a scalar, the other tensors have the parameter's shape.
 _STATE: dict[type[Optimizer], frozenset[str]] = {
     AdamW: frozenset({"step", "exp_avg", "exp_avg_sq"}),
     SGD: frozenset({"momentum_buffer"}),
@@ -47,15 +47,15 @@ _STATE: dict[type[Optimizer], frozenset[str]] = {
 
 @dataclass
 class TrainingState:
-    """Where a run stands, beside the tensors; the samples to come follow from the step and the seed.
+    """The state of a run besides its tensors; the remaining samples follow from the step and the seed.
 
     Attributes:
-        step: Optimizer steps taken, skipped ones included.
-        best_score: Best score on the validation split so far, 0 to 1; -1 before the first.
-        best_step: The step it was measured at.
-        evaluated_step: The last step at which the network was scored; a run that was stopped while scoring repeats it.
-        skipped: How many steps in a row, the last one included, were left out because a number was not finite.
-        data_sha256: Of the data that the run is trained and scored on.
+        step: Optimizer steps taken, including skipped ones.
+        best_score: Best score on the validation split so far, 0 to 1; -1 before the first evaluation.
+        best_step: The step with the best score.
+        evaluated_step: The last evaluated step; an interrupted evaluation is repeated.
+        skipped: Number of consecutive steps, up to the current one, skipped because of a non-finite loss or gradient.
+        data_sha256: Fingerprint of the training and validation data.
     """
 
     step: int = 0
@@ -76,21 +76,21 @@ def save_checkpoint(
         model: The network being trained.
         ema: Its moving average, or None.
         optimizers: Its optimizers.
-        state: Where the run stands.
+        state: The state of the run.
 
     Returns:
         The checkpoint's folder.
 
     Raises:
-        CheckpointError: If it cannot be written; the previous checkpoint is untouched.
+        CheckpointError: If it cannot be written; the previous checkpoint is kept.
     """
     target, content = folder / f"step_{state.step:08d}", json.dumps(asdict(state), allow_nan=False).encode()
     try:
         if (folder / LATEST).exists() and _read_pointer(folder)[0] == target:
             if read_file(target / STATE_FILE, MAX_STATE) == content:
-                _remove_all_but(target)  # which a kill may have kept that save from
+                _remove_all_but(target)  # the earlier save may have been killed before its cleanup
                 return target
-            target = folder / f"{target.name}_scored"  # the step was saved when its scoring was cut off
+            target = folder / f"{target.name}_scored"  # the step was saved before its evaluation was interrupted
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_folder(target) as staged:
             files: dict[str, Digest] = {}
@@ -110,19 +110,19 @@ def save_checkpoint(
 def load_checkpoint(
     folder: Path, model: nn.Module, ema: nn.Module | None, optimizers: Sequence[Optimizer]
 ) -> TrainingState:
-    """Loads the latest checkpoint of a run into the given objects, changed in place, after checking every byte of it.
+    """Verifies the hashes of a run's latest checkpoint and loads it into the given objects, in place.
 
     Args:
         folder: The `checkpoints` folder.
         model: A network of the run's architecture.
-        ema: Its moving average if the run keeps one, else None.
-        optimizers: Its optimizers, with the run's groups.
+        ema: Its moving average if the run has one, else None.
+        optimizers: Its optimizers, with the run's parameter groups.
 
     Returns:
-        Where the run stood.
+        The state of the run.
 
     Raises:
-        CheckpointError: If there is no checkpoint, or it is damaged, or belongs to another network.
+        CheckpointError: If the checkpoint is missing, damaged, or of another network.
     """
     source, digest = _read_pointer(folder)
     verify_folder(source, digest)
@@ -139,7 +139,7 @@ def load_checkpoint(
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """Returns the checkpoint that a run goes on from, or None if it has none yet.
+    """Returns the checkpoint from which a run continues, or None if it has none yet.
 
     Args:
         folder: The `checkpoints` folder.
@@ -151,56 +151,58 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Returns whether a run has a checkpoint; also if `latest`, which names it, is gone."""
+    """Returns whether a run has a checkpoint, even if the file `latest` is missing."""
     return (folder / LATEST).exists() or bool(_newest_first(folder))
 
 
 def verify_latest(folder: Path) -> tuple[Path, dict[str, Digest]]:
-    """Checks the latest checkpoint of a `checkpoints` folder to the bit.
+    """Verifies the hashes of the latest checkpoint in a `checkpoints` folder.
 
     Returns:
-        The checkpoint and its files.
+        The checkpoint's folder and the digests of its files, by name.
 
     Raises:
-        CheckpointError: If there is none, or a file is missing or changed.
+        CheckpointError: If there is no checkpoint, or a file is missing or was changed.
     """
     source, digest = _read_pointer(folder)
     return source, verify_folder(source, digest)
 
 
 def _remove_all_but(target: Path) -> None:
-    """Removes the other checkpoints of a folder, and what saves that were cut off have left."""
+    """Removes all other checkpoints of a folder, and the remains of interrupted saves."""
     remove_partials(target.parent)
     for old in target.parent.iterdir():
-        if old != target and _LEFT.fullmatch(old.name) and old.is_dir():
+        if old != target and _REMOVABLE.fullmatch(old.name) and old.is_dir():
             try:
                 shutil.rmtree(old)
             except OSError as error:
-                why = describe_os_error(error, target.parent)
-                raise CheckpointError(f"{old}: cannot be removed, now that {target} is written ({why})") from error
+                reason = describe_os_error(error, target.parent)
+                raise CheckpointError(
+                    f"{old}: this older checkpoint cannot be removed ({reason}); {target} is written and complete"
+                ) from error
 
 
 def _read_pointer(folder: Path) -> tuple[Path, str | None]:
-    """Returns the latest checkpoint and its manifest's hash, which is not known where `latest` is gone."""
+    """Returns the latest checkpoint and the hash of its manifest, or None for the hash if `latest` is missing."""
     path = folder / LATEST
     try:
         found = _POINTER.fullmatch(read_file(path, MAX_STATE).decode())
     except FileNotFoundError as error:
-        # A checkpoint gets its name when it is whole, and the pointer follows: the first save may end between the two.
-        if found_without := _newest_first(folder):
-            return found_without[0], None
-        raise CheckpointError(f"{path}: there is no checkpoint") from error
+        # `latest` is written after the checkpoint is complete and renamed; the first save may be killed in between.
+        if complete := _newest_first(folder):
+            return complete[0], None
+        raise CheckpointError(f"{path}: no checkpoint found") from error
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: not readable ({brief(error)})") from error
     if found is None:
         raise CheckpointError(f"{path}: changed since it was written; it does not name a checkpoint")
     if not (folder / found[1]).is_dir():
-        raise CheckpointError(f"{path}: names {found[1]}, which is not there")
+        raise CheckpointError(f"{path}: names the checkpoint {found[1]}, which is missing")
     return folder / found[1], found[4]
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    """Returns all checkpoints of a folder."""
+    """Returns all complete checkpoints of a folder, newest first."""
     names = re.compile(_NAME)
     found = [(names.fullmatch(path.name), path) for path in folder.glob("step_*") if path.is_dir()]
     by_step = [(int(match[1]), match[2] or "", path) for match, path in found if match is not None]
@@ -211,11 +213,11 @@ def _read_state(path: Path) -> TrainingState:
     state = TrainingState(**json.loads(read_file(path, MAX_STATE)))
     counts = (state.step, state.best_step, state.evaluated_step, state.skipped)
     if not all(type(count) is int and count >= 0 for count in counts):
-        raise ValueError(f"{path.name}: a count that is none")
+        raise ValueError(f"{path.name}: step, best_step, evaluated_step and skipped must be 0 or more, got {counts}")
     if type(state.best_score) not in (int, float) or not -1 <= state.best_score <= 1:
-        raise ValueError(f"{path.name}: best_score {state.best_score!r} is no score")
+        raise ValueError(f"{path.name}: best_score must be -1 to 1, got {state.best_score!r}")
     if not isinstance(state.data_sha256, str):
-        raise TypeError(f"{path.name}: data_sha256 is no text")
+        raise TypeError(f"{path.name}: data_sha256 must be a string, got {state.data_sha256!r}")
     return state
 
 
@@ -249,13 +251,13 @@ def _restore_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None
         number, _, name = key.partition(".")
         index = int(number)
         parameter = numbered[index]
-        # The fused optimizers walk a weight and its state side by side in memory, and look at neither size nor strides.
+        # The fused optimizers traverse a weight and its state in memory order, without checking sizes or strides.
         if value.shape != (() if name == "step" else parameter.shape):
-            raise ValueError(f"the optimizer's {key} has the shape {tuple(value.shape)}")
+            raise ValueError(f"optimizer state {key} has the wrong shape {tuple(value.shape)}")
         if name != "step":
             value = torch.empty_like(parameter).copy_(value)
         state.setdefault(index, {})[name] = value
     for index, values in state.items():
         if values.keys() != _STATE.get(type(optimizer), values.keys()):
-            raise ValueError(f"the optimizer's state of parameter {index} is {', '.join(values)}")
+            raise ValueError(f"optimizer state of parameter {index} has unexpected entries: {', '.join(values)}")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

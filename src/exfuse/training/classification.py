@@ -1,4 +1,4 @@
-"""Pre-training a backbone on classification, with semantic supervision (ExFuse) or without."""
+"""Pre-training a backbone on classification, with or without semantic supervision (ExFuse)."""
 
 import hashlib
 import json
@@ -39,12 +39,12 @@ from exfuse.training.task import Evaluation
 
 
 class HeadAccuracy(NamedTuple):
-    """How often a head is right on the validation split.
+    """Accuracy of a head on the validation split.
 
     Attributes:
         head: "res2" to "res5" for an auxiliary head, "final" for the classifier on the last stage.
-        top1: Share of images whose class scores highest.
-        top5: Share of images whose class is among the five highest.
+        top1: Fraction of images whose true class has the highest score, 0 to 1.
+        top5: Fraction of images whose true class is among the five highest scores, 0 to 1.
     """
 
     head: str
@@ -53,24 +53,24 @@ class HeadAccuracy(NamedTuple):
 
 
 def pretrain(config: PretrainingConfig, resume: bool, console: Console) -> list[HeadAccuracy]:
-    """Trains a classifier and leaves a run folder with the best one in `backbone/`, for `model.backbone_weights`.
+    """Trains a classifier; the best one is saved in `backbone/` of the run folder, for `model.backbone_weights`.
 
     Under torchrun every process calls this.
 
     Args:
         config: The recipe.
-        resume: Go on from the latest checkpoint in the run folder, if there is one.
-        console: Where progress goes.
+        resume: Whether to continue from the latest checkpoint in the run folder, if there is one.
+        console: Prints progress.
 
     Returns:
-        The best network's accuracies, one a head.
+        The accuracies of the best network, one per head.
 
     Raises:
-        ConfigError: If the configuration cannot be run, or the run folder holds another run.
-        DataError: If the data is bad; headers before training starts, pixels when they are read.
-        CheckpointError: If a checkpoint cannot be written or, resuming, read.
-        TrainingError: If the loss is no longer finite.
-        Interrupted: After Ctrl-C or SIGTERM, once the newest finished step is saved.
+        ConfigError: If the configuration is invalid, or the run folder contains another run.
+        DataError: If the data is invalid; headers are checked before training starts, pixels when they are read.
+        CheckpointError: If a checkpoint cannot be written or, with `resume`, read.
+        TrainingError: If the loss or the gradient is not finite, or memory is exhausted.
+        Interrupted: After Ctrl-C or SIGTERM, once the last finished step is saved.
     """
     with training_session(config, resume, console) as (dist, stop, output):
         task, model = set_up(config, dist, output)
@@ -85,7 +85,7 @@ def pretrain(config: PretrainingConfig, resume: bool, console: Console) -> list[
 
 @dataclass(frozen=True)
 class ClassificationTask:
-    """Learning to name what an image shows; a `Task`."""
+    """Image classification; a `Task`."""
 
     config: PretrainingConfig
     dist: DistContext
@@ -95,7 +95,7 @@ class ClassificationTask:
 
     @property
     def fingerprint(self) -> str:
-        """Of the files' names and sizes; reading all of them would take long."""
+        """SHA-256 over the names and sizes of all files; reading their contents would take too long."""
         return _fingerprint(self.train, self.val)
 
     def samples(self) -> AugmentedDataset[ClassifiedImage]:
@@ -112,7 +112,7 @@ class ClassificationTask:
         return AugmentedDataset(self.train, augmentation, self.config.seed)
 
     def loss(self, output: ClassifierOutput, targets: Tensor) -> Tensor:
-        """Returns the cross-entropy of the last stage plus the weighted ones of the auxiliary heads."""
+        """Returns the cross-entropy of the last stage plus the weighted cross-entropies of the auxiliary heads."""
         model = self.config.model
         total = F.cross_entropy(output.logits, targets, label_smoothing=model.label_smoothing)
         weights = [weight for weight in model.head_weights if weight > 0]
@@ -165,7 +165,7 @@ class ClassificationTask:
         table = "\n".join(f"| {row.head} | {100 * row.top1:.2f} | {100 * row.top5:.2f} |" for row in rows)
         return (
             f"# {self.config.model.backbone}, pre-trained on {len(self.train.class_names)} classes\n\n"
-            "For `exfuse train RECIPE model.backbone_weights=THIS_FOLDER`.\n\n"
+            "Use it with `exfuse train RECIPE model.backbone_weights=THIS_FOLDER`.\n\n"
             f"| head | top-1 | top-5 |\n|---|---|---|\n{table}\n"
         )
 
@@ -177,7 +177,7 @@ def set_up(
 
     Raises:
         ConfigError: If the backbone is unknown or `data.root` is not set.
-        DataError: If a split is bad, the two have other classes, or processes read other data.
+        DataError: If a split is invalid, the classes of the two splits differ, or the processes read different data.
     """
     torch.manual_seed(config.seed)
     train, val = (
@@ -185,14 +185,17 @@ def set_up(
     )
     if train.class_names != val.class_names:
         different = sorted(set(train.class_names) ^ set(val.class_names))
-        raise DataError(f"{train.root}: the splits differ in the classes {', '.join(different[:5])}")
+        raise DataError(
+            f"{train.root}: classes in only one of {config.data.train_split} and {config.data.val_split}: "
+            f"{', '.join(different[:5])}"
+        )
     facts: dict[str, object] = {"classes": ", ".join(train.class_names)}
     for part, split in (("training", train), ("validation", val)):
         facts |= {f"{part} images": len(split), f"{part} fingerprint": _fingerprint(split)[:16]}
     check_data(facts, dist)
     name = config.model.backbone
     if name not in BACKBONES:
-        raise ConfigError(f"model.backbone: there is no backbone {name!r}; {did_you_mean(name, BACKBONES)}")
+        raise ConfigError(f"model.backbone: unknown backbone {name!r}; {did_you_mean(name, BACKBONES)}")
     model = SemanticSupervisionClassifier(
         BACKBONES[name](), len(train.class_names), with_head(config), config.model.head_hidden_width
     )
@@ -208,14 +211,14 @@ def _fingerprint(*splits: ImageFolder) -> str:
 
 
 def with_head(config: PretrainingConfig) -> FourBools:
-    """Returns which of res-2 to res-5 have an auxiliary head."""
+    """Returns which of the stages res-2 to res-5 have an auxiliary head: those with a weight above 0."""
     w2, w3, w4, w5 = config.model.head_weights
     return w2 > 0, w3 > 0, w4 > 0, w5 > 0
 
 
 def _open_split(config: ClassificationDataConfig, split: str, console: Console) -> ImageFolder:
     if config.root is None:
-        raise ConfigError("data.root is not set: add data.root=FOLDER")
+        raise ConfigError("data.root is not set; add data.root=FOLDER")
     dataset = open_image_folder(config.root, split)
     with console.status(f"checking the {len(dataset)} images of {split}"):
         check_image_folder(dataset)
@@ -230,14 +233,14 @@ def count_correct(
     dist: DistContext,
     check_stop: Callable[[], None] = lambda: None,
 ) -> list[HeadAccuracy]:
-    """Returns the accuracies of each head over a split, the auxiliary ones first, from exact counts.
+    """Returns the accuracy of each head over a split from exact counts, auxiliary heads first.
 
     Args:
         model: A `SemanticSupervisionClassifier`, or a copy of one.
         val: The split.
-        config: Batch size, view and precision.
-        dist: Each process takes every n-th image.
-        check_stop: Called before each batch, equally often by every process.
+        config: Provides batch size, resize, crop, normalisation and precision.
+        dist: This process's context; of n processes, each scores every n-th image.
+        check_stop: Called before each batch, equally often in every process.
     """
     was_training = model.training
     model.eval()
@@ -260,13 +263,13 @@ def count_correct(
 
 
 def _shards_of_batches(images: int, batch_size: int, dist: DistContext) -> Iterator[range]:
-    """Yields this process's shard of each batch's images; as many shards for every process, the last may be empty."""
+    """Yields this process's shard of each batch; all processes get equally many, of which the last may be empty."""
     for start in range(0, images, batch_size * dist.size):
         yield range(start + dist.rank, min(images, start + batch_size * dist.size), dist.size)
 
 
 def _views(val: ImageFolder, indices: range, config: PretrainingConfig) -> tuple[Tensor, Tensor]:
-    """Returns central views, uint8 `(N, 3, H, W)`, with their classes, int64 `(N,)`."""
+    """Returns central crops, uint8 `(N, 3, H, W)`, and their classes, int64 `(N,)`."""
     samples = [val[index] for index in indices]
     views = np.stack([central_view(s.image, config.data.resize, config.data.crop_size) for s in samples])
     return torch.from_numpy(views).permute(0, 3, 1, 2), torch.tensor([sample.label for sample in samples])

@@ -1,7 +1,7 @@
-"""The closed types that a recipe is read into: every key with its default, its range and one line of explanation.
+"""The types of a recipe: every key with its default, its range and a one-line explanation.
 
-Every number has limits, far outside of what makes sense, so that none of them overflows or fills the memory by itself.
-The explanations are what `exfuse recipes NAME --full` and docs/options.md print.
+Every number has limits, far outside its useful range, so that no single number causes an overflow or fills the memory.
+`exfuse recipes NAME --full` and docs/options.md print the explanations.
 """
 
 import unicodedata
@@ -18,17 +18,17 @@ from exfuse.models.semantic_supervision import HEAD_HIDDEN_WIDTH
 
 PathOrText = TypeVar("PathOrText", str, Path)
 
-RECIPE_VERSION = 2  # to be raised when a key gets another name or meaning; see `exfuse.training.recipes`
-MAX_NAME = 4096  # characters, as many as a path may have
+RECIPE_VERSION = 2  # increase when a key is renamed or changes its meaning; see `exfuse.training.recipes`
+MAX_NAME = 4096  # characters, the maximum for a path
 
 
 def _checked_name(name: PathOrText) -> PathOrText:
-    """Returns a name that a file can have and a terminal can show."""
+    """Returns a name after checking that it is valid for a file and printable in a terminal."""
     text = str(name)
     if len(text) > MAX_NAME:
-        raise ValueError(f"{len(text):,} characters, and {MAX_NAME:,} are allowed")
+        raise ValueError(f"{len(text):,} characters; at most {MAX_NAME:,} are allowed")
     if bad := next((letter for letter in text if unicodedata.category(letter) in ("Cc", "Cs")), None):
-        raise ValueError(f"the character {bad!a} cannot be part of a name")
+        raise ValueError(f"the character {bad!a} is not allowed in a name")
     return name
 
 
@@ -46,7 +46,7 @@ CropSide = Annotated[int, Field(ge=64, le=8192, multiple_of=32)]
 
 
 def _key(default: Any, text: str, **limits: Any) -> Any:
-    """Returns a key of a recipe: its default, its explanation in one line, and the limits of a number."""
+    """Returns a recipe key: its default, its one-line explanation and, for a number, its limits."""
     return Field(default=default, description=text, **limits)
 
 
@@ -61,47 +61,47 @@ class _Section(BaseModel):
 class InputConfig(_Section):
     """The images of a run and how they are augmented."""
 
-    root: FilePath | None = _key(None, "the data set: a folder or a dataset file; must be given")
+    root: FilePath | None = _key(None, "the data set: a folder or a dataset file; required")
     train_split: Text = _key("train", "split to train on")
-    val_split: Text = _key("val", "split to measure on")
+    val_split: Text = _key("val", "split to evaluate on")
     crop_size: tuple[CropSide, CropSide] = _key((320, 320), "height and width of a training crop, multiples of 32")
     flip: Fraction = _key(0.5, "probability of a horizontal flip")
     brightness: Fraction = _key(0.3, "largest random change of brightness, 0 to 1")
     contrast: Fraction = _key(0.3, "largest random change of contrast, 0 to 1")
     saturation: Fraction = _key(0.3, "largest random change of saturation, 0 to 1")
     image_mean: tuple[Fraction, Fraction, Fraction] = _key(
-        (0.485, 0.456, 0.406), "RGB mean that is subtracted, of images from 0 to 1; ImageNet's by default"
+        (0.485, 0.456, 0.406), "RGB mean to subtract from images on the scale 0 to 1; ImageNet's by default"
     )
     image_std: tuple[Deviation, Deviation, Deviation] = _key(
-        (0.229, 0.224, 0.225), "RGB standard deviation by which is divided; ImageNet's by default"
+        (0.229, 0.224, 0.225), "RGB standard deviation to divide by, on the same scale; ImageNet's by default"
     )
-    workers: int = _key(0, "processes that read images; 0 reads in the training process", ge=0, le=64)
+    workers: int = _key(0, "processes that load images; 0 loads in the training process", ge=0, le=64)
 
 
 class DataConfig(InputConfig):
     """Images with masks."""
 
     scale: tuple[Scale, Scale] = _key((0.5, 2.0), "range of the random scale")
-    cache: bool = _key(False, "keep decoded training images in the user's cache")
+    cache: bool = _key(False, "cache decoded training images in the user's cache folder")
 
     @model_validator(mode="after")
     def _ordered(self) -> "DataConfig":
         if self.scale[0] > self.scale[1]:
-            raise ValueError(f"the scale range {list(self.scale)} is empty")
+            raise ValueError(f"the scale range {list(self.scale)} is empty; put the smaller number first")
         return self
 
 
 class ClassificationDataConfig(InputConfig):
-    """Images in one folder a class."""
+    """Images in one folder per class."""
 
     crop_size: tuple[CropSide, CropSide] = _key((224, 224), "height and width of a crop, multiples of 32")
-    area: tuple[Area, Area] = _key((0.08, 1.0), "range of the random fraction of an image that a training crop shows")
-    resize: int = _key(256, "length of the shorter side for scoring, from whose middle a crop is cut", ge=32, le=16384)
+    area: tuple[Area, Area] = _key((0.08, 1.0), "range of the random fraction of an image's area that a crop covers")
+    resize: int = _key(256, "shorter side of an image in evaluation, before its central crop", ge=32, le=16384)
 
     @model_validator(mode="after")
     def _ordered(self) -> "ClassificationDataConfig":
         if self.area[0] > self.area[1]:
-            raise ValueError(f"the area range {list(self.area)} is empty")
+            raise ValueError(f"the area range {list(self.area)} is empty; put the smaller number first")
         if self.resize < max(self.crop_size):
             raise ValueError(f"resize {self.resize} is smaller than the crop {list(self.crop_size)}")
         return self
@@ -133,28 +133,28 @@ _Switches: Any = create_model(
 
 
 class ModelConfig(_Switches):  # type: ignore[misc]
-    """The network: a name, the options of `exfuse.models.options.ModelOptions`, and what it starts from.
+    """The network: a name, the options of `exfuse.models.options.ModelOptions`, and initial weights.
 
-    An option that is left out or null is as the model's name says.
+    A missing option has the default of the model's family, and so has null for an option that the family sets.
     """
 
     backbone_weights: FilePath | None = _key(
-        None, "a folder of `exfuse pretrain`, or a .safetensors file in torchvision's or timm's naming"
+        None, "backbone to start from: a folder of `exfuse pretrain`, or a .safetensors file of torchvision or timm"
     )
-    weights: FilePath | None = _key(None, "a model folder to start from, of the same architecture and classes")
+    weights: FilePath | None = _key(None, "model folder to start from, with the same architecture and classes")
 
     @model_validator(mode="before")
     @classmethod
-    def _as_named(cls, content: Any) -> Any:
+    def _with_family_defaults(cls, content: Any) -> Any:
         if not isinstance(content, dict):
             return content
-        usual = family_defaults(str(content.get("name", cls.model_fields["name"].default)))
-        return usual | {key: value for key, value in content.items() if value is not None or key not in usual}
+        defaults = family_defaults(str(content.get("name", cls.model_fields["name"].default)))
+        return defaults | {key: value for key, value in content.items() if value is not None or key not in defaults}
 
     @model_validator(mode="after")
     def _one_start(self) -> "ModelConfig":
         if self.weights is not None and self.backbone_weights is not None:
-            raise ValueError("weights and backbone_weights are both set; a network can begin with one of them")
+            raise ValueError("weights and backbone_weights are both set; a network can start from only one of them")
         return self
 
     @property
@@ -164,30 +164,29 @@ class ModelConfig(_Switches):  # type: ignore[misc]
 
 
 def _known_class_weights(name: str) -> str:
-    if name != "none" and name not in CLASS_WEIGHTS:
-        raise ValueError(
-            f"there are no class weights {brief(name, 60)!r}; {did_you_mean(brief(name, 60), ['none', *CLASS_WEIGHTS])}"
-        )
+    known = ["none", *CLASS_WEIGHTS]
+    if name not in known:
+        raise ValueError(f"{brief(name, 60)!r} is no kind of class weights; {did_you_mean(brief(name, 60), known)}")
     return name
 
 
-_WEIGHTS: dict[str, Any] = {name: (Weight, _key(0.0, f"weight of the loss {name}; 0 is without")) for name in LOSSES}
+_WEIGHTS: dict[str, Any] = {name: (Weight, _key(0.0, f"weight of the loss {name}; 0 disables it")) for name in LOSSES}
 _Terms: Any = create_model("_Terms", __base__=_Section, **_WEIGHTS)
 
 
 class LossConfig(_Terms):  # type: ignore[misc]
-    """The weighted sum that is minimised; see `exfuse.losses.SegmentationLoss`.
+    """The weighted sum of losses that is minimised; see `exfuse.losses.SegmentationLoss`.
 
-    A loss that was registered by others is a further key, with its weight.
+    Each loss registered from outside the package is one more key, whose value is its weight.
     """
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Weight]
 
     class_weights: Annotated[str, AfterValidator(_known_class_weights)] = _key(
-        "none", f"weights of the classes by how often each occurs in training: none, {', '.join(CLASS_WEIGHTS)}"
+        "none", f"class weights from the class frequencies in training: none, {', '.join(CLASS_WEIGHTS)}"
     )
-    ohem: bool = _key(False, "online hard example mining: the cross entropy of the hardest pixels alone")
+    ohem: bool = _key(False, "online hard example mining: cross-entropy of only the hardest pixels")
     auxiliary: Weight = _key(0.4, "weight of the auxiliary prediction's loss")
 
     @model_validator(mode="before")
@@ -202,57 +201,59 @@ class LossConfig(_Terms):  # type: ignore[misc]
 
     @property
     def terms(self) -> dict[str, float]:
-        """The weight of each further loss."""
+        """The weight of each additional loss, by name."""
         return {name: getattr(self, name, 0.0) for name in LOSSES}
 
 
 class OptimizerConfig(_Section):
-    """How the loss is minimised."""
+    """The optimizer and its schedule."""
 
-    name: Literal["adamw", "sgd", "muon"] = _key("muon", "muon (with AdamW for what is no matrix), adamw or sgd")
+    name: Literal["adamw", "sgd", "muon"] = _key(
+        "muon", "adamw, sgd, or muon for convolution kernels and adamw for the rest"
+    )
     learning_rate: Rate = _key(0.002, "peak learning rate")
-    backbone_lr_scale: Rate = _key(1.0, "the backbone's learning rate as a multiple of it")
+    backbone_lr_scale: Rate = _key(1.0, "factor on the learning rate for the backbone")
     weight_decay: Weight = _key(0.05, "weight decay; norms and biases have none")
     momentum: Fraction = _key(0.95, "momentum of sgd and muon")
-    schedule: Literal["polynomial", "cosine"] = _key("polynomial", "how the rate falls: (1 - t)^0.9 or half a cosine")
-    warmup_steps: int = _key(100, "steps over which the rate rises; at most half of the run's", ge=0, le=10**9)
-    clip_grad_norm: float = _key(5.0, "largest norm of the gradient; 0 is without a limit", ge=0, le=10**9)
+    schedule: Literal["polynomial", "cosine"] = _key("polynomial", "learning rate decay: (1 - t)^0.9 or half a cosine")
+    warmup_steps: int = _key(100, "steps of linear warm-up; at most half of the run", ge=0, le=10**9)
+    clip_grad_norm: float = _key(5.0, "maximum norm of the gradient; 0 disables clipping", ge=0, le=10**9)
 
 
 class ClassifierConfig(_Section):
-    """The classifier that is pre-trained; see `exfuse.models.semantic_supervision`."""
+    """The classifier to pre-train; see `exfuse.models.semantic_supervision`."""
 
     backbone: Text = _key("resnet18", "the backbone to pre-train")
     head_weights: tuple[Weight, Weight, Weight, Weight] = _key(
-        (0.1, 0.2, 0.3, 0.4), "weights of the auxiliary losses on stages res-2 to res-5; 0 is without a head"
+        (0.1, 0.2, 0.3, 0.4), "weights of the auxiliary losses on stages res-2 to res-5; 0 means no head"
     )
     head_hidden_width: int = _key(
-        HEAD_HIDDEN_WIDTH, "outputs of the first of a head's two linear layers; 0 leaves that layer out", ge=0, le=16384
+        HEAD_HIDDEN_WIDTH, "outputs of the first of a head's two linear layers; 0 omits that layer", ge=0, le=16384
     )
-    label_smoothing: Share = _key(0.1, "label smoothing of the cross entropy")
+    label_smoothing: Share = _key(0.1, "label smoothing of the cross-entropy")
 
 
 class RunConfig(_Section):
-    """What every training run has."""
+    """Keys of every training run."""
 
     command: ClassVar[str]
 
     recipe_version: Literal[2] = _key(RECIPE_VERSION, "version of these keys")
-    output: FilePath = _key(Path("runs/unnamed"), "folder of the run; runs/ and the recipe's name by default")
-    seed: int = _key(0, "of weights, sample order and augmentation", ge=0, le=2**32 - 1)
+    output: FilePath = _key(Path("runs/unnamed"), "run folder; by default runs/ and the recipe's name")
+    seed: int = _key(0, "seed of weights, sample order and augmentation", ge=0, le=2**32 - 1)
     epochs: Count = _key(60, "passes over the training split")
-    batch_size: int = _key(8, "samples of one optimizer step, over all processes", ge=1, le=65536)
+    batch_size: int = _key(8, "samples per optimizer step, over all processes", ge=1, le=65536)
     gradient_accumulation: int = _key(
-        1, "forward passes that a batch is cut into; pieces count by their labelled pixels", ge=1, le=65536
+        1, "pieces of a batch, one forward pass each; pieces are weighted by their labelled pixels", ge=1, le=65536
     )
-    precision: Literal["fp32", "bf16"] = _key("bf16", "of the forward pass; weights are always fp32")
-    channels_last: bool = _key(True, "memory layout of the network, faster on most processors")
-    ema_decay: Share = _key(0.998, "decay of the moving average of the weights; 0 is without")
-    evaluate_every: Count = _key(5, "epochs between two evaluations")
-    checkpoint_every: Count = _key(500, "steps between two checkpoints")
-    log_every: Count = _key(20, "steps between two records of the loss")
+    precision: Literal["fp32", "bf16"] = _key("bf16", "precision of the forward pass; weights are always fp32")
+    channels_last: bool = _key(True, "channels-last memory layout, faster on most processors")
+    ema_decay: Share = _key(0.998, "decay of the moving average of the weights; 0 disables it")
+    evaluate_every: Count = _key(5, "epochs between evaluations")
+    checkpoint_every: Count = _key(500, "steps between checkpoints")
+    log_every: Count = _key(20, "steps between records of the loss")
     max_skipped_steps: int = _key(
-        0, "steps in a row that may be left out as their loss or gradient is not finite; 0 stops the run", ge=0, le=10
+        0, "consecutive steps with a non-finite loss or gradient that may be skipped; 0 stops the run", ge=0, le=10
     )
     data: InputConfig
     optimizer: OptimizerConfig = _section(OptimizerConfig)
@@ -267,7 +268,7 @@ class RunConfig(_Section):
 
 
 class SegmentationConfig(RunConfig):
-    """What every run has that trains a segmentation network."""
+    """Keys of every run that trains a segmentation network."""
 
     data: DataConfig = _section(DataConfig)
     model: ModelConfig = _section(ModelConfig)
@@ -293,30 +294,30 @@ class PretrainingConfig(RunConfig):
 
 
 class PretrainedConfig(_Section):
-    """Folders of `exfuse pretrain` that the rows of an ablation start from; without them they start at random."""
+    """Folders of `exfuse pretrain` from which the rows of an ablation start; without them, weights are random."""
 
-    plain: FilePath | None = _key(None, "the backbone, without auxiliary heads")
-    supervised: FilePath | None = _key(None, "the backbone, with auxiliary heads")
-    rearranged: FilePath | None = _key(None, "the rearranged backbone, without auxiliary heads")
-    rearranged_supervised: FilePath | None = _key(None, "the rearranged backbone, with auxiliary heads")
+    plain: FilePath | None = _key(None, "the backbone, pre-trained without auxiliary heads")
+    supervised: FilePath | None = _key(None, "the backbone, pre-trained with auxiliary heads")
+    rearranged: FilePath | None = _key(None, "the rearranged backbone, pre-trained without auxiliary heads")
+    rearranged_supervised: FilePath | None = _key(None, "the rearranged backbone, pre-trained with auxiliary heads")
 
 
 class AblationConfig(SegmentationConfig):
-    """Runs of `exfuse ablate`: the recipe that all rows share."""
+    """The runs of `exfuse ablate`: the recipe common to all rows."""
 
     command = "exfuse ablate"
 
     task: Literal["ablation"] = _key("ablation", "the command that the recipe is for: exfuse ablate")
-    seeds: int = _key(3, "runs of each row", ge=1, le=1000)
+    seeds: int = _key(3, "runs per row", ge=1, le=1000)
     pretrained: PretrainedConfig = _section(PretrainedConfig)
 
     @model_validator(mode="after")
-    def _rows_decide(self) -> "AblationConfig":
-        usual = ModelConfig(name=self.model.name)
+    def _without_row_keys(self) -> "AblationConfig":
+        defaults = ModelConfig(name=self.model.name)
         for key in ROWS_DECIDE:
-            if getattr(self.model, key) != getattr(usual, key):
-                hint = "; use pretrained.plain" if key.endswith("weights") else ""
-                raise ValueError(f"model.{key} is decided by each row of the ablation; leave it out{hint}")
+            if getattr(self.model, key) != getattr(defaults, key):
+                hint = " and set pretrained.plain instead" if key.endswith("weights") else ""
+                raise ValueError(f"model.{key} is set by each row of the ablation; leave it out{hint}")
         return self
 
 

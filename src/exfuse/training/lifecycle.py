@@ -1,4 +1,4 @@
-"""The life of a run: its folder is locked, it begins or goes on, trains, and is saved when it is stopped."""
+"""The life cycle of a run: locking its folder, starting or resuming, training, and saving when stopped."""
 
 from contextlib import ExitStack
 from signal import SIGINT
@@ -20,25 +20,25 @@ from exfuse.training.task import Task
 
 
 def run_training(run: Run, task: Task, resume: bool, stop: StopSignals, console: Console) -> None:
-    """Trains to the end, leaving config, records, checkpoints, and the best and the last network in the run folder.
+    """Trains to the end; writes recipe, records, checkpoints, and the best and last network to the run folder.
 
     Args:
-        run: At step 0.
-        task: What is learnt.
-        resume: Go on from the latest checkpoint in the run folder, if there is one.
-        stop: Signals to stop.
-        console: Where progress goes.
+        run: A run at step 0.
+        task: The task to train.
+        resume: Whether to continue from the latest checkpoint in the run folder, if there is one.
+        stop: The signals that stop the run.
+        console: Prints progress.
 
     Raises:
-        CheckpointError: If a checkpoint cannot be written or, resuming, read.
-        OutputError: If the run folder is somebody else's, or another process is training in it.
+        CheckpointError: If a checkpoint cannot be written or, with `resume`, read.
+        OutputError: If the run folder contains files that are not ours, or another process is training in it.
         DataError: If a file can no longer be read, or a worker process died.
-        TrainingError: If a number is no longer finite.
-        Interrupted: After a signal, once the newest finished step is saved.
+        TrainingError: If the loss or the gradient is not finite.
+        Interrupted: After a signal, once the last finished step is saved.
     """
     with ExitStack() as held:
         folder = _lock_run_folder(run, held)
-        check_run(run.config, resume)  # again: what was there before may have been another process's beginning
+        check_run(run.config, resume)  # repeated under the lock: another process may have started a run meanwhile
         _begin(run, folder, task, resume, console)
         millions = sum(parameter.numel() for parameter in run.model.parameters()) / 1e6
         summary = (
@@ -47,14 +47,14 @@ def run_training(run: Run, task: Task, resume: bool, stop: StopSignals, console:
         )
         console.print(summary, markup=False, highlight=False, soft_wrap=True)
         if run.warmup_steps < (asked := run.config.optimizer.warmup_steps):
-            shorter = f"the warm-up is shortened from {asked} steps to {run.warmup_steps}, half of the run"
-            console.print(shorter, markup=False, highlight=False, soft_wrap=True)
+            notice = f"the warm-up is shortened from {asked} steps to {run.warmup_steps}, half of the run"
+            console.print(notice, markup=False, highlight=False, soft_wrap=True)
         stop.begin(alone=run.dist.size == 1)
         _run_until_done(run, task, stop, console)
 
 
 def _lock_run_folder(run: Run, held: ExitStack) -> OutputFolder | None:
-    """Keeps other runs out of the run folder; the first process does it for all, and all say if it cannot."""
+    """Locks the run folder; the first process does so for all, and all raise an error if it fails."""
     refused = folder = None
     if run.dist.is_main:
         try:
@@ -62,12 +62,12 @@ def _lock_run_folder(run: Run, held: ExitStack) -> OutputFolder | None:
         except OutputError as error:
             refused = error
     if any_across_ranks(refused is not None, run.dist):
-        raise refused or OutputError(f"{run.config.output}: the first process cannot write there")
+        raise refused or OutputError(f"{run.config.output}: the first process cannot use this folder; see its error")
     return folder
 
 
 def _begin(run: Run, folder: OutputFolder | None, task: Task, resume: bool, console: Console) -> None:
-    """Loads the latest checkpoint to go on from, or writes the recipe of a new run."""
+    """Loads the latest checkpoint when resuming, or writes the recipe of a new run."""
     config = run.config
     if run.dist.is_main:
         for name in (task.best_folder, f"{task.best_folder}_last"):
@@ -75,10 +75,13 @@ def _begin(run: Run, folder: OutputFolder | None, task: Task, resume: bool, cons
     if resume and latest_checkpoint(run.checkpoints) is not None:
         run.state = load_checkpoint(run.checkpoints, run.model, run.ema_model, run.optimizers)
         if run.state.data_sha256 != task.fingerprint:
-            raise DataError(f"the data is not what {config.output} was trained on so far; begin a new run")
+            raise DataError(
+                f"{config.output}: the data has changed since this run was started; restore it, or use "
+                "output=ANOTHER_FOLDER for a new run"
+            )
     elif folder is not None:
         if resume:
-            console.print(f"no checkpoint in {config.output} yet: this begins at step 0", markup=False, soft_wrap=True)
+            console.print(f"{config.output}: no checkpoint yet, starting at step 0", markup=False, soft_wrap=True)
         folder.write(CONFIG_FILE, dump_config(config).encode(), sync=True)
     run.state.data_sha256 = task.fingerprint
 
@@ -94,7 +97,7 @@ def _run_until_done(run: Run, task: Task, stop: StopSignals, console: Console) -
             barrier(run.dist)  # the first process may still be writing
             raise Interrupted(run.state.step, stop.received or SIGINT) from None
         except RuntimeError as error:
-            # A worker's death is told by a signal, wherever the main thread is at that moment.
+            # torch raises a worker's death from a signal handler, wherever the main thread happens to be.
             if not is_worker_failure(error):
                 raise
             ahead = run.state.step + PREFETCH_FACTOR * config.data.workers + 1

@@ -1,4 +1,4 @@
-"""What a run says while it runs: `metrics.jsonl`, TensorBoard, and a progress bar or, in a log file, lines."""
+"""The log of a run: `metrics.jsonl`, TensorBoard, and a progress bar or, without a terminal, lines of text."""
 
 import json
 import math
@@ -26,22 +26,22 @@ from exfuse.errors import CheckpointError, brief
 from exfuse.training.checkpoint import TrainingState
 
 METRICS_FILE = "metrics.jsonl"
-MAX_METRICS = 2**28  # bytes: over a million records
+MAX_METRICS = 2**28  # bytes, more than a million records
 TENSORBOARD_FOLDER = "tensorboard"
 EVENTS = "events.out.tfevents."
 KINDS = ("train", "val")
 
 
 class RunLog:
-    """Writes a run's records. Every record carries its step, and no step is recorded twice, resumed or not.
+    """Writes a run's records. Each has its step, and no step is recorded twice, even after resuming.
 
     Args:
         folder: The run folder.
-        state: Where the run stands. Records of later steps and scores, left by a run that was cut off after its last
-            checkpoint, are removed.
+        state: The state of the run. Records of later steps and evaluations, written after the checkpoint by an
+            interrupted run, are removed.
         total_steps: Steps of the whole run.
-        console: Where the progress bar goes. Where it is no terminal, a line is printed for each record instead.
-        active: False on all processes but the first: nothing is written.
+        console: Shows the progress bar. If it is not a terminal, each training record is printed as a line instead.
+        active: Whether to write anything; True only in the first process.
     """
 
     def __init__(self, folder: Path, state: TrainingState, total_steps: int, console: Console, active: bool) -> None:
@@ -65,7 +65,7 @@ class RunLog:
             records = [record for record in read_records(folder) if record["step"] <= kept_until[record["kind"]]]
             with self._errors_named():
                 atomic_write_text(self._path, "".join(json.dumps(record, allow_nan=False) + "\n" for record in records))
-                _put_first(folder / TENSORBOARD_FOLDER)
+                _sort_events_first(folder / TENSORBOARD_FOLDER)
                 self._tensorboard = SummaryWriter(str(folder / TENSORBOARD_FOLDER), purge_step=state.step + 1)
 
     def __enter__(self) -> Self:
@@ -80,11 +80,11 @@ class RunLog:
             with self._errors_named():
                 self._tensorboard.close()
         elif self._active:
-            with suppress(OSError):  # the error that ends the run is the one to be seen
+            with suppress(OSError):  # must not hide the error that ended the run
                 self._tensorboard.close()
 
     def advance(self, status: str) -> None:
-        """Moves the bar by one step and shows the status beside it."""
+        """Advances the bar by one step and shows the status next to it."""
         self._progress.update(self._bar, advance=1, status=status)
 
     def say(self, message: str) -> None:
@@ -98,7 +98,7 @@ class RunLog:
         Args:
             kind: "train" or "val".
             step: Optimizer steps taken so far.
-            values: What was measured; what is not finite is written as null.
+            values: Measured values by name; a non-finite value is written as null.
         """
         if not self._active:
             return
@@ -106,9 +106,9 @@ class RunLog:
         with self._errors_named(), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": kind, "step": step, **clean}, allow_nan=False) + "\n")
             file.flush()
-            os.fsync(file.fileno())  # a checkpoint on the disk must not be ahead of it
+            os.fsync(file.fileno())  # a checkpoint on disk must not be ahead of the records
         if kind == "train" and not self._progress.console.is_terminal:
-            # Where no bar is drawn, in a log file say, the records are the progress.
+            # Without a terminal there is no bar, so records show the progress.
             shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
             self.say(f"step {step}/{self._total_steps}  {shown}")
         with self._errors_named():
@@ -120,16 +120,16 @@ class RunLog:
         try:
             yield
         except OSError as error:
-            why = describe_os_error(error, self._path.parent)
-            raise CheckpointError(f"{self._path.parent}: the run's records could not be written ({why})") from error
+            reason = describe_os_error(error, self._path.parent)
+            raise CheckpointError(f"{self._path.parent}: the run's records could not be written ({reason})") from error
 
 
-def _put_first(folder: Path) -> None:
-    """Renames event files so that they sort before the one to come.
+def _sort_events_first(folder: Path) -> None:
+    """Renames existing event files so that they sort before the next one.
 
-    TensorBoard reads them in the order of their names, which begin with the time, and a later one hides the steps that
-    its beginning has in common with earlier ones. After the clock was set back, the older file would be the later one.
-    A link leads to a folder where other runs' files may be, which keep their names.
+    TensorBoard reads event files in the order of their names, which start with the time. A later file replaces the
+    steps of earlier files from its own first step on. If the clock was set back, the existing file would sort last and
+    replace the new one. Behind a symbolic link, the folder may contain files of other runs, which are not renamed.
     """
     if folder.is_symlink():
         return
@@ -141,11 +141,11 @@ def _put_first(folder: Path) -> None:
 
 
 class StepTime(NamedTuple):
-    """Means over some steps.
+    """Mean times over several steps.
 
     Attributes:
-        seconds: Of a step, everything counted.
-        waiting: The fraction of them, 0 to 1, in which the next batch was waited for (or read, without workers).
+        seconds: Wall-clock seconds per step.
+        waiting: Fraction of this time, 0 to 1, spent waiting for the next batch (or loading it, without workers).
     """
 
     seconds: float
@@ -162,20 +162,20 @@ class StepClock:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Counts what is done meanwhile as waiting."""
+        """Counts the time spent in the block as waiting."""
         started = time.perf_counter()
         yield
         self._waited += time.perf_counter() - started
 
     def tick(self) -> float:
-        """Ends a step and returns its seconds, everything between the ticks counted."""
+        """Ends a step and returns the seconds since the previous tick."""
         now = time.perf_counter()
         self._seconds.append(now - self._last)
         self._last = now
         return self._seconds[-1]
 
     def mean(self) -> StepTime:
-        """Returns the means over the steps since the last call of this."""
+        """Returns the means over the steps since the previous call."""
         total = sum(self._seconds)
         mean = StepTime(total / len(self._seconds), self._waited / total)
         self._seconds.clear()
@@ -184,14 +184,14 @@ class StepClock:
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """Returns the records of a run, oldest first; none before it began. A last line that was cut off is left out.
+    """Returns the records of a run, oldest first; empty before its start. A truncated last line is ignored.
 
     Raises:
-        CheckpointError: If the file cannot be read or another line is no record.
+        CheckpointError: If the file cannot be read or contains an invalid line.
     """
     path = folder / METRICS_FILE
     try:
-        *lines, _ = read_file(path, MAX_METRICS).split(b"\n")  # what is behind the last newline was cut off
+        *lines, _ = read_file(path, MAX_METRICS).split(b"\n")  # a line without a newline is truncated
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -204,7 +204,7 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
                 raise ValueError(f"kind {record['kind']!r}, step {record['step']!r}")
         except (ValueError, TypeError, LookupError, RecursionError) as error:
             raise CheckpointError(
-                f"{path}: line {number} is not the record of a step ({brief(error)}); remove that line to go on without"
+                f"{path}: line {number} is not a valid record ({brief(error)}); remove the line to continue without it"
             ) from error
         records.append(record)
     return records

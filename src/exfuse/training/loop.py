@@ -1,4 +1,4 @@
-"""The training loop: batches, steps, evaluations and checkpoints; what is learnt is a `Task`."""
+"""The training loop: batches, steps, evaluations and checkpoints, for any `Task`."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -15,16 +15,16 @@ from exfuse.training.task import Task
 
 
 def train_steps(run: Run, task: Task, log: RunLog, stop: StopSignals) -> None:
-    """Takes the remaining steps, evaluating after every n-th epoch and saving every n-th step."""
+    """Takes the remaining steps, with evaluations and checkpoints at the intervals of the recipe."""
     config, state = run.config, run.state
     last_step = run.total_steps
     clock = StepClock()
-    # Closed at the end, whatever ends it: workers would live as long as the error that is handed on.
+    # Closed explicitly: otherwise the traceback of a propagating error would keep the workers alive.
     with closing(training_loader(task.samples(), batch_order(run, last_step), config.data.workers)) as batches:
         while True:
             if run.is_evaluated(state.step) and state.evaluated_step < state.step:
                 if not has_checkpoint(run.checkpoints):
-                    save(run)  # a run with scores can always go on
+                    save(run)  # so that a run with scores can always be resumed
                 _evaluate_and_keep(run, task, log, stop)
                 clock = StepClock()
             if state.step > 0 and (state.step % config.checkpoint_every == 0 or run.is_evaluated(state.step)):
@@ -49,7 +49,7 @@ def _next_batch(batches: Iterator[Batch], stop: StopSignals) -> Batch:
     except DataError:
         if stop.received is None:
             raise
-        raise StopRequested from None  # the workers were sent the same signal
+        raise StopRequested from None  # the workers failed because they received the same signal
 
 
 def _stop_together(run: Run, stop: StopSignals) -> None:
@@ -58,7 +58,7 @@ def _stop_together(run: Run, stop: StopSignals) -> None:
 
 
 def batch_order(run: Run, last_step: int) -> ResumableBatchSampler:
-    """Returns this process's samples of the steps from the run's next to a last one (exclusive)."""
+    """Returns the order of this process's samples, from the run's current step to `last_step` (exclusive)."""
     config, dist = run.config, run.dist
     return ResumableBatchSampler(
         run.samples, config.batch_size, run.state.step, last_step, config.seed, dist.rank, dist.size
@@ -66,14 +66,14 @@ def batch_order(run: Run, last_step: int) -> ResumableBatchSampler:
 
 
 def _evaluate_and_keep(run: Run, task: Task, log: RunLog, stop: StopSignals) -> None:
-    """Scores the network (its average, if kept) on the validation split; writes it if it is the best or the last."""
+    """Scores the network (or its moving average) on the validation split; saves it if it is the best or the last."""
     config, state = run.config, run.state
     model = run.ema_model or run.model
-    broadcast_module(model, run.dist)  # batch-norm statistics are each process's own
+    broadcast_module(model, run.dist)  # batch-norm statistics differ between processes
     with stop.interruptible():
         evaluation = task.evaluate(model, state.step, lambda: _stop_together(run, stop))
     log.record("val", state.step, epoch=_epoch(run), **evaluation.values)
-    is_best = evaluation.score > state.best_score  # which a score that is not a number never is
+    is_best = evaluation.score > state.best_score  # False if the score is nan
     if is_best:
         state.best_score, state.best_step = evaluation.score, state.step
     log.say(f"step {state.step}: val {evaluation.name} {evaluation.score:.4f}{' (best so far)' if is_best else ''}")
@@ -90,6 +90,6 @@ def _epoch(run: Run) -> float:
 
 
 def save(run: Run) -> None:
-    """Saves a checkpoint; the first process does it for all."""
+    """Saves a checkpoint, in the first process only."""
     if run.dist.is_main:
         save_checkpoint(run.checkpoints, run.model, run.ema_model, run.optimizers, run.state)

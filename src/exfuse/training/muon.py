@@ -1,4 +1,4 @@
-"""Muon: momentum whose update is orthogonalised, for the weights that are matrices or convolution kernels."""
+"""Muon: momentum with orthogonalised updates, for weight matrices and convolution kernels."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -7,28 +7,29 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-# Coefficients of the quintic iteration and the number of rounds (Jordan et al., 2024): singular values end near 1.
+# Coefficients and number of rounds of the quintic iteration (Jordan et al., 2024); singular values end up near 1.
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 _ROUNDS = 5
 
 
 class Muon(Optimizer):
-    """Steps along the nearest semi-orthogonal matrix to the (Nesterov) momentum (Jordan et al., "Muon", 2024).
+    """Steps along the semi-orthogonal matrix nearest to the Nesterov momentum (Jordan et al., "Muon", 2024).
 
-    A kernel `(D, C, h, w)` counts as the matrix `(D, C * h * w)`. The update is scaled by `0.2 * sqrt(max(rows,
-    columns))`, so that its entries are as large as AdamW's and the same learning rates fit (Liu et al., "Muon is
-    Scalable for LLM Training", 2025, section 2.2). Weight decay is decoupled.
+    A kernel `(D, C, h, w)` is treated as the matrix `(D, C * h * w)`. The update is scaled by `0.2 * sqrt(max(rows,
+    columns))`, so that its entries are about as large as AdamW's and the same learning rates can be used (Liu et al.,
+    "Muon is Scalable for LLM Training", 2025, section 2.2). Weight decay is decoupled.
 
-    A kernel of g groups is g matrices `(D / g, C / g * h * w)`, each a map of its own, that share no input and no
-    output. As one matrix they are block-diagonal, the norm of which (the largest singular value) is that of its largest
-    block, so the steepest step under it takes each block by itself. A depthwise kernel's blocks are single rows, whose
-    nearest semi-orthogonal matrix is the row of length 1: each filter steps in its own direction, all equally far.
+    A kernel with g groups is g independent matrices `(D / g, C / g * h * w)`, which share no input and no output.
+    Written as one matrix they are block-diagonal. Its spectral norm is that of the largest block, so steepest descent
+    under this norm treats each block separately. The blocks of a depthwise kernel are single rows, and the
+    semi-orthogonal matrix nearest to a row is the row scaled to length 1: each filter moves in its own direction, all
+    by the same distance.
 
     Args:
-        params: Weights of two or more dimensions, or groups of them with `lr`, `weight_decay` and `matrices`: how many
-            each weight consists of, in their order; without it one.
-        lr: Learning rate of groups that have none of their own.
-        momentum: Share of the momentum that is kept at each step.
+        params: Weights of two or more dimensions, or groups of them with `lr`, `weight_decay` and `matrices`: the
+            number of matrices (convolution groups) in each weight, in order; 1 if omitted.
+        lr: Learning rate of groups without `lr`.
+        momentum: Fraction of the momentum that is kept at each step.
     """
 
     def __init__(self, params: Iterable[Any], lr: float = 1e-3, momentum: float = 0.95) -> None:
@@ -36,7 +37,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Takes a step with the gradients at hand; weights without one stay."""
+        """Updates all weights that have a gradient."""
         for group in self.param_groups:
             counts = group["matrices"] or [1] * len(group["params"])
             for weight, count in zip(group["params"], counts, strict=True):
@@ -54,10 +55,10 @@ class Muon(Optimizer):
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """Returns matrices with the same singular vectors and singular values brought near 1 (about 0.7 to 1.15).
+    """Returns matrices with the same singular vectors and with singular values near 1 (about 0.7 to 1.15).
 
-    The Newton-Schulz iteration X <- (a + b XX' + c (XX')^2) X multiplies X by polynomials of XX' only, so all rounds
-    are done on that small square matrix and X itself is multiplied once.
+    The Newton-Schulz iteration X <- (a + b XX' + c (XX')^2) X multiplies X only by polynomials in XX'. All rounds are
+    therefore computed on this small square matrix, and X itself is multiplied once at the end.
 
     Args:
         matrices: float `(..., rows, columns)`.

@@ -1,4 +1,4 @@
-"""The policy for steps whose loss or gradient is not finite."""
+"""The policy for steps with a non-finite loss or gradient."""
 
 import json
 from collections.abc import Sequence
@@ -16,18 +16,18 @@ NONFINITE_FILE = "not_finite_{rank}.json"
 
 
 def skip_or_stop(run: Run, task: Task, batch: Batch, loss: float, norm: float, buffers: Sequence[Tensor]) -> None:
-    """Records a step whose loss or gradient is not finite; stops the run, or undoes what the step has changed.
+    """Records a step with a non-finite loss or gradient, then stops the run or restores the model's buffers.
 
     Args:
-        run: At the step; at most `max_skipped_steps` in a row are left out.
-        task: What is learnt.
-        batch: That of the step; its files are recorded.
-        loss: Of the batch.
-        norm: Of the gradient.
+        run: The run; at most `max_skipped_steps` consecutive steps are skipped.
+        task: The task, whose data set names the files.
+        batch: The batch of the step.
+        loss: Loss of the batch.
+        norm: Norm of the gradient.
         buffers: Copies of the model's buffers (batch-norm statistics) from before the step.
 
     Raises:
-        TrainingError: If no more steps may be left out.
+        TrainingError: If no more steps may be skipped.
         CheckpointError: If the record cannot be written.
     """
     config, state, dataset = run.config, run.state, task.samples().dataset
@@ -45,16 +45,16 @@ def skip_or_stop(run: Run, task: Task, batch: Batch, loss: float, norm: float, b
     try:
         atomic_write_text(path, json.dumps(record, allow_nan=False) + "\n")
     except OSError as error:
-        why = describe_os_error(error, config.output)
+        reason = describe_os_error(error, config.output)
         raise CheckpointError(
-            f"{path}: could not be written ({why}); it was to say of which files the loss at step"
-            f" {state.step + 1} is {loss}: {', '.join(files)}"
+            f"{path}: could not be written ({reason}); at step {state.step + 1} the loss was {loss} for the files "
+            f"{', '.join(files)}"
         ) from error
     if state.skipped >= config.max_skipped_steps:
         raise TrainingError(
-            f"step {state.step + 1}: the loss is {loss}, the gradient's norm {norm}; the weights are those before it. "
-            f"Its files and seed are in {path}. A smaller learning rate, a longer warm-up or "
-            "clip_grad_norm may help a new run; --resume with max_skipped_steps=3 leaves such steps out"
+            f"step {state.step + 1}: the loss is {loss} and the gradient norm {norm}; the step was not taken. "
+            f"Its files and seed are in {path}. For a new run, try a smaller learning rate, a longer warm-up or "
+            "clip_grad_norm; to continue this run without such steps, use --resume with max_skipped_steps=3"
         )
     state.skipped += 1
     with torch.no_grad():

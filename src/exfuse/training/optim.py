@@ -1,4 +1,4 @@
-"""The optimizer, the learning rate as a function of the step, and the moving average of the weights."""
+"""Optimizers, the learning rate schedule, and the moving average of the weights."""
 
 import copy
 import itertools
@@ -23,22 +23,21 @@ def build_optimizers(
     weight_decay: float,
     momentum: float,
 ) -> tuple[Optimizer, ...]:
-    """Groups the parameters and builds what steps them.
+    """Groups the parameters and builds their optimizers.
 
-    Biases and normalisation parameters are not decayed. Each group keeps its learning rate at full strength as
-    `peak_lr`.
+    Biases and normalisation parameters have no weight decay. Each group stores its peak learning rate as `peak_lr`.
 
     Args:
         model: The network, with a `backbone`.
-        name: "adamw"; "sgd" with momentum; or "muon" for the kernels of all convolutions, with AdamW for the rest
+        name: "adamw"; "sgd" with momentum; or "muon" for the kernels of all convolutions and AdamW for the rest
             (transposed convolutions, biases, normalisation).
         learning_rate: Peak learning rate of the decoder.
-        backbone_lr_scale: The backbone's learning rate as a factor of it.
-        weight_decay: For weights of two or more dimensions.
-        momentum: Of "sgd" and "muon".
+        backbone_lr_scale: Factor on it for the backbone.
+        weight_decay: Weight decay of parameters with two or more dimensions.
+        momentum: Momentum of "sgd" and "muon".
 
     Returns:
-        One optimizer, or two for "muon"; together they hold each parameter once.
+        One optimizer, or two for "muon"; each parameter is in exactly one of them.
     """
     backbone = {id(parameter) for parameter in model.get_submodule("backbone").parameters()}
 
@@ -71,11 +70,11 @@ def learning_rate_factor(
     """Returns the factor of the peak learning rate at a step, 0 to 1.
 
     Args:
-        step: The step about to be taken, from 0.
+        step: The next step, counted from 0.
         total_steps: Steps of the whole run.
-        warmup_steps: Steps of linear growth at the start.
-        schedule: "polynomial" falls as (1 - t) ** 0.9, "cosine" as half a cosine; t is the fraction of the steps after
-            the warm-up.
+        warmup_steps: Steps of linear increase at the start.
+        schedule: "polynomial" decays as (1 - t) ** 0.9, "cosine" as half a cosine; t is the fraction of the steps after
+            the warm-up that are done.
     """
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)
@@ -93,14 +92,14 @@ def set_learning_rate(optimizers: Sequence[Optimizer], factor: float) -> None:
 
 
 class ExponentialMovingAverage:
-    """A second network whose weights and batch-norm statistics trail those being trained.
+    """A second network with the exponential moving average of the weights and batch-norm statistics.
 
     At step n the average moves by `1 - min(decay, (1 + n) / (10 + n))` towards the network, so that early weights are
     soon forgotten.
 
     Args:
-        model: The network to follow.
-        decay: Share of the average that is kept at each step, once warmed up.
+        model: The network to average.
+        decay: Fraction of the average that is kept at each step, once n is large.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -109,7 +108,7 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Moves the average after the optimizer's step number `step`, counted from 0."""
+        """Updates the average after the optimizer step number `step`, counted from 0."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
         averages, values = [], []
         for average, value in zip(_tensors(self.model), _tensors(model), strict=True):

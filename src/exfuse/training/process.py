@@ -1,4 +1,4 @@
-"""The process that calls us is left as it was, however training ends."""
+"""Restores the state of the calling process, however training ends."""
 
 import os
 import warnings
@@ -15,10 +15,10 @@ HANDLES_CHILDREN = "_SIGCHLD_handler_set"
 
 @contextmanager
 def process_as_before() -> Iterator[None]:
-    """Puts back torch's generators, and what torch changes for the whole process at its first optimizer and loader.
+    """Restores torch's random generators, and the process-wide state that its optimizers and loaders change.
 
-    Signal handlers are put back by `stop_signals`. torch sets the one for its data workers once and notes that it did;
-    with the handler, this note is put back as well.
+    `stop_signals` restores signal handlers. torch sets its handler for data workers only once and records that in a
+    flag; the flag is restored here, so that torch sets the handler again.
     """
     _import_compiler()
     handles_children = getattr(signal_handling, HANDLES_CHILDREN, False)
@@ -30,7 +30,10 @@ def process_as_before() -> Iterator[None]:
 
 
 def _import_compiler() -> None:
-    """Imports what torch's optimizers import at their first step, without the filter and the variable that it sets."""
+    """Imports the compiler, as torch's optimizers do at their first step, and undoes its changes.
+
+    The import sets a warning filter and an environment variable.
+    """
     before = os.environ.get(CACHE_VARIABLE)
     with warnings.catch_warnings():
         import_module("torch._dynamo")

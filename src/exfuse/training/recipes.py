@@ -1,7 +1,7 @@
-"""Recipes: YAML files that set keys of a training run, read into the types of `exfuse.training.config`.
+"""Recipes: YAML files with keys of a training run, read into the types of `exfuse.training.config`.
 
-A key that a recipe leaves out has its default. A run records all keys with their version, so that it can be resumed
-when defaults have changed or keys have been added since.
+A key that is missing in a recipe has its default. A run records all keys and the recipe version, so that it can be
+resumed after defaults have changed or keys have been added.
 """
 
 import copy
@@ -20,10 +20,10 @@ from exfuse.training.config import RECIPE_VERSION, AblationConfig, PretrainingCo
 from exfuse.validation import MAX_YAML, describe, load_yaml
 
 OF_ONE_PROCESS = ("data.root", "data.workers", "model.backbone_weights", "model.weights")
-MAX_KEY = 100  # characters of a dotted key; ours have 33
+MAX_KEY = 100  # characters of a dotted key; the longest of ours has 33
 ConfigType = TypeVar("ConfigType", bound=RunConfig)
 
-# Keys of version 1, which had no version of its own: a recipe had all of them.
+# Keys of version 1 that were renamed. Recipes of that version list all keys and have no `recipe_version`.
 RENAMED = {
     "accumulation": "gradient_accumulation",
     "optimizer.backbone_factor": "optimizer.backbone_lr_scale",
@@ -31,8 +31,8 @@ RENAMED = {
     "model.plain_prediction": "model.dap_control_conv",
 }
 
-# Keys whose default is not what runs did before there was the key. A recipe of version 1 that lacks one means this
-# value, and so does the record of a run, which has all keys of its time.
+# Keys whose default differs from the behaviour before the key existed. In a recipe of version 1, and in the record of a
+# run (which lists all keys of its time), a missing key means the value given here.
 BEFORE: dict[type[RunConfig], dict[str, Any]] = {PretrainingConfig: {"model": {"head_hidden_width": 0}}}
 
 KINDS: dict[str, type[RunConfig]] = {
@@ -43,7 +43,7 @@ KINDS: dict[str, type[RunConfig]] = {
 
 
 def recipe_names() -> list[str]:
-    """Returns the names of the recipes that come with the package."""
+    """Returns the names of the package's recipes."""
     return sorted(path.name.removesuffix(".yaml") for path in _recipes().iterdir() if path.name.endswith(".yaml"))
 
 
@@ -52,27 +52,27 @@ def load_config(recipe: str | Mapping[str, Any], overrides: Sequence[str] | Mapp
 
     Args:
         recipe: A name of `recipe_names()`, the path of a YAML file, or the keys and values of one.
-        overrides: `key=value` with dotted keys, the value being read as YAML; or keys with values, the keys dotted or
-            their values nested.
+        overrides: Strings `key=value` with a dotted key and a YAML value; or a mapping with dotted keys or nested
+            values.
 
     Raises:
-        ConfigError: If the recipe is not found, or a key or value is wrong.
+        ConfigError: If the recipe is not found, or a key or value is invalid.
     """
     return _load(recipe, overrides, TrainingConfig)
 
 
 def load_pretraining_config(recipe: str, overrides: Sequence[str] = ()) -> PretrainingConfig:
-    """Reads a recipe of `exfuse pretrain`, as `load_config` does."""
+    """Reads a recipe of `exfuse pretrain`; see `load_config`."""
     return _load(recipe, overrides, PretrainingConfig)
 
 
 def load_ablation_config(recipe: str, overrides: Sequence[str] = ()) -> AblationConfig:
-    """Reads a recipe of `exfuse ablate`, as `load_config` does."""
+    """Reads a recipe of `exfuse ablate`; see `load_config`."""
     return _load(recipe, overrides, AblationConfig)
 
 
 def load_any(recipe: str) -> RunConfig:
-    """Reads a recipe of any command, which its `task` says; without one it is `exfuse train`'s.
+    """Reads a recipe of the command that its `task` names; without `task`, one of `exfuse train`.
 
     Raises:
         ConfigError: As `load_config`.
@@ -83,36 +83,44 @@ def load_any(recipe: str) -> RunConfig:
 
 
 def dump_config(config: RunConfig) -> str:
-    """Returns the configuration as YAML that is read back to an equal one."""
+    """Returns a configuration as YAML; reading it returns an equal configuration."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, default_flow_style=None)
 
 
 def load_recorded(path: Path, kind: type[ConfigType]) -> ConfigType:
-    """Reads the configuration that a run left in its folder.
+    """Reads the configuration recorded in a run folder.
 
     Raises:
-        ConfigError: If it cannot be read or is of another kind of run.
+        ConfigError: If it cannot be read or belongs to another command.
     """
     return _load(str(path), (), kind, recorded=True)
 
 
 def differing_keys(first: RunConfig, second: RunConfig) -> dict[str, tuple[Any, Any]]:
-    """Returns the dotted keys in which two configurations would train differently, with the values of each.
+    """Returns the dotted keys that differ between two configurations and affect training, with both values.
 
-    How the data is reached and how often something is written down does not count.
+    Keys that only control where data is read from and how often something is written are ignored.
     """
-    free = {"output", "checkpoint_every", "log_every", "max_skipped_steps", "data.root", "data.workers", "data.cache"}
+    ignored = {
+        "output",
+        "checkpoint_every",
+        "log_every",
+        "max_skipped_steps",
+        "data.root",
+        "data.workers",
+        "data.cache",
+    }
     a, b = flat_keys(first.model_dump()), flat_keys(second.model_dump())
-    return {key: (a[key], b[key]) for key in a if a[key] != b[key] and key not in free}
+    return {key: (a[key], b[key]) for key in a if a[key] != b[key] and key not in ignored}
 
 
 def shared_settings(config: RunConfig) -> dict[str, Any]:
-    """Returns what all processes of a run must have alike, by dotted key: all but where each finds its data."""
+    """Returns the settings that must be equal in all processes of a run, by dotted key: all but the paths of inputs."""
     return {key: value for key, value in flat_keys(config.model_dump()).items() if key not in OF_ONE_PROCESS}
 
 
 def flat_keys(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns the values of nested keys by their dotted names."""
+    """Flattens a nested mapping to one with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in content.items():
         flat |= flat_keys(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
@@ -135,7 +143,7 @@ def read_recipe_text(recipe: str) -> str:
     if recipe in recipe_names():
         return (_recipes() / f"{recipe}.yaml").read_text(encoding="utf-8")
     if not recipe.endswith((".yaml", ".yml")):
-        raise ConfigError(f"there is no recipe {recipe!r}; {did_you_mean(recipe, recipe_names())}")
+        raise ConfigError(f"unknown recipe {recipe!r}; {did_you_mean(recipe, recipe_names())}")
     try:
         return read_file(Path(recipe), MAX_YAML).decode()
     except (OSError, ValueError) as error:
@@ -148,7 +156,7 @@ def recipe_summary(recipe: str) -> str:
 
 
 def explained(config: RunConfig) -> str:
-    """Returns a configuration as YAML that is read back to an equal one, with a line of explanation for each key."""
+    """Returns a configuration as in `dump_config`, with a one-line explanation above each key."""
     return "".join(f"{line}\n" for line in _explained(config, ""))
 
 
@@ -181,20 +189,20 @@ def _load(
     else:
         content, recipe = copy.deepcopy(dict(recipe)), "the recipe"
         content.setdefault("recipe_version", RECIPE_VERSION)
-    meant = KINDS.get(str(content.get("task")), kind)
-    if meant is not kind:
-        raise ConfigError(f"{recipe}: this is a recipe for {meant.command}, not for {kind.command}")
+    declared = KINDS.get(str(content.get("task")), kind)
+    if declared is not kind:
+        raise ConfigError(f"{recipe}: this is a recipe for {declared.command}, not for {kind.command}")
     may_lack_keys = recorded or content.get("recipe_version", 1) != RECIPE_VERSION
     _upgrade(content, recipe)
     for section, values in BEFORE.get(kind, {}).items() if may_lack_keys else ():
         given = content.setdefault(section, {})
-        if isinstance(given, dict):  # if not, the validation says so
+        if isinstance(given, dict):  # otherwise validation raises an error below
             content[section] = values | given
     changes = flat_keys(dict(overrides)).items() if isinstance(overrides, Mapping) else map(_parse_override, overrides)
     for key, value in changes:
         _apply(content, key, value, kind)
     if older := [key for key in flat_keys(content) if key in RENAMED]:
-        raise ConfigError(f"{recipe}: unknown key {older[0]!r}; it is called {RENAMED[older[0]]!r} now")
+        raise ConfigError(f"{recipe}: unknown key {older[0]!r}; it was renamed to {RENAMED[older[0]]!r}")
     try:
         return kind.model_validate(content)
     except ValidationError as error:
@@ -202,14 +210,14 @@ def _load(
 
 
 def _upgrade(content: dict[str, Any], source: str) -> None:
-    """Gives the keys of an older version their names of today."""
+    """Renames the keys of an older recipe version to the current names, in place."""
     version = content.setdefault("recipe_version", 1)
     if version == RECIPE_VERSION:
         return
     if version != 1:
         raise ConfigError(
-            f"{source}: recipe_version {brief(version)} is not known; this exfuse reads 1 to {RECIPE_VERSION}, a newer "
-            "one may read it"
+            f"{source}: recipe_version {brief(version)} is unknown; this version of exfuse reads 1 to "
+            f"{RECIPE_VERSION}, a newer one may read it"
         )
     content["recipe_version"] = RECIPE_VERSION
     for old, new in RENAMED.items():
@@ -220,7 +228,7 @@ def _upgrade(content: dict[str, Any], source: str) -> None:
         if isinstance(inner, dict) and key in inner:
             name = new.rpartition(".")[2]
             if name in inner:
-                raise ConfigError(f"{source}: {old} is the older name of {new}; leave it out")
+                raise ConfigError(f"{source}: {old} is the old name of {new}, which is also set; remove {old}")
             inner[name] = inner.pop(key)
 
 
@@ -236,11 +244,11 @@ def _apply(content: dict[str, Any], key: str, value: Any, kind: type[BaseModel])
     for section in sections:
         inside = {name: field.annotation for name, field in kind.model_fields.items() if _is_section(field.annotation)}
         if section not in inside:
-            raise ConfigError(f"{key}: there is no section {section!r}; {did_you_mean(section, inside)}")
+            raise ConfigError(f"{key}: unknown section {section!r}; {did_you_mean(section, inside)}")
         kind = cast(type[BaseModel], inside[section])
         content = content.setdefault(section, {})
         if not isinstance(content, dict):
-            raise ConfigError(f"{key}: the recipe's {section} is not keys and values")
+            raise ConfigError(f"{key}: in the recipe, {section} is not a mapping of keys to values")
     content[last] = value
 
 

@@ -1,4 +1,4 @@
-"""What a training run stands on: the network, its optimizers and average, where it stands; and its folder."""
+"""A training run: its network, optimizers, moving average and state, and the checks before it starts."""
 
 import platform
 from collections.abc import Iterator, Mapping
@@ -29,41 +29,41 @@ CONFIG_FILE = "config.yaml"
 
 @dataclass
 class Run:
-    """Everything the loop works on."""
+    """Everything that the training loop uses."""
 
     config: RunConfig
     dist: DistContext
     samples: int  # in the training split
     model: nn.Module
-    network: nn.Module  # the model, wrapped where there are several processes
+    network: nn.Module  # the model, wrapped in DistributedDataParallel if there are several processes
     ema: ExponentialMovingAverage | None
     optimizers: tuple[Optimizer, ...]
     state: TrainingState
 
     @property
     def total_steps(self) -> int:
-        """The number of steps after which the last epoch's last sample was used."""
+        """The smallest number of steps that covers all epochs."""
         return -(-self.config.epochs * self.samples // self.config.batch_size)
 
     @property
     def warmup_steps(self) -> int:
-        """The recipe's, but at most half of all steps: so the learning rate comes to its peak in a short run, too."""
+        """The recipe's warm-up, but at most half of all steps, so that a short run reaches the peak learning rate."""
         return min(self.config.optimizer.warmup_steps, self.total_steps // 2)
 
     def is_evaluated(self, step: int) -> bool:
-        """Returns whether the network is scored after a step: the last one, and those that end every n-th epoch."""
+        """Returns whether the network is evaluated after a step: the last step, and the end of every n-th epoch."""
         batch, n = self.config.batch_size, self.config.evaluate_every
         epochs_done = (step * batch // self.samples, max(step - 1, 0) * batch // self.samples)
         return step == self.total_steps or epochs_done[0] // n > epochs_done[1] // n
 
     @property
     def checkpoints(self) -> Path:
-        """Where the run's checkpoints lie."""
+        """The folder of the run's checkpoints."""
         return self.config.output / "checkpoints"
 
     @property
     def ema_model(self) -> nn.Module | None:
-        """The moving average as a network, if the run keeps one."""
+        """The network with averaged weights, if the run has one."""
         return self.ema.model if self.ema else None
 
 
@@ -71,48 +71,49 @@ class Run:
 def training_session(
     config: RunConfig, resume: bool, console: Console
 ) -> Iterator[tuple[DistContext, StopSignals, Console]]:
-    """Joins the other processes, listens to signals and checks the recipe against them and the run folder.
+    """Joins the process group, installs the signal handlers and checks the recipe, the processes and the run folder.
 
     Yields:
-        This process's place, the signals, and where it may print.
+        This process's context, the signals, and a console that prints only in the first process.
 
     Raises:
-        ConfigError: If the folder is not free, holds another run, or a batch cannot be shared.
-        TrainingError: If the memory is used up, or another process of the run can no longer be reached.
-        Interrupted: After a signal that the block did not deal with itself.
+        ConfigError: If the processes differ, a batch cannot be divided among them, or the run was started differently.
+        OutputError: If the run folder is not free.
+        TrainingError: If memory is exhausted, or another process of the run can no longer be reached.
+        Interrupted: After a signal that the block did not handle itself.
     """
     try:
         with process_as_before(), stop_signals() as stop, process_group() as dist:
             check_agreement(config, resume, dist)
             check_shards(config, dist)
             check_output(config, resume)
-            barrier(dist)  # nobody writes before all have looked
+            barrier(dist)  # no process writes before all have finished these checks
             yield dist, stop, console if dist.is_main else Console(quiet=True)
     except ProcessError as error:
-        raise TrainingError(f"{error}; --resume goes on from the latest checkpoint") from error
+        raise TrainingError(f"{error}; --resume continues from the latest checkpoint") from error
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
         raise TrainingError(
-            f"the memory is used up ({brief(error)}); a smaller data.crop_size or batch_size, or a larger "
-            "gradient_accumulation, needs less"
+            f"out of memory ({brief(error)}); use a smaller data.crop_size or batch_size, or a larger "
+            "gradient_accumulation"
         ) from error
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Returns whether an error is how Python, torch or the C++ below it says that it got no memory."""
-    signs = ("allocate memory", "bad_alloc", "out of memory")
-    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
+    """Returns whether an error means that Python, torch or its C++ code could not allocate memory."""
+    phrases = ("allocate memory", "bad_alloc", "out of memory")
+    return isinstance(error, MemoryError) or any(phrase in str(error) for phrase in phrases)
 
 
 def check_output(config: RunConfig, resume: bool) -> None:
-    """Checks that the run folder is free for a new run, or holds the run to resume.
+    """Checks that the run folder is free for a new run, or contains the run to resume.
 
-    A run that was cut off before its first checkpoint and its first score begins anew when it is resumed. One whose
-    checkpoints were removed can neither go on nor be written over.
+    A run that was interrupted before its first checkpoint and its first score starts again when resumed. A run whose
+    checkpoints were removed can neither be resumed nor overwritten.
 
     Raises:
-        OutputError: If the folder is somebody else's, or holds a run and it is not the one to resume.
+        OutputError: If the folder contains files that are not ours, or a run that is not to be resumed.
         ConfigError: If the recorded configuration would train differently.
     """
     if check_folder(config.output, config.command):
@@ -120,56 +121,56 @@ def check_output(config: RunConfig, resume: bool) -> None:
 
 
 def check_run(config: RunConfig, resume: bool) -> None:
-    """Checks what a run folder of ours holds; see `check_output`."""
-    can_go_on, records = has_checkpoint(config.output / "checkpoints"), read_records(config.output)
+    """Checks the contents of an existing run folder; see `check_output`."""
+    is_resumable, records = has_checkpoint(config.output / "checkpoints"), read_records(config.output)
     was_scored = any(record["kind"] == "val" for record in records) or any(config.output.glob("*/config.json"))
-    if was_scored and not can_go_on:
+    if was_scored and not is_resumable:
         raise OutputError(
-            f"{config.output} holds a run without its checkpoints, which cannot go on; use output=ANOTHER_FOLDER"
+            f"{config.output}: contains a run without checkpoints, which cannot be resumed; use output=ANOTHER_FOLDER"
         )
-    if (can_go_on or records) and not resume:
+    if (is_resumable or records) and not resume:
         raise OutputError(
-            f"{config.output} holds a run already: add --resume to go on with it, or output=ANOTHER_FOLDER"
+            f"{config.output}: already contains a run; add --resume to continue it, or use output=ANOTHER_FOLDER"
         )
-    if not can_go_on:
+    if not is_resumable:
         return
     recorded = config.output / CONFIG_FILE
     changed = differing_keys(load_recorded(recorded, type(config)), config)
     if changed:
         settings = ", ".join(f"{key}={old} (now {new})" for key, (old, new) in changed.items())
         raise ConfigError(
-            f"{recorded}: the run to resume was started with {settings}; give the same, or output=ANOTHER_FOLDER"
+            f"{recorded}: the run to resume was started with {settings}; use the same values, or output=ANOTHER_FOLDER"
         )
 
 
 def check_agreement(config: RunConfig, resume: bool, dist: DistContext) -> None:
-    """Checks that all processes of a run were started alike.
+    """Checks that all processes of a run have the same settings, options and library versions.
 
     Raises:
-        ConfigError: With what one of them has that the first has not.
+        ConfigError: If they differ; the message contains the differences from the first process.
     """
     versions = {name: version(name) for name in ("exfuse", "torch", "numpy", "pillow")}
     facts = shared_settings(config) | {"--resume": resume, "python": platform.python_version()} | versions
     if found := differences(facts, dist):
-        raise ConfigError(f"the processes of this run differ: {found}; start all of them alike")
+        raise ConfigError(f"the processes of this run differ: {found}; start all of them with the same settings")
 
 
 def check_data(facts: Mapping[str, object], dist: DistContext) -> None:
     """Checks that all processes of a run read the same data.
 
     Args:
-        facts: What this process has read; see `differences`.
-        dist: This process's place.
+        facts: Properties of the data that this process has read; see `differences`.
+        dist: This process's context.
 
     Raises:
-        DataError: With what one of them has that the first has not.
+        DataError: If they differ; the message contains the differences from the first process.
     """
     if found := differences(facts, dist):
-        raise DataError(f"the processes of this run read other data: {found}; give all of them the same files")
+        raise DataError(f"the processes of this run read different data: {found}; give all of them the same files")
 
 
 def check_shards(config: RunConfig, dist: DistContext) -> None:
-    """Checks that each process gets whole, equal pieces of a batch.
+    """Checks that a batch divides evenly into the pieces of all processes.
 
     Raises:
         ConfigError: If it does not.
@@ -187,9 +188,9 @@ def start_run(config: RunConfig, model: nn.Module, samples: int, dist: DistConte
 
     Args:
         config: The recipe.
-        model: A fresh network with a `backbone`.
-        samples: In the training split.
-        dist: This process's place.
+        model: An untrained network with a `backbone`.
+        samples: Number of samples in the training split.
+        dist: This process's context.
     """
     if dist.size > 1 and dist.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]

@@ -40,24 +40,24 @@ REPORT_FILE = "report.html"
 
 
 def train(config: TrainingConfig, resume: bool, console: Console) -> EvaluationReport:
-    """Trains a network and leaves a run folder: config, records, checkpoints, the best and the last model, a report.
+    """Trains a network; writes recipe, records, checkpoints, best and last model, and a report to the run folder.
 
     Under torchrun every process calls this; the samples of each step are the same for any number of processes.
 
     Args:
         config: The recipe.
-        resume: Go on from the latest checkpoint in the run folder, if there is one.
-        console: Where progress and tables go.
+        resume: Whether to continue from the latest checkpoint in the run folder, if there is one.
+        console: Prints progress and tables.
 
     Returns:
         The scores of the best model on the validation split.
 
     Raises:
-        ConfigError: If the configuration cannot be run, or the run folder holds another run.
-        DataError: If the data is bad; before training starts.
-        CheckpointError: If a checkpoint cannot be written or, resuming, read.
-        TrainingError: If the loss is no longer finite.
-        Interrupted: After Ctrl-C or SIGTERM, once the newest finished step is saved.
+        ConfigError: If the configuration is invalid, or the run folder contains another run.
+        DataError: If the data is invalid; raised before training starts.
+        CheckpointError: If a checkpoint cannot be written or, with `resume`, read.
+        TrainingError: If the loss or the gradient is not finite, or memory is exhausted.
+        Interrupted: After Ctrl-C or SIGTERM, once the last finished step is saved.
     """
     with training_session(config, resume, console) as (dist, stop, output):
         task, model = set_up(config, dist, output)
@@ -68,7 +68,7 @@ def train(config: TrainingConfig, resume: bool, console: Console) -> EvaluationR
             try:
                 with claim_folder(config.output, config.command) as folder:
                     folder.write(REPORT_FILE, page.encode())
-            except OutputError as error:  # the run itself is whole
+            except OutputError as error:  # not fatal: the run itself is complete
                 output.print(f"no report: {error}", style="yellow", markup=False, soft_wrap=True)
         barrier(dist)
         _, info = load_pretrained(config.output / task.best_folder)
@@ -76,7 +76,7 @@ def train(config: TrainingConfig, resume: bool, console: Console) -> EvaluationR
 
 
 class Split(NamedTuple):
-    """A split that was read and checked once."""
+    """A split and its statistics, for which every file was read and checked once."""
 
     dataset: SegmentationDataset
     stats: DatasetStats
@@ -84,7 +84,7 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class SegmentationTask:
-    """Learning to label pixels; a `Task`."""
+    """Semantic segmentation; a `Task`."""
 
     config: TrainingConfig
     dist: DistContext
@@ -97,7 +97,7 @@ class SegmentationTask:
 
     @property
     def fingerprint(self) -> str:
-        """Of both splits; see `compute_stats`."""
+        """The fingerprints of both splits; see `compute_stats`."""
         return f"{self.train.stats.fingerprint} {self.val.stats.fingerprint}"
 
     def samples(self) -> AugmentedDataset[Sample]:
@@ -149,9 +149,10 @@ def set_up(config: TrainingConfig, dist: DistContext, console: Console) -> tuple
     """Opens and checks the data and builds the network.
 
     Raises:
-        ConfigError: If the configuration cannot be run.
-        DataError: On the first bad file of either split, if one has no labelled pixel, or if processes read other data.
-        CheckpointError: If the backbone's weights cannot be loaded.
+        ConfigError: If the configuration is invalid.
+        DataError: If a file of either split is invalid, a split has no labelled pixel, or processes read different
+            data.
+        CheckpointError: If the initial weights cannot be loaded.
     """
     torch.manual_seed(config.seed)
     train_split, val_split = (
@@ -176,14 +177,14 @@ def set_up(config: TrainingConfig, dist: DistContext, console: Console) -> tuple
 
 
 def _compare_normalization(config: TrainingConfig, console: Console) -> None:
-    """Says so if the backbone has learned from colours that were normalised otherwise."""
+    """Prints a warning if the backbone was pre-trained with another normalisation of colours."""
     weights = config.model.backbone_weights
-    learned = None if weights is None else pretraining_normalization(weights)
+    pretrained = None if weights is None else pretraining_normalization(weights)
     now = list(config.data.image_mean), list(config.data.image_std)
-    if learned is not None and learned != now:
+    if pretrained is not None and pretrained != now:
         console.print(
-            f"{weights} was pre-trained with data.image_mean={learned[0]} data.image_std={learned[1]}, "
-            "and this recipe has others",
+            f"{weights}: pre-trained with data.image_mean={pretrained[0]} data.image_std={pretrained[1]}, "
+            "but this recipe has other values",
             markup=False,
             highlight=False,
             soft_wrap=True,
@@ -191,42 +192,42 @@ def _compare_normalization(config: TrainingConfig, console: Console) -> None:
 
 
 def load_weights(model: ExFuse, info: ModelMetadata, source: Path) -> None:
-    """Copies the weights of a trained network into a fresh one.
+    """Copies the weights of a trained network into a new one.
 
     Args:
-        model: Changed in place.
-        info: What it is to be.
-        source: A model folder.
+        model: The new network, changed in place.
+        info: Its metadata.
+        source: The model folder of the trained network.
 
     Raises:
         CheckpointError: If the folder cannot be read.
-        ConfigError: If its network is another one, or has other classes.
+        ConfigError: If the architecture or the classes differ.
     """
     trained, other = load_pretrained(source)
     if other.class_names != info.class_names:
-        raise ConfigError(f"model.weights: {source} knows other classes ({', '.join(other.class_names[:5])}, ...)")
-    # The same network has several spellings: null is as the name says, and one name with parts may be another.
+        raise ConfigError(f"model.weights: {source} has other classes ({', '.join(other.class_names[:5])}, ...)")
+    # Compared by structure, because different names and options can describe the same network.
     if _structure(trained) != _structure(model):
-        theirs, ours = (f"{of.name} with {changed_options(of.name, of.options)}" for of in (other, info))
-        raise ConfigError(f"model.weights: {source} holds {theirs}, not {ours}")
+        theirs, ours = (f"{each.name} with {changed_options(each.name, each.options)}" for each in (other, info))
+        raise ConfigError(f"model.weights: {source} contains {theirs}, but this recipe trains {ours}")
     model.load_state_dict(trained.state_dict())
 
 
 def _structure(model: nn.Module) -> tuple[str, list[tuple[str, torch.Size]]]:
-    """Returns a network's modules with their settings, and the shapes of its tensors."""
+    """Returns a network's printed modules, and the names and shapes of its tensors."""
     return str(model), [(name, tensor.shape) for name, tensor in model.state_dict().items()]
 
 
 def _open_split(config: DataConfig, split: str, console: Console) -> Split:
     if config.root is None:
-        raise ConfigError("data.root is not set: add data.root=FOLDER (or a dataset file)")
+        raise ConfigError("data.root is not set; add data.root=FOLDER (or a dataset file)")
     dataset = open_dataset(config.root, split)
     with console.status(f"checking the {len(dataset)} images of {split}"):
         stats = compute_stats(dataset)
     if not stats.pixel_counts.any():
         raise DataError(
-            f"{dataset.root}: in the {len(dataset)} masks of {split} no pixel is labelled, all {stats.ignored:,} are "
-            "to be ignored; name another split, or correct the masks or ignore_index"
+            f"{dataset.root}: the {len(dataset)} masks of {split} have no labelled pixel, all {stats.ignored:,} are "
+            "ignored; choose another split, or correct the masks or ignore_index"
         )
     return Split(dataset, stats)
 
@@ -248,7 +249,7 @@ def _build_loss(config: LossConfig, train_split: Split, dist: DistContext) -> Se
 
 
 def model_info(config: TrainingConfig, dataset: SegmentationDataset) -> ModelMetadata:
-    """Returns what the run's network has to say about itself."""
+    """Returns the metadata of the run's network."""
     return ModelMetadata(
         name=config.model.name,
         options=config.model.options,

@@ -1,4 +1,4 @@
-"""One optimizer step, from a batch to new weights."""
+"""One optimizer step, from a batch to updated weights."""
 
 import math
 from contextlib import nullcontext
@@ -17,10 +17,10 @@ from exfuse.training.task import Task
 
 
 def take_step(run: Run, task: Task, batch: Batch) -> float:
-    """Takes one optimizer step: forward and backward passes over the pieces of a batch, then the step.
+    """Takes one optimizer step: forward and backward passes over the pieces of a batch, then the update.
 
-    A piece is weighted by its fraction of the weight of the whole batch over all processes. A step whose loss or
-    gradient is not finite is not taken; see `exfuse.training.nonfinite`.
+    A piece is weighted by its fraction of the total weight of the batch over all processes (see `Task.weight`). A step
+    with a non-finite loss or gradient is not taken; see `exfuse.training.nonfinite`.
 
     Returns:
         The loss of the whole batch.
@@ -28,9 +28,9 @@ def take_step(run: Run, task: Task, batch: Batch) -> float:
     config, state, dist, network = run.config, run.state, run.dist, run.network
     factor = learning_rate_factor(state.step, run.total_steps, run.warmup_steps, config.optimizer.schedule)
     set_learning_rate(run.optimizers, factor)
-    # Whatever a layer draws (dropout, say) is a function of the step, as the samples are.
+    # Random numbers drawn by layers, such as dropout, are a function of the step, like the samples.
     torch.manual_seed(step_seed(config.seed, state.step, dist.rank))
-    run.model.train()  # scoring has put it, or its average, into eval
+    run.model.train()  # evaluation switches to eval mode
     buffers = [buffer.clone() for buffer in run.model.buffers()] if config.max_skipped_steps else []
 
     pieces = config.gradient_accumulation
@@ -47,7 +47,7 @@ def take_step(run: Run, task: Task, batch: Batch) -> float:
             with torch.autocast(dist.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
                 output = network(pixels)
             loss = task.loss(output, target) * fractions[index]
-            (loss * dist.size).backward()  # gradients are averaged over the processes, and their sum is wanted
+            (loss * dist.size).backward()  # DistributedDataParallel averages gradients, but their sum is needed
         total += loss.detach()
     value = float(all_reduce_sum(total, dist))
 

@@ -1,4 +1,4 @@
-"""What differs between learning one thing and another: a `Task`, and what it scores."""
+"""The interface of a task: the parts of training that differ between segmentation and classification."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from exfuse.data.loader import AugmentedDataset
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a network scored on the validation split.
+    """The result of an evaluation on the validation split.
 
     Attributes:
-        score: What the best network has most of, 0 to 1.
-        name: What the score is called.
-        values: What is written down of it, the score included.
-        save: Writes the network and its scores into a folder; told whether it was chosen for its score.
+        score: The score by which the best network is chosen, 0 to 1.
+        name: Name of the score.
+        values: All values to record, including the score.
+        save: Writes the network and its scores to a folder; the second argument is whether it was chosen as the best.
     """
 
     score: float
@@ -28,27 +28,27 @@ class Evaluation:
 
 
 class Task(Protocol):
-    """What differs between learning one thing and another."""
+    """The data, loss and evaluation of a training run."""
 
     @property
     def best_folder(self) -> str:
-        """Name of the folder, in that of the run, for the best network."""
+        """Name of the best network's folder within the run folder."""
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the data: a run goes on with that it began with."""
+        """A hash of the data; a run can only be resumed with the same data."""
 
     def samples(self) -> AugmentedDataset[Any]:
         """Returns the augmented training samples."""
 
     def loss(self, output: Any, targets: Tensor) -> Tensor:
-        """Returns the scalar to minimise, given what the network gave for a batch and the batch's targets."""
+        """Returns the scalar loss of a piece of a batch, from the network's output and the targets."""
 
     def weight(self, targets: Tensor) -> Tensor:
-        """Returns the weight, a scalar, with which the loss of a piece of a batch enters the batch's."""
+        """Returns the scalar weight of a piece's loss in the loss of the whole batch."""
 
     def evaluate(self, model: nn.Module, step: int, check_stop: Callable[[], None]) -> Evaluation:
-        """Scores the network on the validation split, shared between the processes.
+        """Scores the network on the validation split, which is divided among the processes.
 
-        All processes call `check_stop` equally often, about once an image.
+        All processes call `check_stop` equally often, before each image or batch.
         """
