@@ -54,7 +54,8 @@ class Ablated(NamedTuple):
 
     @property
     def table(self) -> str:
-        return (self.folder / "ablation.md").read_text()
+        """Returns the table, which repeats the command, without the folder's name."""
+        return (self.folder / "ablation.md").read_text().replace(str(self.folder), "")
 
     def run(self, *overrides: str) -> Outcome:
         return call_exfuse(*self.command, f"output={self.folder}", *overrides)
