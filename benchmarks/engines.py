@@ -22,6 +22,7 @@ from exfuse.inference.engines.torch_compile import CompiledEngine
 from exfuse.inference.engines.torch_eager import TorchEngine
 from exfuse.models.deployable import DeployableModel
 from exfuse.models.folding import fold
+from exfuse.models.registry import build_model
 from exfuse.models.storage.pretrained import load_pretrained, save_pretrained
 from exfuse.predictor import Predictor
 from harness import again, interleave, parse_arguments, write
@@ -97,7 +98,7 @@ def main() -> None:
             parts = OURS[subject]
             folder = Path(temporary) / subject.replace(" ", "_")
             info = info_of(parts)
-            save_pretrained(folder, info.build(), info.to_json(), "")
+            save_pretrained(folder, build_model(info), info.to_json(), "")
             steps, first = {}, {}
             for case in CASES:
                 use_cache(folder, case)

@@ -24,7 +24,7 @@ from exfuse.export.trace import export_program
 from exfuse.inference.engines.base import LABELS, Precision
 from exfuse.inference.engines.openvino import OpenVINOEngine, read_openvino, save_openvino
 from exfuse.models.folding import fold
-from exfuse.models.registry import count_multiply_adds, count_parameters
+from exfuse.models.registry import build_model, count_multiply_adds, count_parameters
 from exfuse.predictor import Predictor
 from harness import again, interleave, parse_arguments, peak_memory, report_memory, write
 from subjects import CLASSES, OURS, info_of
@@ -76,7 +76,7 @@ class Backbone(Normalised):
     """Our ResNet-101 alone, with the means of its four features for a result."""
 
     def __init__(self) -> None:
-        super().__init__(info_of({}).build().backbone)
+        super().__init__(build_model(info_of({})).backbone)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Runs images."""
@@ -112,7 +112,7 @@ def convert(name: str, path: Path, size: int, batch: int = 1) -> tuple[int, int]
     torch.manual_seed(0)
     if name in OURS:
         info = info_of(OURS[name])
-        model = info.build().eval()
+        model = build_model(info).eval()
         openvino.write(export_program(model, info), info, path)
         return count_parameters(model), count_multiply_adds(fold(model), size, size)
     graph = Backbone() if name == BACKBONE else Peer(build_peer(name))

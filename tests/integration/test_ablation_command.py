@@ -28,7 +28,7 @@ from exfuse.predictor import Predictor
 from support.holding import HOLD_UNTIL_THERE
 from support.tiny_run import TINY, Outcome, call_exfuse, tensors_in
 
-ABLATION = (*TINY, "epochs=1", "model.name=gcn_tiny", "model.decoder_width=wide", "seeds=1")
+ABLATION = (*TINY, "epochs=1", "model.name=gcn_tiny", "model.decoder_width=narrow", "seeds=1")
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from exfuse.cli.app import main
 from exfuse.data.loader import Batch
 from exfuse.models.exfuse import ExFuse
 from exfuse.models.storage.metadata import ModelMetadata
-from exfuse.training import loop
+from exfuse.training import loop, segmentation
 
 Seen = list[list[tuple[int, int, str]]]
 
@@ -34,7 +34,7 @@ def note_samples(batches: Iterable[Batch], seen: Seen) -> Iterator[Batch]:
 
 def run_and_watch(folder: Path, stop_after: int, arguments: list[str]) -> None:
     rank = os.environ["RANK"]
-    build, load, save = ModelMetadata.build, loop.training_loader, loop.save_checkpoint
+    build, load, save = segmentation.build_model, loop.training_loader, loop.save_checkpoint
     networks: list[ExFuse] = []
     seen: Seen = []
 
@@ -54,7 +54,7 @@ def run_and_watch(folder: Path, stop_after: int, arguments: list[str]) -> None:
         return save(*checkpoint)
 
     loop.save_checkpoint = save_slowly
-    ModelMetadata.build, loop.training_loader = build_and_keep, load_and_note
+    segmentation.build_model, loop.training_loader = build_and_keep, load_and_note
     sys.argv = ["exfuse", *arguments]
     try:
         main()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from exfuse.models.exfuse import ExFuse
 from exfuse.models.storage.metadata import ModelMetadata
+from exfuse.training import segmentation
 from exfuse.training.log import RunLog
 from exfuse.training.signals import Interrupted
 
@@ -29,13 +30,13 @@ def do_after_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[
 
 def keep_networks(monkeypatch: pytest.MonkeyPatch) -> list[ExFuse]:
     """Returns a list that fills with each network that is built, to be looked at while and after it is trained."""
-    build, networks = ModelMetadata.build, []
+    build, networks = segmentation.build_model, []
 
     def build_and_keep(info: ModelMetadata) -> ExFuse:
         networks.append(build(info))
         return networks[-1]
 
-    monkeypatch.setattr(ModelMetadata, "build", build_and_keep)
+    monkeypatch.setattr(segmentation, "build_model", build_and_keep)
     return networks
 
 
