@@ -126,25 +126,33 @@ def sum_of_scores(output: Any) -> Tensor:
     return sum((score * torch.randn_like(score)).sum() for score in scores)
 
 
-def take_steps(model: ExFuse, images: Tensor) -> None:
-    """Computes gradients twice: the second forward pass raises if a parameter took no part in the first."""
+def take_steps(model: ExFuse, images: Tensor) -> set[str]:
+    """Takes a step and returns the parameters without a gradient.
+
+    Gradients are computed twice: the second forward pass raises if a parameter took no part in the first.
+    """
     network = DistributedDataParallel(model.train())
     for _ in range(2):
         model.zero_grad()
         sum_of_scores(network(images)).backward()
-    without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    assert without == []
+    without = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
     nn.utils.clip_grad_norm_(model.parameters(), 0.1)
     torch.optim.SGD(model.parameters(), 0.1).step()
+    return without
 
 
 def check(case: Combination, folder: Path) -> None:
-    torch.manual_seed(0)
-    info = case.info
-    model = build_model(info)
-    unsettle(model)
-    images = torch.randn(2, 3, *case.size)
-    take_steps(model, images)
+    info, without = case.info, None
+    for seed in range(4):  # by chance, both channels of a narrow refinement may be dead behind their ReLU
+        torch.manual_seed(seed)
+        model = build_model(info)
+        unsettle(model)
+        images = torch.randn(2, 3, *case.size)
+        dead = take_steps(model, images)
+        without = dead if without is None else without & dead
+        if not without:
+            break
+    assert without == set()
     save_pretrained(folder, model, info.to_json(), "")
     loaded, found = load_pretrained(folder)
     assert found == info
