@@ -236,7 +236,7 @@ def test_coco_that_is_not_whole_is_refused_by_name(coco: Path, prepared: Path) -
         prepare_coco(coco, prepared, ("train2017",), True)
     lacking = [{key: value for key, value in row.items() if key != "area"} for row in content["annotations"]]
     annotations.write_text(json.dumps(content | {"annotations": lacking}))
-    with pytest.raises(DataError, match=r"annotations\[0\] .*'area'"):
+    with pytest.raises(DataError, match=r"annotations\[0\].*'area'"):
         prepare_coco(coco, prepared, ("train2017",), True)
     for shape in ([], {"size": [80, 100]}, {"size": [3, 3], "counts": [9]}):
         rows = [row | {"segmentation": shape} for row in content["annotations"]]

@@ -32,7 +32,7 @@ class Tiling(NamedTuple):
         if self.overlap < 0 or self.step < max(PAD_MULTIPLE, self.overlap):
             shortest = self.overlap + max(PAD_MULTIPLE, math.ceil(self.overlap / PAD_MULTIPLE) * PAD_MULTIPLE)
             raise ConfigError(
-                f"tile size {self.tile_size}, overlap {self.overlap}: the overlap must be at least 0, and for this "
+                f"tile size {self.tile_size} with overlap {self.overlap}: the overlap must be at least 0, and for this "
                 f"overlap the tile size must be at least {shortest}"
             )
 
