@@ -46,7 +46,7 @@ def test_rows_that_cannot_be_run_are_named_with_the_reason() -> None:
     assert "+ LR" in names  # from random weights, as the others
     without_form = names_of("model.name=gcn_resnet18", *PRETRAINED)[1]
     assert set(without_form) == {row.name for row in PAPER if row.rearranged}
-    assert all("no rearranged form of gcn_resnet18" in reason for reason in without_form.values())
+    assert all("gcn_resnet18 has no rearranged form" in reason for reason in without_form.values())
     assert "both or neither" in names_of("pretrained.plain=plain")[1]["+ LR"]
 
 
@@ -222,7 +222,7 @@ def test_the_table_says_what_it_shows(ablation: Ablation) -> None:
         "11.00",
         "5.00",
         "1.25",
-        "4.5 hours of training steps in all, on a machine (9 runs).",
+        "4.5 hours of training steps in total, on a machine (9 runs).",
     ):
         assert part in text
     assert re.search(r"^- \+ LR: .*gcn_resnet18$", text, flags=re.M)

@@ -1,1 +1,1 @@
-"""The paper's ablation: which rows there are, running them, and the table with its error bars."""
+"""The paper's ablation: its rows, their runs, and the table with error bars."""

@@ -1,4 +1,4 @@
-"""The rows of the ablation, as changes to one recipe: those of the paper's tables, and each part alone."""
+"""The rows of the ablation as changes to one recipe: those of the paper's tables, and each part alone."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,8 +8,8 @@ from exfuse.training.config import AblationConfig, TrainingConfig
 
 DAP_WINDOW = 3
 REDUCED = 128  # channels
-# Everything off. The decoder has K channels, as in the paper's figure 2: a row differs from the baseline in the parts
-# that it is named for and not in its width.
+# All parts off. The decoder has K channels, as in the paper's figure 2, so that a row differs from the baseline only in
+# the parts in its name, and not in its width.
 ALL_OFF: dict[str, Any] = {
     "supervised_features": False,
     "semantic_embedding": False,
@@ -27,12 +27,12 @@ class Row:
     """One line of the table.
 
     Attributes:
-        name: What it is called.
-        options: Those of the model that differ from `ALL_OFF`.
-        begins_with: Which pre-trained backbone it takes, of the names in `PretrainedConfig`.
+        name: Name of the row.
+        options: Model options that differ from `ALL_OFF`.
+        begins_with: The pre-trained backbone it starts from, a field of `PretrainedConfig`.
         rearranged: Whether the backbone is the rearranged one.
-        wide: Whether the decoder has K * k * k channels in place of K, k being `DAP_WINDOW`.
-        published: The paper's mIoU on VOC 2012 val, in points; None if the paper's tables have no such row.
+        wide: Whether the decoder has K * k * k channels instead of K, where k is `DAP_WINDOW`.
+        published: The paper's mIoU on VOC 2012 val in points, or None if its tables have no such row.
     """
 
     name: str
@@ -45,11 +45,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be run.
+    """The rows to run.
 
     Attributes:
-        rows: Rows that can be run, the reference among them.
-        left_out: Name and reason of those that cannot.
+        rows: Rows that can be run, including the reference.
+        left_out: Name and reason of each row that cannot be run.
     """
 
     rows: tuple[Row, ...]
@@ -62,13 +62,13 @@ EMBEDDED = AUXILIARY | SUB_PIXEL
 SEB = {"semantic_embedding": True}
 DAP = {"dap_window": DAP_WINDOW}
 DECODER = EMBEDDED | SEB | DAP
-# Supervision of which the decoder reads the heads' second convolutions: the form of the paper's Table 3 in our reading,
-# since its 1.5 points are what is reported of this form, and 1.1 of the other.
+# Supervision in the form in which the decoder reads the heads' second convolutions. In our reading this is the form in
+# the paper's Table 3: its gain of 1.5 points is the one reported for this form; dropped heads are reported with 1.1.
 SS = {"supervised_features": True}
 
 
 def _rearranged(name: str, options: dict[str, Any], published: float | None = None, wide: bool = False) -> Row:
-    """Returns a row with supervision and rearrangement, on which the paper's tables add the other parts."""
+    """Returns a row with supervision and rearrangement, to which the paper's tables add the other parts."""
     return Row(name, SS | options, "rearranged_supervised", rearranged=True, wide=wide, published=published)
 
 
@@ -81,10 +81,10 @@ PAPER = (
     _rearranged("+ SS, LR, SEB", SEB, 79.0),
     _rearranged("+ SS, LR, SEB, DAP", SEB | DAP, 79.6),
     _rearranged("all", DECODER, 80.0),
-    # Table 4: ECRE's two halves. Its other two rows are those above without ECRE and with it.
+    # Table 4: the two halves of ECRE. Its other two rows, without ECRE and with it, are in Table 3.
     _rearranged("+ SS, LR, auxiliary loss, no sub-pixel", AUXILIARY, 78.2),
     _rearranged("+ SS, LR, sub-pixel, no auxiliary loss", SUB_PIXEL, 77.6),
-    # Each part alone, and what is not in the paper's tables.
+    # Each part alone, and other rows that are not in the paper's tables.
     Row("+ SS, heads dropped", {}, begins_with="supervised"),
     Row("+ LR", {}, begins_with="rearranged", rearranged=True),
     Row("+ ECRE", EMBEDDED),
@@ -97,14 +97,14 @@ PAPER = (
     Row("+ ECRE, SEB, DAP", DECODER),
     Row("all but SS", DECODER, begins_with="rearranged", rearranged=True),
     Row("all but LR", DECODER | SS, begins_with="supervised"),
-    # The decoder as wide as densely adjacent prediction needs its last map: with nothing else, and with everything.
+    # A decoder with the K * k * k channels that densely adjacent prediction needs, alone and with all parts.
     Row("wide baseline", {}, wide=True),
     _rearranged("all, wide", DECODER, wide=True),
 )
 
 
 def plan_rows(config: AblationConfig) -> Plan:
-    """Returns which rows can be run with the pre-trained backbones at hand.
+    """Returns the rows that can be run with the given pre-trained backbones.
 
     Args:
         config: The ablation.
@@ -113,9 +113,9 @@ def plan_rows(config: AblationConfig) -> Plan:
     for row in PAPER:
         given, plain = getattr(config.pretrained, row.begins_with), config.pretrained.plain
         if row.rearranged and _model_name(config, row) not in list_models():
-            left_out.append((row.name, f"there is no rearranged form of {config.model.name}"))
+            left_out.append((row.name, f"{config.model.name} has no rearranged form"))
         elif row.begins_with.endswith("supervised") and None in (given, plain):
-            # Against a reference from random weights it would show what pre-training gives, not supervision.
+            # Compared with a reference from random weights, it would show the effect of pre-training, not supervision.
             needed = f"needs pretrained.{row.begins_with} and pretrained.plain, folders of exfuse pretrain"
             left_out.append((row.name, needed))
         elif row.rearranged and (given is None) != (plain is None):
@@ -126,19 +126,19 @@ def plan_rows(config: AblationConfig) -> Plan:
 
 
 def trial_config(config: AblationConfig, row: Row, seed: int, num_classes: int) -> TrainingConfig:
-    """Returns the run of one row with one seed.
+    """Returns the configuration of one row's run with one seed.
 
     Args:
         config: The ablation.
         row: The row.
-        seed: 0 to `config.seeds` - 1; added to the recipe's own.
-        num_classes: K of the data set.
+        seed: 0 to `config.seeds` - 1; added to the recipe's seed.
+        num_classes: Number of classes K of the data set.
     """
     model = config.model.model_dump() | ALL_OFF | row.options
     model["name"] = _model_name(config, row)
     if not row.wide:
         model["decoder_width"] = "narrow"
-    else:  # by name where that is what densely adjacent prediction needs
+    else:  # "wide" depends on the row's window, so without densely adjacent prediction the width is a number
         model["decoder_width"] = "wide" if model["dap_window"] == DAP_WINDOW else num_classes * DAP_WINDOW**2
     model["backbone_weights"] = getattr(config.pretrained, row.begins_with)
     content = config.model_dump(exclude={"seeds", "pretrained"}) | {

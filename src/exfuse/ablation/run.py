@@ -1,4 +1,4 @@
-"""Running the trials of an ablation, each once: a trial that is done is read, one that was cut off goes on."""
+"""Running the trials of an ablation: finished trials are read, interrupted ones are resumed."""
 
 import itertools
 import json
@@ -38,15 +38,15 @@ TRIAL_FILE = "trial.json"
 
 @dataclass(frozen=True)
 class Trial:
-    """What one run gave, at its end (and not at its best, which would favour rows that jump about).
+    """The result of one run, measured at its end; choosing its best step would favour rows with noisy scores.
 
     Attributes:
-        per_image: int64 `(N, 3, K)` on the validation split; see `exfuse.evaluation.bootstrap`.
-        parameters: Of the network.
-        multiply_adds: Of one image of the crop's size.
-        seconds: Of a training step, the median of those recorded.
-        training_seconds: Of all training steps together.
-        hardware: On which it ended.
+        per_image: Counts, int64 `(N, 3, K)`, on the validation split; see `exfuse.evaluation.bootstrap`.
+        parameters: Parameters of the network.
+        multiply_adds: Multiply-adds for one image of the crop's size.
+        seconds: Seconds per training step, the median of the recorded ones.
+        training_seconds: Seconds of all training steps together.
+        hardware: The processor or GPU on which the run finished.
     """
 
     per_image: Int64Array
@@ -64,11 +64,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class Ablation:
-    """All that was run.
+    """The finished trials of an ablation.
 
     Attributes:
-        trials: For each row, one trial a seed.
-        left_out: Name and reason of rows that could not be run.
+        trials: For each row, one trial per seed.
+        left_out: Name and reason of each row that could not be run.
         split: The validation split's name and number of images.
     """
 
@@ -78,23 +78,23 @@ class Ablation:
 
 
 def run_ablation(config: AblationConfig, console: Console) -> Iterator[Ablation]:
-    """Runs every row with every seed; what is done already is not done again.
+    """Runs every row with every seed; finished trials are not repeated.
 
-    Several processes may do so at once: each takes the trials that no other has taken.
+    Several processes may run the same ablation at once: each runs only trials that no other process is running.
 
     Yields:
-        What there is whenever all rows have one more seed.
+        The results so far, each time all rows have finished one more seed.
 
     Raises:
-        ConfigError: If the recipe cannot be run, or a trial's folder holds a run of another recipe.
-        DataError: If the data is bad.
-        CheckpointError: If something cannot be written or read; for pre-trained backbones before anything is run.
-        TrainingError: If a loss is no longer finite.
-        Interrupted: After Ctrl-C; the same command goes on.
+        ConfigError: If the recipe is invalid, or a trial's folder contains a run of another recipe.
+        DataError: If the data is invalid.
+        CheckpointError: If a file cannot be written or read; pre-trained backbones are checked before the first run.
+        TrainingError: If the loss or the gradient is not finite, or memory is exhausted.
+        Interrupted: After Ctrl-C; the same command continues.
     """
     only_process(config.command)
     if config.data.root is None:
-        raise ConfigError("data.root is not set: add data.root=FOLDER (or a dataset file)")
+        raise ConfigError("data.root is not set; add data.root=FOLDER (or a dataset file)")
     train_split, val = (
         open_dataset(config.data.root, split) for split in (config.data.train_split, config.data.val_split)
     )
@@ -103,14 +103,14 @@ def run_ablation(config: AblationConfig, console: Console) -> Iterator[Ablation]
     fingerprint = f"{compute_stats(train_split).fingerprint} {compute_stats(val).fingerprint}"
     runs = f"{len(plan.rows)} rows with {config.seeds} seed{'s' * (config.seeds > 1)} each, in {config.output}"
     console.print(runs, markup=False, highlight=False, soft_wrap=True)
-    for name, why in plan.left_out:
-        console.print(f"{name}: left out, {why}", markup=False, highlight=False, soft_wrap=True)
+    for name, reason in plan.left_out:
+        console.print(f"{name}: left out, {reason}", markup=False, highlight=False, soft_wrap=True)
     trials: dict[tuple[int, str], Trial] = {}
     missing = list(itertools.product(range(config.seeds), plan.rows))
     seeds_shown = 0
     while missing:
         wait = False
-        # From the first on, each time: what another process has finished meanwhile may complete a seed.
+        # Starts at the first missing trial each time: one that another process has finished may complete a seed.
         for seed, row in [*missing, missing[0]]:
             trial = _run_trial(config, row, seed, val, fingerprint, console, wait)
             if trial is not None:
@@ -127,19 +127,19 @@ def run_ablation(config: AblationConfig, console: Console) -> Iterator[Ablation]
 
 
 def _check_backbones(config: AblationConfig, rows: tuple[Row, ...], num_classes: int) -> None:
-    """Loads each pre-trained backbone once as the rows will, so that none fails after the hours of those before."""
+    """Loads each pre-trained backbone once, so that an invalid one raises an error before the first run."""
     models = [trial_config(config, row, 0, num_classes).model for row in rows]
-    ways = {(model.backbone_weights, model.name, model.supervised_features): model for model in models}
-    for (weights, name, _), model in ways.items():
+    distinct = {(model.backbone_weights, model.name, model.supervised_features): model for model in models}
+    for (weights, name, _), model in distinct.items():
         if weights is not None:
             network = create_model(name, num_classes=num_classes, **asdict(model.options))
             load_backbone_weights(network.backbone, weights)
 
 
 def _complete_seeds(trials: dict[tuple[int, str], Trial], rows: tuple[Row, ...]) -> int:
-    """Returns for how many seeds, from the first on, every row is done."""
-    whole = (all((seed, row.name) in trials for row in rows) for seed in itertools.count())
-    return sum(1 for _ in itertools.takewhile(bool, whole))
+    """Returns the number of seeds, counted from the first, for which every row is finished."""
+    finished = (all((seed, row.name) in trials for row in rows) for seed in itertools.count())
+    return sum(1 for _ in itertools.takewhile(bool, finished))
 
 
 def _run_trial(
@@ -151,7 +151,7 @@ def _run_trial(
     console: Console,
     wait: bool,
 ) -> Trial | None:
-    """Returns a trial, run if it is not done; None if another process is at it, unless that is to be waited for."""
+    """Reads or runs a trial; returns None if another process is running it and `wait` is False."""
     trial = trial_config(config, row, seed, len(val.classes))
     trained_on = {"data_sha256": fingerprint, "backbone_sha256": _digest(trial.model.backbone_weights)}
     lock = trial.output.with_name(f".{trial.output.name}.lock")
@@ -179,7 +179,8 @@ def _read_or_run(
         changed = differing_keys(load_recorded(trial.output / CONFIG_FILE, TrainingConfig), trial)
         if changed:
             raise ConfigError(
-                f"{trial.output}: run with another {', '.join(changed)}; choose another output, or remove that folder"
+                f"{trial.output}: run with different values of {', '.join(changed)}; choose another output, or remove "
+                "that folder"
             )
         return _read_trial(done, trained_on)
     start = trial.output.with_name(f"{trial.output.name}.json")
@@ -240,23 +241,23 @@ def _read_trial(path: Path, trained_on: dict[str, str | None]) -> Trial:
 
 
 def _check_trained_on(path: Path, trained_on: dict[str, str | None]) -> dict[str, Any]:
-    """Returns a record, whose trial was trained on the data and from the weights of now."""
+    """Returns a record after checking that its trial used the present data and backbone weights."""
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         changed = [
-            what
-            for key, what in (("data_sha256", "data"), ("backbone_sha256", "backbone weights"))
+            name
+            for key, name in (("data_sha256", "data"), ("backbone_sha256", "backbone weights"))
             if content[key] != trained_on[key]
         ]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise _unreadable(path, error) from error
     if changed:
-        raise DataError(f"{path}: run with other {changed[0]}; choose another output, or remove the trial's folder")
+        raise DataError(f"{path}: run with different {changed[0]}; choose another output, or remove the trial's folder")
     return content
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path}: not the record of a trial ({error}); remove the trial's folder to run it again")
+    return DataError(f"{path}: not a valid trial record ({error}); remove the trial's folder to run it again")
 
 
 def _trial_of(content: dict[str, Any]) -> Trial:

@@ -1,4 +1,4 @@
-"""An ablation as people read it: Markdown, CSV and a figure."""
+"""The results of an ablation as Markdown, CSV and a figure."""
 
 import csv
 import io
@@ -22,11 +22,11 @@ COLUMNS = (
 )  # fmt: skip
 PUBLISHED = {row.name: row.published for row in PAPER}
 SOURCE = (
-    "Published: the paper's own mIoU on PASCAL VOC 2012 val, from its Tables 3 and 4. It is of another training and, "
-    "unless this is VOC, of other data, so compare differences between rows, not scores."
+    "Published: the paper's mIoU on PASCAL VOC 2012 val, from its Tables 3 and 4. The paper trained differently and, "
+    "unless this is VOC, on other data, so compare differences between rows, not scores."
 )
 NOT_DISTINGUISHABLE = "not distinguishable"
-# One seed says nothing of others, and two leave one degree of freedom, for which Student's t is 12.7.
+# One seed gives no estimate of the variance; two leave one degree of freedom, for which Student's t is 12.7.
 SEEDS_FOR_A_VERDICT = 3
 
 
@@ -35,16 +35,16 @@ class Line:
     """A row of the finished table; scores in points.
 
     Attributes:
-        name: Of the row.
+        name: Name of the row.
         mean: Mean mIoU over the seeds.
-        published: The paper's own, of VOC 2012 val; None if it has no such row.
-        spread: Standard deviation over the seeds; nan for one.
-        difference: From the reference, mean over the seeds.
-        interval: Of the difference; see `difference_interval`.
-        seeds: How many runs each mean is of.
-        parameters: Of the network.
-        multiply_adds: Of one image of the crop's size.
-        seconds: Median of a training step, mean over the seeds.
+        published: The paper's mIoU on VOC 2012 val, or None if its tables have no such row.
+        spread: Standard deviation over the seeds; nan for one seed.
+        difference: Difference from the reference, mean over the seeds.
+        interval: Interval of the difference; see `difference_interval`.
+        seeds: Number of runs.
+        parameters: Parameters of the network.
+        multiply_adds: Multiply-adds for one image of the crop's size.
+        seconds: Median seconds of a training step, mean over the seeds.
     """
 
     name: str
@@ -60,19 +60,19 @@ class Line:
 
     @property
     def distinguishable(self) -> bool | None:
-        """Whether the interval leaves out zero; None where there are too few seeds to tell."""
+        """Whether the interval excludes zero; None if there are too few seeds for a verdict."""
         return None if self.seeds < SEEDS_FOR_A_VERDICT else not self.interval.contains(0.0)
 
     def verdict(self) -> str:
-        """Returns the difference with its interval, in words where it could as well be none."""
+        """Returns the difference with its interval, marked if it is not distinguishable from zero."""
         if self.name == REFERENCE:
             return "-"
-        between = f"{self.difference:+.2f} ({self.interval.low:+.2f} to {self.interval.high:+.2f})"
-        return f"{between}, {NOT_DISTINGUISHABLE}" if self.distinguishable is False else between
+        difference = f"{self.difference:+.2f} ({self.interval.low:+.2f} to {self.interval.high:+.2f})"
+        return f"{difference}, {NOT_DISTINGUISHABLE}" if self.distinguishable is False else difference
 
 
 def table_lines(ablation: Ablation) -> tuple[Line, ...]:
-    """Returns the finished rows."""
+    """Returns the lines of the table, one per row of the ablation."""
     reference = ablation.trials[REFERENCE]
     reference_counts = np.stack([trial.per_image for trial in reference])
     lines = []
@@ -97,12 +97,12 @@ def table_lines(ablation: Ablation) -> tuple[Line, ...]:
 
 
 def markdown(ablation: Ablation, lines: tuple[Line, ...], command: str) -> str:
-    """Returns the table with what its numbers are.
+    """Returns the table in Markdown, with an explanation of its numbers.
 
     Args:
-        ablation: What was run.
-        lines: Its finished rows.
-        command: The command that ran it.
+        ablation: The finished trials.
+        lines: The lines of the table.
+        command: The command that ran the ablation.
     """
     seeds = len(ablation.trials[REFERENCE])
     rows = [
@@ -144,24 +144,24 @@ def comma_separated(lines: tuple[Line, ...]) -> str:
 
 
 def published_text(line: Line) -> str:
-    """Returns the paper's own score, nothing where it has none."""
+    """Returns the paper's score, or an empty string if it has none."""
     return "" if line.published is None else f"{line.published:.1f}"
 
 
 def figure(lines: tuple[Line, ...]) -> Figure:
-    """Returns the differences from the reference with their intervals."""
+    """Returns a plot of the differences from the reference with their intervals."""
     shown = [line for line in lines if line.name != REFERENCE]
     picture = Figure(figsize=(7, 1 + 0.36 * len(shown)), layout="constrained")
     FigureCanvasAgg(picture)
     axes = picture.subplots()
-    for place, line in enumerate(reversed(shown)):
+    for y, line in enumerate(reversed(shown)):
         color = "tab:blue" if line.distinguishable else "tab:gray"
-        axes.plot([line.interval.low, line.interval.high], [place, place], color=color, linewidth=2)
-        axes.plot(line.difference, place, "o", color=color)
+        axes.plot([line.interval.low, line.interval.high], [y, y], color=color, linewidth=2)
+        axes.plot(line.difference, y, "o", color=color)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(shown)), [line.name for line in reversed(shown)])
-    told = all(line.distinguishable is not None for line in shown)
-    colors = f"grey: {NOT_DISTINGUISHABLE}" if told else "too few seeds to tell"
+    has_verdicts = all(line.distinguishable is not None for line in shown)
+    colors = f"grey: {NOT_DISTINGUISHABLE}" if has_verdicts else "too few seeds for a verdict"
     axes.set_xlabel(f"mIoU against the {REFERENCE}, points; {colors}")
     axes.grid(axis="x", alpha=0.3)
     return picture
@@ -177,22 +177,22 @@ def write_tables(ablation: Ablation, folder: OutputFolder, command: str) -> None
 
 
 def _cost(ablation: Ablation) -> str:
-    """Returns what the runs ran on, and how long."""
+    """Returns the total training time and the hardware."""
     trials = [trial for row in ablation.trials.values() for trial in row]
     hours = sum(trial.training_seconds for trial in trials) / 3600
     hardware = "; ".join(
         f"{name} ({count} runs)" for name, count in Counter(trial.hardware for trial in trials).items()
     )
-    return f"{hours:.1f} hours of training steps in all, on {hardware}."
+    return f"{hours:.1f} hours of training steps in total, on {hardware}."
 
 
 def _reading(seeds: int) -> str:
-    """Returns how differences and intervals are to be read."""
-    others = "and over seeds, by Student's t" if seeds > 1 else "that says nothing of other seeds"
-    interval = f"Differences are paired; in brackets their {100 * LEVEL:g} % interval over images {others}."
+    """Returns an explanation of the differences and their intervals."""
+    scope = "over images and, by Student's t, over seeds" if seeds > 1 else "over images; it does not cover other seeds"
+    interval = f"Differences are paired, with their {100 * LEVEL:g} % interval {scope}."
     if seeds < SEEDS_FOR_A_VERDICT:
-        return f"{interval} No row is said to stand apart: that takes {SEEDS_FOR_A_VERDICT} seeds."
-    return f"{interval} Of rows without an effect, one in twenty stands apart by chance."
+        return f"{interval} There is no verdict with fewer than {SEEDS_FOR_A_VERDICT} seeds."
+    return f"{interval} One in twenty rows without an effect is distinguishable by chance."
 
 
 def _spread(line: Line) -> str:
