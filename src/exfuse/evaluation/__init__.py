@@ -1,1 +1,1 @@
-"""Scores, their protocol, and how people read them."""
+"""Scores of a split, their protocol, tables and pages."""

@@ -1,4 +1,4 @@
-"""Two models on the same images: the difference of their scores, how sure it is, and where they differ."""
+"""Comparison of two models on the same images: difference of scores, its interval, and differences per image."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +10,12 @@ SCOPE = "these two trained models on images like these; other seeds may differ"
 
 @dataclass(frozen=True)
 class ImageDifference:
-    """How an image's own mean IoU differs.
+    """The mean IoU of both models on one image.
 
     Attributes:
-        name: Of the image.
-        first: The first model's mean IoU on it, 0 to 1.
-        second: The second's.
+        name: Name of the image.
+        first: The first model's mean IoU on it, 0 to 1; nan if it has no labelled pixel.
+        second: The second model's mean IoU.
     """
 
     name: str
@@ -28,10 +28,10 @@ class Comparison:
     """The second model against the first.
 
     Attributes:
-        first: The first one's mean IoU over the split, 0 to 1.
-        second: The second's.
-        interval: Of the second minus the first, paired over images.
-        images: All images, those that differ most first.
+        first: The first model's mean IoU over the split, 0 to 1.
+        second: The second model's mean IoU.
+        interval: Interval of `second` minus `first`, paired over images.
+        images: All images, those with the largest difference first.
     """
 
     first: float
@@ -41,17 +41,17 @@ class Comparison:
 
     @property
     def distinguishable(self) -> bool:
-        """Whether the interval leaves out zero."""
+        """Whether the interval excludes zero."""
         return not self.interval.contains(0.0)
 
     def verdict(self) -> str:
-        """Returns the difference in points with its interval, whether that leaves out zero, and what this is about."""
+        """Returns the difference in points, its interval, whether that excludes zero, and the scope of the verdict."""
         points = f"{100 * (self.second - self.first):+.2f} points"
-        between = f"{100 * self.interval.low:+.2f} to {100 * self.interval.high:+.2f}"
-        return f"{points} ({between}), {'' if self.distinguishable else 'not '}distinguishable: {SCOPE}"
+        interval = f"{100 * self.interval.low:+.2f} to {100 * self.interval.high:+.2f}"
+        return f"{points} ({interval}), {'' if self.distinguishable else 'not '}distinguishable: {SCOPE}"
 
     def to_json(self) -> dict[str, Any]:
-        """Returns everything, the images in their order."""
+        """Returns the whole comparison as JSON, with the images in the order of `images`."""
         return {
             "mean_iou": {
                 "first": _known(self.first),
@@ -72,9 +72,9 @@ def compare(names: tuple[str, ...], first: Int64Array, second: Int64Array) -> Co
     """Compares the counts of two models.
 
     Args:
-        names: Of the N images.
-        first: int64 `(N, 3, K)`; see `exfuse.evaluation.bootstrap`.
-        second: Of the same images.
+        names: Names of the N images.
+        first: The first model's counts, int64 `(N, 3, K)`; see `exfuse.evaluation.bootstrap`.
+        second: The second model's counts on the same images.
     """
     differences = sorted(
         (ImageDifference(*row) for row in zip(names, mean_iou(first).tolist(), mean_iou(second).tolist(), strict=True)),

@@ -1,4 +1,4 @@
-"""Scoring a model on a whole split, with a record of how it was done."""
+"""Scoring a model on a whole split, with a record of the protocol."""
 
 import math
 import platform
@@ -25,17 +25,17 @@ from exfuse.metrics import ConfusionMatrix
 from exfuse.models.storage.metadata import check_classes
 from exfuse.predictor import Predictor
 
-ABSENT_RULE = "classes without a labelled pixel in the split are left out of the means"
+ABSENT_RULE = "classes without a labelled pixel in the split are excluded from the means"
 DEFINITION = "mean over classes of hits / (true + predicted - hits), each summed over all labelled pixels of the split"
 
 
 class SplitScores(NamedTuple):
-    """What was counted over a split.
+    """The counts over a split.
 
     Attributes:
-        matrix: Of all pixels.
+        matrix: The confusion matrix over all labelled pixels.
         per_image: int64 `(N, 3, K)`, hits, true and predicted pixels of each image; see `exfuse.evaluation.bootstrap`.
-        metrics: Whatever else was counted, by name.
+        metrics: Further metrics, by name.
     """
 
     matrix: ConfusionMatrix
@@ -51,21 +51,21 @@ def score_split(
     metrics: Sequence[str] = (),
     check_stop: Callable[[], None] = lambda: None,
 ) -> SplitScores:
-    """Counts (true, predicted) pairs over a split at the images' own size, one image at a time.
+    """Counts (true, predicted) pairs over a split at the images' original size, one image at a time.
 
-    Each of several processes takes every n-th image; the counts are summed, so each image counts exactly once. Memory
-    grows by 24 bytes a class for each image.
+    Of n processes, each scores every n-th image; the counts are summed, so each image counts exactly once. Each image
+    needs 24 bytes of memory per class.
 
     Args:
         predictor: The model.
         dataset: The split.
-        dist: This process's place.
-        console: Where the progress bar goes.
-        metrics: Names of `METRICS` to count as well.
-        check_stop: Called before each image, equally often by every process.
+        dist: This process's context.
+        console: Shows the progress bar.
+        metrics: Names of further metrics in `METRICS`.
+        check_stop: Called before each image, equally often in every process.
 
     Raises:
-        DataError: If the data set has other classes than the model, or a file is bad.
+        DataError: If the classes of data set and model differ, or a file is invalid.
     """
     check_classes(predictor.info, dataset)
     num_classes, ignore_index = len(dataset.classes), dataset.classes.ignore_index
@@ -73,7 +73,7 @@ def score_split(
     per_image = torch.zeros(len(dataset), 3, num_classes, dtype=torch.int64)
     further = make_metrics(metrics, num_classes, ignore_index)
     rounds = range(dist.rank, len(dataset) + dist.rank, dist.size)
-    shown = dist.is_main and console.is_terminal  # in a file a bar is but broken lines
+    shown = dist.is_main and console.is_terminal  # in a log file the bar would be broken lines
     for index in track(rounds, "evaluating", console=console, transient=True, disable=not shown):
         check_stop()
         if index >= len(dataset):
@@ -99,11 +99,11 @@ class EvaluationReport:
     """Scores of a model on a split.
 
     Attributes:
-        matrix: The counts all scores follow from.
-        class_names: One a class.
-        protocol: Everything that the numbers depend on.
-        interval: Of the mean IoU; None where it is not known.
-        metrics: What else was measured, by name; any JSON.
+        matrix: The confusion matrix, from which all scores follow.
+        class_names: One name per class.
+        protocol: Everything that the scores depend on.
+        interval: Interval of the mean IoU, or None if unknown.
+        metrics: Results of further metrics, by name; any JSON.
     """
 
     matrix: ConfusionMatrix
@@ -119,7 +119,7 @@ class EvaluationReport:
 
     @property
     def absent(self) -> tuple[str, ...]:
-        """Names of the classes that do not occur in the targets and so are not in the means."""
+        """Names of the classes that do not occur in the targets and are therefore excluded from the means."""
         return tuple(name for name, present in zip(self.class_names, self.matrix.present(), strict=True) if not present)
 
     def to_json(self) -> dict[str, Any]:
@@ -145,7 +145,7 @@ class EvaluationReport:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "EvaluationReport":
-        """Reads back what `to_json` gave."""
+        """Returns the report from the content that `to_json` returned."""
         names = tuple(row["name"] for row in content["classes"])
         matrix = ConfusionMatrix(len(names), content["protocol"]["ignore_index"])
         matrix.counts = torch.tensor(content["confusion"], dtype=torch.int64)
@@ -169,29 +169,30 @@ def evaluate(
     precision: Precision | None = None,
     console: Console | None = None,
 ) -> EvaluationReport:
-    """Scores a model on a whole split, at the images' own size.
+    """Scores a model on a whole split, at the images' original size.
 
-    Under torchrun every process calls this and scores its shard of the images; each gets the report on all of them.
+    Under torchrun every process calls this and scores its shard of the images; each returns the report on all images.
 
     Args:
-        model: A model folder, an export or "hf://OWNER/NAME"; or a predictor, which is used as it was opened.
+        model: A model folder, an export or "hf://OWNER/NAME"; or a predictor, to which `scales`, `flip`, `engine` and
+            `precision` do not apply.
         data: A data set: a folder or a dataset file, as for `open_dataset`.
         split: The split to score.
-        scales: Scales to average.
-        flip: Whether to average with the mirror image.
-        metrics: Further metrics, names of `exfuse.evaluation.metrics.METRICS`.
-        engine: As in `Predictor.from_pretrained`; by default torch, the reference, or an export's own.
-        precision: The same.
-        console: Where progress goes; by default nowhere.
+        scales: Image scales whose predictions are averaged.
+        flip: Whether to average with the prediction of the mirrored image.
+        metrics: Further metrics, names in `exfuse.evaluation.metrics.METRICS`.
+        engine: As in `Predictor.from_pretrained`; None is torch (the reference), or an export's own engine.
+        precision: As in `Predictor.from_pretrained`.
+        console: Shows progress; None shows nothing.
 
     Raises:
         CheckpointError: If the model cannot be loaded.
-        ConfigError: If the engine or a metric is unknown, or the engine cannot do what is asked.
-        DataError: If a file of the split is bad, or the data set has other classes than the model.
+        ConfigError: If the engine or a metric is unknown, or the engine does not support an option.
+        DataError: If a file of the split is invalid, or the classes of data set and model differ.
     """
     for name in metrics:
         if name not in METRICS:
-            raise ConfigError(f"there is no metric {name!r}; {did_you_mean(name, METRICS)}")
+            raise ConfigError(f"unknown metric {name!r}; {did_you_mean(name, METRICS)}")
     console = console or Console(quiet=True)
     with process_group() as dist:
         if isinstance(model, Predictor):
@@ -215,12 +216,12 @@ def evaluate(
 
 
 def describe_protocol(predictor: Predictor, dataset: SegmentationDataset, fingerprint: str) -> dict[str, Any]:
-    """Returns what an evaluation's numbers depend on, as JSON.
+    """Returns everything that the scores of an evaluation depend on, as JSON.
 
     Args:
         predictor: The model.
         dataset: The split.
-        fingerprint: Of the split; see `compute_stats`.
+        fingerprint: Fingerprint of the split; see `compute_stats`.
     """
     engine = predictor.engine
     augmentation = engine.augmentation
@@ -231,13 +232,13 @@ def describe_protocol(predictor: Predictor, dataset: SegmentationDataset, finger
         "data_sha256": fingerprint,
         "ignore_index": dataset.classes.ignore_index,
         "mean_iou": DEFINITION,
-        "counting": "exact 64-bit integers, at the images' own size",
+        "counting": "exact 64-bit integers, at the images' original size",
         "absent_classes": ABSENT_RULE,
         "scales": list(augmentation.scales),
         "flip": augmentation.flip,
         "averaging": "softmax probabilities" if augmentation.passes > 1 else "none",
-        "resize": "none" if augmentation.scales == (1.0,) else "bilinear, antialiased where it shrinks",
-        "padding": "mean colour at the bottom and the right to a multiple of 32, cut off again",
+        "resize": "none" if augmentation.scales == (1.0,) else "bilinear, antialiased when shrinking",
+        "padding": "mean colour at the bottom and right to a multiple of 32, cropped afterwards",
         "engine": engine.name,
         "precision": engine.precision,
         "device": engine.device,

@@ -1,6 +1,6 @@
-"""Further views of the same predictions, each counted over a whole split: boundaries, calibration, object size.
+"""Further metrics, each counted over a whole split: boundaries, calibration, object size.
 
-A measure keeps its counts in one tensor, so that those of several processes can be added.
+A metric keeps its counts in one tensor, so that the counts of several processes can be summed.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from exfuse.metrics import ConfusionMatrix, mean_of_known, ratio
 
 TRIMAP_WIDTHS = (1, 2, 4, 8, 16)  # pixels
 CALIBRATION_BINS = 15
-# Areas in pixels that part small, medium and large objects, COCO's.
+# Areas in pixels at which objects become medium and large, as in COCO.
 SIZE_LIMITS = (32**2, 96**2)
 SIZE_NAMES = ("small", "medium", "large")
 
@@ -25,7 +25,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 class ScoredImage(NamedTuple):
-    """What was predicted for one image, and the truth.
+    """The prediction for one image, and its ground truth.
 
     Attributes:
         confidence: Probability of each pixel's label, float32 `(H, W)`, 0 to 1.
@@ -39,7 +39,7 @@ class ScoredImage(NamedTuple):
 
 
 class Metric(Protocol):
-    """Something that is counted beside the confusion matrix."""
+    """A metric that is counted in addition to the confusion matrix."""
 
     counts: Tensor
 
@@ -47,22 +47,22 @@ class Metric(Protocol):
         """Adds an image."""
 
     def result(self) -> dict[str, Any]:
-        """Returns what the counts say, as JSON; null where nothing was counted."""
+        """Returns the metric's values as JSON; null where nothing was counted."""
 
 
 class BoundaryIoU:
     """IoU of the classes' boundary regions (Cheng et al., "Boundary IoU", CVPR 2021).
 
-    The boundary region of a class is the part of it within a distance of its contour, 2 % of the image's diagonal; the
-    image's own border counts as contour. Pixels whose target is ignored belong to no class, to the prediction as to the
-    truth, so that both end where the ignored ones begin.
+    The boundary region of a class is the part within a distance of 2 % of the image's diagonal from its contour; the
+    image border counts as contour. Ignored pixels belong to no class, in the prediction as in the ground truth, so both
+    regions have a contour there.
 
     Args:
-        num_classes: K.
-        ignore_index: Target label that is left out.
+        num_classes: Number of classes K.
+        ignore_index: Target label to ignore.
 
     Attributes:
-        counts: int64 `(K, 3)`: pixels in both regions, in the true one, in the predicted one.
+        counts: int64 `(K, 3)`: pixels in both boundary regions, in the true one, in the predicted one.
     """
 
     distance_share = 0.02
@@ -85,18 +85,18 @@ class BoundaryIoU:
             self.counts[label] += torch.tensor([(true & predicted).sum(), true.sum(), predicted.sum()])
 
     def result(self) -> dict[str, Any]:
-        """Returns the mean and each class's boundary IoU, 0 to 1."""
+        """Returns the mean boundary IoU and that of each class, 0 to 1."""
         both, true, predicted = self.counts.numpy().astype(np.float64).T
         scores = ratio(both, true + predicted - both, true > 0)
         return {"mean": _known(mean_of_known(scores)), "classes": [_known(score) for score in scores]}
 
 
 def boundary_region(region: BoolArray, distance: int) -> BoolArray:
-    """Returns the pixels of a region that have a pixel outside it, or outside the image, within a distance.
+    """Returns the pixels of a region within a distance of a pixel outside the region or the image.
 
     Args:
         region: `(H, W)`.
-        distance: In pixels, the larger of the horizontal and the vertical one.
+        distance: Chebyshev distance in pixels: the larger of the horizontal and the vertical distance.
     """
     window = np.ones((2 * distance + 1, 2 * distance + 1), dtype=np.uint8)
     inner = cv2.erode(region.astype(np.uint8), window, borderType=cv2.BORDER_CONSTANT, borderValue=(0,))
@@ -107,10 +107,10 @@ def boundary_region(region: BoolArray, distance: int) -> BoolArray:
 class TrimapIoU:
     """Mean IoU over the pixels near a true boundary, for bands of several widths (Kohli et al., IJCV 2009).
 
-    A pixel is in the band of width w if another target label, the ignored one included, lies within w pixels of it.
+    A pixel is in the band of width w if a pixel with another target label (or the ignored one) is within w pixels.
 
     Attributes:
-        counts: int64 `(bands, K, K)`, a confusion matrix for each width.
+        counts: int64 `(bands, K, K)`, one confusion matrix per width.
     """
 
     def __init__(self, num_classes: int, ignore_index: int) -> None:
@@ -122,14 +122,14 @@ class TrimapIoU:
         """Adds an image."""
         for counts, width in zip(self.counts, TRIMAP_WIDTHS, strict=True):
             window = np.ones((2 * width + 1, 2 * width + 1), dtype=np.uint8)
-            # Beyond the image OpenCV takes, for both, a value that changes nothing.
+            # OpenCV pads dilation and erosion with values that do not affect the result.
             band = cv2.dilate(image.target, window) != cv2.erode(image.target, window)
             matrix = ConfusionMatrix(self.num_classes, self.ignore_index)
             matrix.update(image.labels[band], image.target[band])
             counts += matrix.counts
 
     def result(self) -> dict[str, Any]:
-        """Returns the mean IoU by width, 0 to 1."""
+        """Returns the mean IoU for each width, 0 to 1."""
         scores = {}
         for counts, width in zip(self.counts, TRIMAP_WIDTHS, strict=True):
             matrix = ConfusionMatrix(self.num_classes, self.ignore_index)
@@ -139,10 +139,10 @@ class TrimapIoU:
 
 
 class Calibration:
-    """Expected calibration error over pixels, with equal bins of the confidence (Guo et al., ICML 2017, section 2).
+    """Expected calibration error over pixels, with confidence bins of equal width (Guo et al., ICML 2017, section 2).
 
     Attributes:
-        counts: float64 `(bins, 3)`: pixels, right ones, sum of their confidences.
+        counts: float64 `(bins, 3)`: pixels, correct pixels, sum of the confidences of all pixels.
     """
 
     def __init__(self, num_classes: int, ignore_index: int) -> None:
@@ -160,7 +160,7 @@ class Calibration:
         self.counts += torch.from_numpy(np.stack(sums, axis=1).astype(np.float64))
 
     def result(self) -> dict[str, Any]:
-        """Returns the error, 0 to 1, and each bin's fraction of the pixels, accuracy and mean confidence."""
+        """Returns the error, 0 to 1, and the fraction of pixels, accuracy and mean confidence of each bin."""
         pixels, right, confidence = self.counts.numpy().T
         total = pixels.sum()
         error = np.abs(right - confidence).sum() / total if total else float("nan")
@@ -173,13 +173,13 @@ class Calibration:
 
 
 class ObjectSizeIoU:
-    """Mean IoU for small, medium and large objects, parted at areas of 32 x 32 and 96 x 96 pixels as COCO does.
+    """Mean IoU for small, medium and large objects, with COCO's limits of 32 x 32 and 96 x 96 pixels.
 
-    An object is a connected region of one class. Hits and misses count to the true object's size, wrongly claimed
-    pixels to that of the predicted object they are in.
+    An object is a connected region of one class. Hits and misses count for the size of the true object, false positives
+    for the size of the predicted object that contains them.
 
     Attributes:
-        counts: int64 `(3, K, 3)`: hits, misses and false claims by size and class.
+        counts: int64 `(3, K, 3)`: hits, misses and false positives by size and class.
     """
 
     def __init__(self, num_classes: int, ignore_index: int) -> None:
@@ -202,7 +202,7 @@ class ObjectSizeIoU:
                 self.counts[size, label] += torch.tensor([hits, int(in_size.sum()) - hits, int(claimed.sum())])
 
     def result(self) -> dict[str, Any]:
-        """Returns the mean IoU of each size, 0 to 1, over the classes that have objects of it."""
+        """Returns the mean IoU for each size, 0 to 1, over the classes with objects of that size."""
         scores = {}
         for name, counts in zip(SIZE_NAMES, self.counts.numpy().astype(np.float64), strict=True):
             hits, misses, claims = counts.T
@@ -211,10 +211,10 @@ class ObjectSizeIoU:
 
 
 def size_classes(region: BoolArray) -> npt.NDArray[np.int64]:
-    """Returns, for each pixel of a region, the size of its connected part: 0 small, 1 medium, 2 large.
+    """Returns, for each pixel of a region, the size of its connected component: 0 small, 1 medium, 2 large.
 
     Args:
-        region: `(H, W)`; pixels that touch at a corner are connected.
+        region: `(H, W)`; components are 8-connected.
     """
     _, components, statistics, _ = cv2.connectedComponentsWithStats(region.astype(np.uint8), connectivity=8)
     sizes: npt.NDArray[np.int64] = np.digitize(statistics[:, cv2.CC_STAT_AREA], SIZE_LIMITS)
@@ -231,7 +231,7 @@ METRICS: dict[str, Callable[[int, int], Metric]] = {
 
 
 def make_metrics(names: Sequence[str], num_classes: int, ignore_index: int) -> dict[str, Metric]:
-    """Returns fresh metrics by name; the names are keys of `METRICS`."""
+    """Returns new metrics by name; the names are keys of `METRICS`."""
     return {name: METRICS[name](num_classes, ignore_index) for name in names}
 
 

@@ -1,4 +1,4 @@
-"""Scores as people read them: a table on the terminal, a model card, a page with curves and examples."""
+"""Scores as a table for the terminal, a model card, and an HTML page with curves and examples."""
 
 import base64
 import html
@@ -58,8 +58,8 @@ def scores_table(report: EvaluationReport) -> Table:
 
 
 def measures_table(report: EvaluationReport) -> Table:
-    """Returns what else was measured, one line a number, for a terminal; per-class and per-bin values are left out."""
-    table = Table("measure", title="further metrics")
+    """Returns the further metrics for a terminal, one number per line, without per-class and per-bin values."""
+    table = Table("metric", title="further metrics")
     table.add_column("%", justify="right")
     for name, result in report.metrics.items():
         for key, value in result.items():
@@ -72,17 +72,22 @@ def measures_table(report: EvaluationReport) -> Table:
 
 
 def model_card(info: ModelMetadata, report: EvaluationReport, chosen: bool) -> str:
-    """Returns a model card in Markdown: what it is, what it scored, how that was measured, how to use it.
+    """Returns a model card in Markdown: architecture, usage, scores and protocol.
 
     Args:
-        info: What the network's weights mean.
+        info: Metadata of the model.
         report: Its scores.
-        chosen: Whether it is the best of a run on this very split.
+        chosen: Whether it was chosen as the best of a run on this split.
     """
     matrix, protocol = report.matrix, report.protocol
-    choice = "The best of a run on this split, so it leans to the high side." if chosen else "The last of a run."
+    choice = (
+        "The model was selected as the best of its run on this split, so these scores are slightly optimistic."
+        if chosen
+        else "The model is the last of its run."
+    )
     switches = (
-        ", ".join(f"{key}={value}" for key, value in changed_options(info.name, info.options).items()) or "as named"
+        ", ".join(f"{key}={value}" for key, value in changed_options(info.name, info.options).items())
+        or "default options"
     )
     rows = [
         f"| {escape_markdown(name)} | {_percent(iou)} | {_percent(accuracy)} |"
@@ -97,7 +102,7 @@ def model_card(info: ModelMetadata, report: EvaluationReport, chosen: bool) -> s
             "---",
             f"# {info.name}, {len(info.class_names)} classes",
             "",
-            f"A semantic segmentation network made with ExFuse. Architecture: `{info.name}` ({switches}).",
+            f"A semantic segmentation network trained with ExFuse. Architecture: `{info.name}` ({switches}).",
             "",
             "```python",
             "import exfuse",
@@ -124,12 +129,12 @@ def model_card(info: ModelMetadata, report: EvaluationReport, chosen: bool) -> s
 
 
 def run_report(folder: Path, dataset: SegmentationDataset, records: Sequence[dict[str, Any]]) -> str:
-    """Returns a finished run as one page of HTML: scores, curves, confusion, examples and protocol.
+    """Returns an HTML page about a finished run: scores, curves, confusion matrix, examples and protocol.
 
     Args:
         folder: The run folder, with the best model in `model`.
         dataset: The validation split, for the examples.
-        records: What the run recorded; see `RunLog`.
+        records: The records of the run; see `RunLog`.
     """
     predictor = Predictor.from_pretrained(folder / "model", engine="torch")
     report = EvaluationReport.from_json(predictor.info.metrics)
@@ -151,9 +156,9 @@ def run_report(folder: Path, dataset: SegmentationDataset, records: Sequence[dic
             ),
         ),
         "<h2>Confusion</h2>",
-        "<p>Share of each true class's pixels (row) that was given each label (column).</p>",
+        "<p>Percentage of the pixels of each true class (row) that was predicted as each class (column).</p>",
         _embed(_png(_confusion(report))),
-        "<h2>Examples: image, truth, prediction</h2>",
+        "<h2>Examples: image, ground truth, prediction</h2>",
         *(_embed(_jpeg(_example(predictor, dataset, index))) for index in spread(len(dataset), EXAMPLES)),
         "<h2>Protocol</h2>",
         _html_table(("", ""), ((name, _listed(value)) for name, value in report.protocol.items())),
@@ -211,7 +216,7 @@ def _example(predictor: Predictor, dataset: SegmentationDataset, index: int) -> 
 def _png(figure: Figure) -> tuple[str, bytes]:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    font_manager._get_font.cache_clear()  # type: ignore[attr-defined]  # keeps fonts open, for each thread anew
+    font_manager._get_font.cache_clear()  # type: ignore[attr-defined]  # the cache keeps font files open, per thread
     return "png", buffer.getvalue()
 
 
@@ -236,12 +241,12 @@ def _html_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _literal(text: str, style: str = "") -> Text:
-    """Returns a text for a terminal in which nothing is markup, an emoji's name or a control character."""
+    """Returns text for a terminal without interpreting markup, emoji names or control characters."""
     return Text(one_line(text), style)
 
 
 def escape_markdown(text: str) -> str:
-    """Returns a text from outside as one line of Markdown, literally: no HTML, link, cell or formula in it counts."""
+    """Returns untrusted text as one line of literal Markdown: HTML, links, table cells and formulas are escaped."""
     return re.sub(r"([\\`*_\[\]|~$#@]|:(?=//)|(?<=www)\.)", r"\\\1", html.escape(one_line(text), quote=False))
 
 
@@ -250,7 +255,7 @@ def _escape(text: str) -> str:
 
 
 def _drawable(name: str) -> str:
-    """Returns a name for a figure: short, on one line, a box for each letter that the font lacks and would warn of."""
+    """Returns a name for a figure: short, on one line, with a box for each letter that the font lacks."""
     font = get_font(findfont(FontProperties()))
     return "".join(letter if font.get_char_index(ord(letter)) else "\u25a1" for letter in drawn_name(name))
 
