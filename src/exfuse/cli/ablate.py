@@ -19,10 +19,10 @@ def ablate_command(
     recipe: Annotated[str, typer.Argument(help="paper, or a YAML file made from `exfuse recipes paper`.")],
     overrides: Overrides = None,
 ) -> None:
-    """Run the paper's ablation on any data set: its Table 3 and each part alone against the baseline, with error bars.
+    """Run the paper's ablation on any data set: its Tables 3 and 4 and each part alone, with error bars.
 
-    Every trial is a run of its own; the same command again skips those that are done and goes on with one that was cut
-    off.
+    Each row is trained once per seed. Run the same command again to continue: finished trials are skipped, and an
+    interrupted one is resumed.
     """
     config, console = load_ablation_config(recipe, overrides or []), terminal()
     command = shlex.join(["exfuse", "ablate", recipe, *(overrides or [])])
@@ -34,7 +34,7 @@ def ablate_command(
 
 
 def results_table(ablation: Ablation) -> Table:
-    """Returns the finished rows for a terminal."""
+    """Returns the results so far as a table for the terminal."""
     table = Table(title=ablation.split)
     for column in ("row", "mIoU", "published, VOC val", f"against the {REFERENCE}"):
         table.add_column(column)

@@ -1,4 +1,4 @@
-"""The command `exfuse`: one file a command, and here what they share."""
+"""The command `exfuse`: registration of all commands, errors and exit codes. Each command has its own file."""
 
 import signal
 import sys
@@ -18,7 +18,7 @@ from exfuse.errors import ExFuseError
 from exfuse.plugins import load_plugins
 from exfuse.training.signals import Interrupted, handle_signals
 
-# In the order of `exfuse --help`; each is a file here.
+# In the order of `exfuse --help`; each is a module of this package.
 COMMANDS = (
     "train", "pretrain", "evaluate", "ablate", "compare", "predict", "export", "submit", "models", "recipes", "demo",
     "doctor",
@@ -28,7 +28,7 @@ HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 
 def build_app(names: Iterable[str] = (*COMMANDS, *GROUPS)) -> typer.Typer:
-    """Returns the command line with some of the commands, whose files are imported; by default with all of them."""
+    """Returns the command line with the given commands, by default all; only their modules are imported."""
     app = typer.Typer(
         name="exfuse",
         no_args_is_help=True,
@@ -61,10 +61,10 @@ def _about(
 
 
 def main() -> None:
-    """Runs the command line; errors about the user's input are one line, without a traceback.
+    """Runs the command line; errors in the user's input are printed in one line, without a traceback.
 
-    The exit code is 0, 1 after such an error, 2 for a wrong call, 130 after Ctrl-C, 143 after SIGTERM and 129
-    after SIGHUP.
+    The exit code is 0 on success, 1 after such an error, 2 for invalid arguments, 130 after Ctrl-C, 143 after SIGTERM
+    and 129 after SIGHUP.
     """
     silence_pillow()
     set_variables()
@@ -75,12 +75,13 @@ def main() -> None:
 def _run(called: list[str]) -> None:
     try:
         load_plugins()
-        # Most commands bring torch, which takes seconds and which predicting with an export does without.
+        # Only the called command is imported: most import torch, which takes seconds, but predicting with an export
+        # does not need it.
         app = build_app(called) if called else build_app()
         with _signals_end():
             app()
     except ModuleNotFoundError as error:
-        _fail(f"{error.name} is not installed, which this command needs")
+        _fail(f"{error.name} is not installed, but this command needs it")
     except ExFuseError as error:
         _fail(str(error))
     except OSError as error:
@@ -90,7 +91,7 @@ def _run(called: list[str]) -> None:
 
         how = "" if sys.argv[1:2] in (["ablate"], ["demo"]) else " with --resume"
         if is_main_process():
-            terminal(stderr=True).print(f"{stop}; to go on, run the same command{how}", soft_wrap=True)
+            terminal(stderr=True).print(f"{stop}; to continue, run the same command{how}", soft_wrap=True)
         sys.exit(stop.exit_code)
 
 
@@ -105,7 +106,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def _signals_end() -> Iterator[None]:
-    """Lets Ctrl-C, SIGTERM and SIGHUP end a command alike: what is open is closed, what is done is written down."""
+    """Makes Ctrl-C, SIGTERM and SIGHUP raise `SystemExit` in the block, so that cleanup code runs."""
     before = handle_signals(_leave)
     try:
         yield

@@ -29,18 +29,18 @@ def compare_command(
     first: Model,
     second: Model,
     data: Annotated[Path, typer.Argument(help="A data set: a folder or a dataset file.")],
-    split: Annotated[str, typer.Option(help="Which split to score.")] = "val",
+    split: Annotated[str, typer.Option(help="The split to score.")] = "val",
     scales: Scales = "1",
     flip: Flip = False,
     engine: NetworkEngine = None,
     precision: NetworkPrecision = None,
-    show: Annotated[int, typer.Option(min=0, help="How many of the images that differ most to list and draw.")] = 8,
+    show: Annotated[int, typer.Option(min=0, help="Number of images to list and draw, largest difference first.")] = 8,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Folder for the JSON and the pictures.  [default: comparison, if free]"),
     ] = None,
 ) -> None:
-    """Compare two models on the same images: the paired difference with its interval, and where they differ most."""
+    """Compare two models on the same images: paired difference with its interval, and the images that differ most."""
     console, dist = terminal(), only_process("exfuse compare")
     augmentation = TestTimeAugmentation(parse_scales(scales), flip)
     with claim_folder(output or free_name(Path("comparison")), "exfuse compare") as folder:
@@ -51,7 +51,7 @@ def compare_command(
             for model in (first, second)
         ]
         for predictor in predictors:
-            check_classes(predictor.info, dataset)  # before the first of them has scored hours of images
+            check_classes(predictor.info, dataset)  # checks both models before the first one is scored
         fingerprint = compute_stats(dataset).fingerprint
         counts = [score_split(predictor, dataset, dist, console).per_image for predictor in predictors]
         result = compare(tuple(entry.name for entry in dataset.entries), counts[0], counts[1])
@@ -60,17 +60,17 @@ def compare_command(
         protocol = describe_protocol(predictors[0], dataset, fingerprint) | {"first": first, "second": second}
         content = json.dumps(result.to_json() | {"protocol": protocol}, indent=2, allow_nan=False) + "\n"
         folder.write("comparison.json", content.encode())
-        places = {entry.name: index for index, entry in enumerate(dataset.entries)}
-        for place, image in enumerate(result.images[:show]):
-            picture = side_by_side(dataset, places[image.name], predictors)
-            # Cut, as the longest name that the file system allows gets longer here.
-            folder.save(f"images/{place:02d}_{Path(image.name).name[:60]}.jpg", picture, quality=92)
+        indices = {entry.name: index for index, entry in enumerate(dataset.entries)}
+        for rank, image in enumerate(result.images[:show]):
+            picture = side_by_side(dataset, indices[image.name], predictors)
+            # Truncated, because the prefix would make the longest allowed name too long for the file system.
+            folder.save(f"images/{rank:02d}_{Path(image.name).name[:60]}.jpg", picture, quality=92)
         folder.remove_older()
         console.print(f"scores by image and pictures  {folder.folder}", soft_wrap=True)
 
 
 def comparison_table(result: Comparison, title: str, show: int) -> Table:
-    """Returns the scores of the images that differ most, and of all together."""
+    """Returns the scores of the `show` images with the largest difference, and of the whole split."""
     table = Table(title=title)
     for column in ("image", "first", "second", "difference"):
         table.add_column(column, justify="left" if column == "image" else "right")
@@ -83,7 +83,7 @@ def comparison_table(result: Comparison, title: str, show: int) -> Table:
 
 
 def side_by_side(dataset: SegmentationDataset, index: int, predictors: list[Predictor]) -> Image.Image:
-    """Returns an image, its truth, and what each model makes of it, from left to right."""
+    """Returns an image, its ground truth and each model's prediction, from left to right."""
     sample = dataset[index]
     labels = [sample.mask, *(predictor(sample.image).labels for predictor in predictors)]
     return Image.fromarray(

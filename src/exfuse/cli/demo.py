@@ -18,10 +18,10 @@ SCENES = {"train": 400, "val": 100, "heldout": 8}
 
 
 def demo_command(
-    recipe: Annotated[str, typer.Option(help="demo is the whole network, demo_gcn the baseline.")] = "demo",
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything.")] = Path("runs/demo"),
+    recipe: Annotated[str, typer.Option(help="demo for ExFuse, demo_gcn for the baseline.")] = "demo",
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for all results.")] = Path("runs/demo"),
 ) -> None:
-    """Draw a small data set, train on it, score and predict: no data, no network, a few minutes."""
+    """Draw a small data set, train, evaluate and predict; needs no data and no internet, and takes a few minutes."""
     console = terminal()
     data, run = output / "scenes", output / Path(recipe).stem
     with claim_folder(output, "exfuse demo"):

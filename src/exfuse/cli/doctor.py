@@ -17,25 +17,25 @@ COMMAND = "exfuse doctor"
 
 def doctor_command(
     data: Annotated[Path, typer.Argument(help="A data set: a folder or a dataset file.")],
-    splits: Annotated[str, typer.Option(help="Splits to look at, separated by commas.")] = "train,val",
+    splits: Annotated[str, typer.Option(help="Splits to check, separated by commas.")] = "train,val",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Where to write all issues as JSON.  [default: nowhere]")
+        Path | None, typer.Option("--output", "-o", help="JSON file for all issues.  [default: none]")
     ] = None,
 ) -> None:
-    """Look for everything that is wrong with a data set before a night is spent on it.
+    """Check a data set for errors before training.
 
-    Every file of the splits is read. The exit code is 1 if something would stop training.
+    Every file of the splits is read. The exit code is 1 if an issue would stop training.
     """
     console = terminal()
     names = [split.strip() for split in splits.split(",")]
     if len(set(names)) < len(names) or "" in names:
-        raise ConfigError(f"--splits {brief(splits)}: name each split once, with commas between them")
+        raise ConfigError(f"--splits {brief(splits)}: name each split once, separated by commas")
     if output is not None:
         check_file(output, COMMAND)
     opened = [open_leniently(data, name) for name in names]
     with progress_bar(console) as bar:
         shared = find_shared([dataset for dataset, _ in opened])
-        task = bar.add_task("examining", total=sum(len(dataset) for dataset, _ in opened))
+        task = bar.add_task("checking", total=sum(len(dataset) for dataset, _ in opened))
         results = [
             validate(dataset, (*missing, *also), lambda: bar.advance(task))
             for (dataset, missing), also in zip(opened, shared, strict=True)
@@ -47,7 +47,7 @@ def doctor_command(
         for issue in result.issues[:SHOWN]:
             table.add_row(issue.severity, Path(issue.file).name, issue.message)
         if len(result.issues) > SHOWN:
-            table.add_row("", "", f"and {len(result.issues) - SHOWN} more; --output writes all of them")
+            table.add_row("", "", f"and {len(result.issues) - SHOWN} more; use --output for all of them")
         if result.issues:
             console.print(table)
     if output is not None:

@@ -21,22 +21,20 @@ COMMAND = "exfuse evaluate"
 def evaluate_command(
     model: Model,
     data: Annotated[Path, typer.Argument(help="A data set: a folder or a dataset file.")],
-    split: Annotated[str, typer.Option(help="Which split to score.")] = "val",
+    split: Annotated[str, typer.Option(help="The split to score.")] = "val",
     scales: Scales = "1",
     flip: Flip = False,
     metrics: Annotated[
-        str, typer.Option(help=f"More to measure, separated by commas, or all: {', '.join(METRICS)}.")
+        str, typer.Option(help=f"Further metrics, separated by commas, or all: {', '.join(METRICS)}.")
     ] = "",
     engine: NetworkEngine = None,
     precision: NetworkPrecision = None,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output", "-o", help="Where to write the JSON.  [default: evaluation_SPLIT.json, or a free name]"
-        ),
+        typer.Option("--output", "-o", help="JSON file to write.  [default: evaluation_SPLIT.json, or a free name]"),
     ] = None,
 ) -> None:
-    """Score a model on a whole split: table, and JSON with the protocol."""
+    """Score a model on a whole split; prints a table and writes JSON with the protocol."""
     wanted = parse_metrics(metrics)
     target = output or free_name(Path(f"evaluation_{Path(split).name}.json"))
     check_file(target, COMMAND)
@@ -61,15 +59,15 @@ def evaluate_command(
 
 
 def parse_metrics(text: str) -> tuple[str, ...]:
-    """Reads names of `METRICS` separated by commas, or "all".
+    """Parses names of metrics separated by commas, or "all".
 
     Raises:
-        ConfigError: If one is unknown.
+        ConfigError: If a name is unknown.
     """
     if text == "all":
         return tuple(METRICS)
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     for name in names:
         if name not in METRICS:
-            raise ConfigError(f"--metrics {text}: there is no metric {name!r}; {did_you_mean(name, METRICS)}")
+            raise ConfigError(f"--metrics {text}: unknown metric {name!r}; {did_you_mean(name, METRICS)}")
     return names

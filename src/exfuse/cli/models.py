@@ -13,7 +13,7 @@ from exfuse.models.registry import describe_models
 def models_command(
     classes: Annotated[int, typer.Option(min=2, max=MAX_CLASSES, help="Number of classes; 21 is PASCAL VOC.")] = 21,
 ) -> None:
-    """List the named models with their parameters and multiply-adds (one 512 x 512 image)."""
+    """List the named models with their parameters and multiply-adds for one 512 x 512 image."""
     table = Table("model", title=f"{classes} classes, 512 x 512, paper decoder")
     table.add_column("parameters", justify="right")
     table.add_column("multiply-adds", justify="right")

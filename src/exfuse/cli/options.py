@@ -1,4 +1,4 @@
-"""What more than one command takes, and values that are read from text."""
+"""Arguments and options that several commands share."""
 
 from typing import Annotated
 
@@ -14,11 +14,11 @@ Overrides = Annotated[
     typer.Argument(help="Changes to the recipe: key=value, such as data.root=photos epochs=20."),
 ]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on from the run folder's latest checkpoint, if there is one.")
+    bool, typer.Option("--resume", help="Continue from the run folder's latest checkpoint, if there is one.")
 ]
 Model = Annotated[str, typer.Argument(help="A model folder (runs/x/model), an export, or hf://OWNER/NAME.")]
 Scales = Annotated[str, typer.Option(help="Scales to average, separated by commas: 0.75,1,1.25.")]
-Flip = Annotated[bool, typer.Option("--flip", help="Average with the mirror image, too.")]
+Flip = Annotated[bool, typer.Option("--flip", help="Also average with the mirrored image.")]
 NetworkPrecision = Annotated[
     Precision | None, typer.Option("--precision", help="Precision of the network.  [default: the engine's own]")
 ]
@@ -27,15 +27,15 @@ NetworkEngine = Annotated[
     typer.Option("--engine", help=f"The engine: {AUTO}, {', '.join(ENGINES)}.  [default: torch, or an export's own]"),
 ]
 FastestEngine = Annotated[
-    str, typer.Option("--engine", help=f"{', '.join(ENGINES)}; {AUTO} takes the fastest that is installed.")
+    str, typer.Option("--engine", help=f"The engine: {', '.join(ENGINES)}; {AUTO} chooses a fast installed one.")
 ]
 
 
 def parse_scales(text: str) -> tuple[float, ...]:
-    """Reads scales separated by commas.
+    """Parses scales separated by commas.
 
     Raises:
-        ConfigError: If one is no number between 0.1 and 10.
+        ConfigError: If one is not a number from 0.1 to 10.
     """
     scales = []
     for part in text.split(","):

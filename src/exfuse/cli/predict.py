@@ -29,29 +29,29 @@ def predict_command(
     engine: FastestEngine = "auto",
     precision: NetworkPrecision = None,
     tile: Annotated[
-        int | None, typer.Option(min=64, help="Cut larger images into tiles of this side, which bounds the memory.")
+        int | None, typer.Option(min=64, help="Split larger images into tiles of this side, which bounds the memory.")
     ] = None,
     overlap: Annotated[
         int | None,
-        typer.Option(min=0, help="How many pixels neighbouring tiles share.  [default: 192, or a quarter of a tile]"),
+        typer.Option(min=0, help="Overlap of neighbouring tiles in pixels.  [default: 192, or a quarter of a tile]"),
     ] = None,
     max_megapixels: Annotated[int, typer.Option(min=1, help="Refuse larger images.")] = MAX_PIXELS // 10**6,
 ) -> None:
     """Segment images: palette PNG masks, overlays with a legend, and the fraction of pixels of each class as JSON.
 
-    Broken files are reported and skipped; the exit code is then 1. Of an image in tiles the overlay is small.
+    Invalid files are reported and skipped; the exit code is then 1. In tiles, the overlay is a small preview.
     """
     console, errors = terminal(), terminal(stderr=True)
     tiling, augmentation = choose_tiling(tile, overlap), TestTimeAugmentation(parse_scales(scales), flip)
     with claim_folder(output, "exfuse predict") as folder:
         rows = read_rows(folder)
-        # Not from the rows, which a kill keeps from being written.
+        # Not taken from the rows, which are not written if the process is killed.
         taken = {name_of(mask): Path(path) for mask, path in folder.sources.items() if (output / mask).is_file()}
         images = find_images(paths, output, taken, lambda text: console.print(text, soft_wrap=True))
         for name in images:
             folder.check(mask_name(name))
             folder.check(overlay_name(name))
-        with console.status("opening the model; an engine that sees it for the first time converts it"):
+        with console.status("opening the model; on first use, the engine converts it"):
             predictor = Predictor.from_pretrained(model, engine, precision, augmentation)
         segmented = broken = 0
         try:
@@ -67,11 +67,11 @@ def predict_command(
                     fractions = segment(predictor, pixels, tiling, folder, name)
                     rows[name] = {"image": str(path.absolute()), "mask": mask_name(name), "fractions": fractions}
                     segmented += 1
-        finally:  # after Ctrl-C, too, the fractions of the masks that are there
+        finally:  # also after Ctrl-C, for the masks written so far
             content = json.dumps([rows[name] for name in sorted(rows)], indent=2, allow_nan=False) + "\n"
             folder.write(FRACTIONS_FILE, content.encode())
-    how = f"engine {predictor.engine.name}, {predictor.engine.precision}"
-    console.print(f"{segmented} images segmented, {broken} skipped: {output} ({how})", soft_wrap=True)
+    engine_used = f"engine {predictor.engine.name}, {predictor.engine.precision}"
+    console.print(f"{segmented} images segmented, {broken} skipped: {output} ({engine_used})", soft_wrap=True)
     if broken:
         raise typer.Exit(1)
 
@@ -79,7 +79,7 @@ def predict_command(
 def segment(
     predictor: Predictor, pixels: UInt8Array, tiling: Tiling | None, folder: OutputFolder, name: str
 ) -> dict[str, float]:
-    """Writes the mask and the overlay of an image, and returns each class's fraction of its pixels."""
+    """Writes the mask and the overlay of an image; returns the fraction of its pixels for each class."""
     if tiling is not None and max(pixels.shape) > tiling.tile_size:
         with folder.open(mask_name(name)) as file:
             large = predict_large(predictor, pixels, tiling, file)
@@ -92,29 +92,29 @@ def segment(
 
 
 def mask_name(name: str) -> str:
-    """Returns where the mask of an image lies in the output folder."""
+    """Returns the path of an image's mask within the output folder."""
     return f"masks/{name}.png"
 
 
 def name_of(mask: str) -> str:
-    """Returns the name of an image from where its mask lies in the output folder."""
+    """Returns the name of an image from the path of its mask within the output folder."""
     return mask.removeprefix("masks/").removesuffix(".png")
 
 
 def overlay_name(name: str) -> str:
-    """Returns where the overlay of an image lies in the output folder."""
+    """Returns the path of an image's overlay within the output folder."""
     return f"overlays/{name}.jpg"
 
 
 def choose_tiling(tile: int | None, overlap: int | None) -> Tiling | None:
-    """Returns how images are cut, if they are.
+    """Returns the tiling, or None without `tile`.
 
     Raises:
-        ConfigError: If the numbers do not go together.
+        ConfigError: If tile size and overlap are incompatible.
     """
     if tile is None:
         if overlap is not None:
-            raise ConfigError("--overlap is of tiles, and there are none without --tile")
+            raise ConfigError(f"--overlap {overlap}: has no effect without --tile; add --tile or leave it out")
         return None
     tiling = Tiling(tile, min(Tiling().overlap, tile // 4) if overlap is None else overlap)
     tiling.check()
@@ -122,10 +122,10 @@ def choose_tiling(tile: int | None, overlap: int | None) -> Tiling | None:
 
 
 def read_rows(folder: OutputFolder) -> dict[str, dict[str, Any]]:
-    """Returns what earlier calls wrote of the masks that are still in the folder, by the images' names.
+    """Returns the entries of an existing `fractions.json` whose masks still exist, by image name.
 
     Raises:
-        OutputError: If the file is there and something else.
+        OutputError: If the file was not written by `exfuse predict`.
     """
     path = folder.folder / FRACTIONS_FILE
     folder.check(FRACTIONS_FILE)
@@ -135,4 +135,6 @@ def read_rows(folder: OutputFolder) -> dict[str, dict[str, Any]]:
         rows = [row for row in json.loads(read_file(path)) if (folder.folder / row["mask"]).is_file()]
         return {name_of(row["mask"]): row for row in rows}
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-        raise OutputError(f"{path}: not what exfuse predict writes ({brief(error)}); choose another output") from error
+        raise OutputError(
+            f"{path}: not a file written by exfuse predict ({brief(error)}); choose another output"
+        ) from error

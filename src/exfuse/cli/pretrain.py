@@ -14,14 +14,14 @@ def pretrain_command(
     overrides: Overrides = None,
     resume: Resume = False,
 ) -> None:
-    """Pre-train a backbone on classification, one folder a class, with semantic supervision or without.
+    """Pre-train a backbone on classification (one folder per class), with or without semantic supervision.
 
-    `exfuse train ... model.backbone_weights=RUN/backbone` begins with what it leaves. Under torchrun, several
-    processes share each batch.
+    Use the result with `exfuse train ... model.backbone_weights=RUN/backbone`. Under torchrun, each batch is divided
+    among the processes.
     """
     config = load_pretraining_config(recipe, overrides or [])
     console = terminal(quiet=not is_main_process())
-    table = Table(title=f"best on {config.data.val_split}")
+    table = Table(title=f"best on {config.data.val_split}, in %")
     for name in ("head", "top-1", "top-5"):
         table.add_column(name, justify="left" if name == "head" else "right")
     for row in pretrain(config, resume, console):

@@ -10,10 +10,12 @@ from exfuse.training.recipes import explained, load_any, read_recipe_text, recip
 
 
 def recipes_command(
-    name: Annotated[str | None, typer.Argument(help="Print this recipe, to be saved and changed.")] = None,
-    full: Annotated[bool, typer.Option("--full", help="Print all keys, defaults included, each explained.")] = False,
+    name: Annotated[str | None, typer.Argument(help="A recipe to print, as a start for your own.")] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Print all keys with an explanation, including defaults.")
+    ] = False,
 ) -> None:
-    """List the recipes that come with the package, or print one."""
+    """List the package's recipes, or print one."""
     console = terminal()
     if name is not None:
         text = explained(load_any(name)) if full else read_recipe_text(name)

@@ -16,23 +16,23 @@ from exfuse.predictor import Predictor
 
 
 class Server(StrEnum):
-    """Evaluation servers whose archive can be made."""
+    """Supported evaluation servers."""
 
     VOC = "voc"
 
 
 def submit_command(
-    server: Annotated[Server, typer.Argument(help="Whose archive to make.")],
+    server: Annotated[Server, typer.Argument(help="The evaluation server.")],
     model: Model,
     data: Annotated[Path, typer.Argument(help="The folder VOC2012 with the test images.")],
-    split: Annotated[str, typer.Option(help="Which split to predict.")] = "test",
+    split: Annotated[str, typer.Option(help="The split to predict.")] = "test",
     scales: Scales = "1",
     flip: Flip = False,
     engine: NetworkEngine = None,
     precision: NetworkPrecision = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The archive to write.")] = Path("results.tgz"),
 ) -> None:
-    """Predict a test set and write the archive that its evaluation server takes, read back and checked."""
+    """Predict a test set, write the archive for its evaluation server and check it."""
     console = terminal()
     check_file(output, "exfuse submit")
     images = voc_test_images(data, split)

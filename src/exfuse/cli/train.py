@@ -15,7 +15,7 @@ def train_command(
 ) -> None:
     """Train a network on labelled images.
 
-    Under torchrun, several processes share each batch.
+    Under torchrun, each batch is divided among the processes.
     """
     config = load_config(recipe, overrides or [])
     console = terminal(quiet=not is_main_process())
