@@ -1,4 +1,4 @@
-"""Where the command `exfuse` begins: imports little, so that a signal while the rest is imported ends it at once."""
+"""Entry point of the command `exfuse`; imports little, so that a signal during further imports exits at once."""
 
 import os
 import sys
@@ -10,10 +10,10 @@ from exfuse.training.signals import handle_signals
 
 def main() -> None:
     """Runs the command line; see `exfuse.cli.app.main`."""
-    # Libraries that are interrupted in the middle of an import raise errors of their own. Nothing is open yet.
+    # Libraries that are interrupted during an import raise their own errors; exiting is safe, as nothing is open yet.
     handle_signals(_leave_at_once)
     try:
-        Path.cwd()  # without one, torch's MKL cannot be loaded and ends the process
+        Path.cwd()  # if it does not exist, loading torch's MKL fails and kills the process
     except FileNotFoundError:
         sys.exit("error: the current folder was removed; change to another one with cd, then run the command again")
     from exfuse.cli.app import main
