@@ -269,7 +269,7 @@ def test_a_signal_before_the_first_step_leaves_nothing_to_resume(
         signal.raise_signal(signal.SIGTERM)
         raise AssertionError("not reached")
 
-    monkeypatch.setattr(ModelMetadata, "build", stop)
+    monkeypatch.setattr(segmentation, "build_model", stop)
     with stopped_after(0) as stopped:
         train_quietly(tiny_config(pack, tmp_path / "run"))
     assert stopped.value.exit_code == 143
@@ -290,7 +290,7 @@ def test_resuming_where_nothing_was_begins_at_the_beginning_and_says_so(
 ) -> None:
     console = Console(file=io.StringIO(), width=200)
     train(tiny_config(pack, tmp_path / "run"), True, console)
-    assert re.search(rf"{tmp_path / 'run'} .*step 0\b", console.file.getvalue())
+    assert re.search(rf"{tmp_path / 'run'}: .*step 0\b", console.file.getvalue())
     assert_same_run(tmp_path / "run", finished)
 
 
