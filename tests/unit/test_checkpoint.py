@@ -259,7 +259,7 @@ def test_a_full_disk_is_a_checkpoint_error_and_the_previous_one_stays(trained: T
 
 def test_a_file_where_the_folder_should_be_is_a_checkpoint_error(trained: Training, tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("in the way", encoding="utf-8")
-    with pytest.raises(CheckpointError, match=r"step_00000001: .*Not a directory"):
+    with pytest.raises(CheckpointError, match=r"step_00000001: .*File exists"):
         trained.save(tmp_path / "checkpoints", 1)
 
 

@@ -34,7 +34,7 @@ def test_an_image_that_is_named_twice_is_refused(tmp_path: Path, format_name: st
             file.write("a\n")
     else:
         save(tmp_path / "images" / "train" / "a.bmp", pixels_of("a"))
-    with pytest.raises(DataError, match=r"'a'.*/a.png"):
+    with pytest.raises(DataError, match=r"/a\.png\b.*'a'|'a'.*/a\.png\b"):
         open_dataset(tmp_path, "train")
 
 
@@ -201,7 +201,7 @@ def as_other_set(tmp_path: Path, source: str) -> Path:
         ("empty.yaml", "empty.yaml: splits.train"),
         ("folder.yaml", "folder.yaml: not a readable YAML file"),
         ("photo.jpg", "photo.jpg: not a folder"),
-        ("gone", "gone.*no such"),
+        ("gone", "gone: no such"),
     ],
 )
 def test_what_is_no_data_set_is_named_in_one_line(source: str, named: str, tmp_path: Path):

@@ -529,5 +529,5 @@ def test_weights_of_another_architecture_are_refused(damaged: Path):
     content = json.loads((damaged / CONFIG_FILE).read_text())
     content["architecture"]["gcn_kernel"] = 7
     (damaged / CONFIG_FILE).write_text(json.dumps(content))
-    with pytest.raises(CheckpointError, match=r"{WEIGHTS_FILE}.*weight .*\(45, 16, 1, 5\)"):
+    with pytest.raises(CheckpointError, match=rf"{WEIGHTS_FILE}: .*weight .*\(5, 16, 1, 5\)"):
         load_pretrained(damaged)
