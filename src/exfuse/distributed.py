@@ -76,7 +76,7 @@ def process_group() -> Iterator[DistContext]:
     try:
         yield DistContext(torch.distributed.get_rank(), torch.distributed.get_world_size(), device)
     except Exception as error:
-        reasons = [f"{attempt}: why rank {of_rank} stopped" for of_rank in range(size)]  # keys of the store
+        reasons = [f"{attempt}: why rank {other} stopped" for other in range(size)]  # keys of the store
         if size == 1 or not _is_lost_process(error):
             with suppress(RuntimeError):  # the store may be gone
                 store.set(reasons[rank], f"rank {rank} stopped: {brief(error)}")

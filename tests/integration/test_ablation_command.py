@@ -196,18 +196,24 @@ def test_every_row_of_the_ablation_is_run(pack: Path, tmp_path: Path, monkeypatc
     assert [line["published mIoU"] for line in table][:2] == ["76.0", "77.5"]
     assert len(table) == 23
     assert "left out" not in outcome.output
-    cells = tmp_path / "out" / "trials"
-    started = {path.stem: json.loads(path.read_text())["backbone_sha256"] for path in cells.glob("*_0.json")}
+    trials = tmp_path / "out" / "trials"
+    started = {path.stem: json.loads(path.read_text())["backbone_sha256"] for path in trials.glob("*_0.json")}
     assert started["ss_0"] == started["ss_heads_dropped_0"] != started["wide_baseline_0"]
     assert len(set(started.values())) == len(given)
 
 
 @pytest.mark.usefixtures("two_rows")
 def test_processes_share_the_trials_of_an_ablation(pack: Path, tmp_path: Path) -> None:
-    cells = tmp_path / "out" / "trials"
+    trials = tmp_path / "out" / "trials"
     with claim_folder(tmp_path / "out", "exfuse ablate", shared=True):
-        cells.mkdir()
-    command = [sys.executable, "-c", HOLD_UNTIL_THERE, cells / ".baseline_0.lock", cells / "wide_baseline_0/trial.json"]
+        trials.mkdir()
+    command = [
+        sys.executable,
+        "-c",
+        HOLD_UNTIL_THERE,
+        trials / ".baseline_0.lock",
+        trials / "wide_baseline_0/trial.json",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
@@ -215,5 +221,5 @@ def test_processes_share_the_trials_of_an_ablation(pack: Path, tmp_path: Path) -
     assert outcome.code == 0, outcome.errors
     told = [line for line in outcome.output.splitlines() if ", seed 0" in line]
     assert told == ["wide baseline, seed 0", "baseline, seed 0"]
-    assert (cells / "baseline_0" / "trial.json").is_file()
+    assert (trials / "baseline_0" / "trial.json").is_file()
     assert (tmp_path / "out" / "ablation.md").is_file()

@@ -129,13 +129,13 @@ def test_n5_each_image_counts_once_in_the_shares_of_several_processes(
     predictor = Predictor.from_pretrained(by_two.run / "model", engine="torch")
     dataset = open_dataset(pack, "train")
 
-    def share(rank: int, size: int) -> SplitScores:
+    def shard(rank: int, size: int) -> SplitScores:
         return score_split(predictor, dataset, DistContext(rank, size, torch.device("cpu")), Console(quiet=True))
 
-    whole, shares = share(0, 1), [share(rank, size) for rank in range(size)]
-    assert sum(scores.matrix.counts for scores in shares).tolist() == whole.matrix.counts.tolist()
-    np.testing.assert_array_equal(sum(scores.per_image for scores in shares), whole.per_image)
-    counted = [set(np.flatnonzero(scores.per_image.sum((1, 2)))) for scores in shares]
+    whole, shards = shard(0, 1), [shard(rank, size) for rank in range(size)]
+    assert sum(scores.matrix.counts for scores in shards).tolist() == whole.matrix.counts.tolist()
+    np.testing.assert_array_equal(sum(scores.per_image for scores in shards), whole.per_image)
+    counted = [set(np.flatnonzero(scores.per_image.sum((1, 2)))) for scores in shards]
     assert sorted(index for images in counted for index in images) == list(range(12))
 
 

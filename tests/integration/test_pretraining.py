@@ -76,8 +76,8 @@ def test_every_rank_counts_its_own_share(pretrained: Path, photos: Path, monkeyp
     val, cpu = open_image_folder(photos, "val"), torch.device("cpu")
     together = count_correct(model, val, recipe, DistContext(0, 1, cpu))
     monkeypatch.setattr("exfuse.training.classification.all_reduce_sum", lambda values, dist: values)
-    shares = [count_correct(model, val, recipe, DistContext(rank, 2, cpu)) for rank in (0, 1)]
-    for head, first, second in zip(together, *shares, strict=True):
+    shards = [count_correct(model, val, recipe, DistContext(rank, 2, cpu)) for rank in (0, 1)]
+    for head, first, second in zip(together, *shards, strict=True):
         assert head.top1 == pytest.approx(first.top1 + second.top1)
     assert model.training
 
