@@ -3,7 +3,10 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from exfuse.errors import CheckpointError, ConfigError, DataError, ExFuseError, ExportError, RequestError, TrainingError
+from exfuse.errors import (  # isort: skip
+    CheckpointError, ConfigError, DataError, ExFuseError, ExportError, OutputError, ProcessError, RequestError,
+    TrainingError,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from exfuse.data.datasets import open_dataset
@@ -27,10 +30,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Backbone", "CheckpointError", "ConfigError", "ConfusionMatrix", "DataError", "DatasetFormat", "EngineSpec",
-    "ExFuse", "ExFuseError", "ExFuseOutput", "ExportError", "ExportFormat", "Prediction", "Predictor",
-    "RequestError", "TrainingError", "create_model", "evaluate", "export_model", "fold", "list_models", "open_dataset",
-    "register_backbone", "register_engine", "register_export_format", "register_format", "register_loss",
-    "save_pretrained", "train",
+    "ExFuse", "ExFuseError", "ExFuseOutput", "ExportError", "ExportFormat", "OutputError", "Prediction", "Predictor",
+    "ProcessError", "RequestError", "TrainingError", "create_model", "evaluate", "export_model", "fold", "list_models",
+    "open_dataset", "register_backbone", "register_engine", "register_export_format", "register_format",
+    "register_loss", "save_pretrained", "train",
 ]  # fmt: skip
 
 # Imported on first access: most of them import torch, which a predictor of an exported model does not need, and the

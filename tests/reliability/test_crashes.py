@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import exfuse
 from exfuse.errors import CheckpointError, ExFuseError
 from exfuse.models.registry import create_model
 from exfuse.models.storage.pretrained import save_pretrained
@@ -260,5 +261,7 @@ def test_r8_a_worker_that_dies_or_hangs_is_an_error_that_names_the_samples(
 
 def test_every_public_error_is_one_of_ours() -> None:
     assert {error.__name__ for error in ExFuseError.__subclasses__()} == {
-        "ConfigError", "DataError", "CheckpointError", "ExportError", "OutputError", "TrainingError", "RequestError",
+        "ConfigError", "DataError", "CheckpointError", "ExportError", "OutputError", "TrainingError", "ProcessError",
+        "RequestError",
     }  # fmt: skip
+    assert {error.__name__ for error in ExFuseError.__subclasses__()} < set(exfuse.__all__)
