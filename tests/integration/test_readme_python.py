@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import exfuse
 from exfuse import losses
+from exfuse.data.formats import FORMATS
 from exfuse.data.synthetic import write_scenes
 from exfuse.models.options import options_of
 from exfuse.models.registry import build_model
@@ -52,8 +54,15 @@ def test_the_python_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
         for block in code:
             exec(compile(block.replace("epochs=20", SHORT), "python.md", "exec"), {})  # noqa: S102 - our own text
         assert "my_focal" in losses.LOSSES
+        (tmp_path / "mine/train/labels").mkdir(parents=True)
+        (tmp_path / "mine/train/images").mkdir()
+        for kind, name in (("images", "x.png"), ("labels", "x_mask.png")):
+            Image.fromarray(np.arange(4, dtype=np.uint8).reshape(2, 2)).save(tmp_path / "mine/train" / kind / name)
+        found = exfuse.open_dataset(tmp_path / "mine", "train")
+        assert (found.entries[0].mask.name, len(found.classes), found[0].mask.max()) == ("x_mask.png", 4, 3)
     finally:
         losses.LOSSES.pop("my_focal", None)
+        FORMATS.pop("labels", None)
     assert (tmp_path / "exported" / "model.onnx").is_file()
     assert (tmp_path / "mask.png").is_file()
     assert "(48, 64)" in capsys.readouterr().out

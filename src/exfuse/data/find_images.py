@@ -10,7 +10,7 @@ from exfuse.errors import DataError
 from exfuse.outputs.place import lies_in
 
 # A folder with `images` and one of these is a data set; its masks must not be segmented.
-MASK_FOLDERS = ("masks", "annotations")
+MASK_FOLDERS = ("masks", "annotations", "labels")
 
 
 def find_images(

@@ -43,5 +43,6 @@ def detect_format(root: Path, split: str) -> DatasetFormat:
     name = brief(split, limit=80)
     expected = "; or ".join(known.contents.replace("{split}", name) for known in FORMATS.values())
     raise DataError(
-        f"{root}: no data set found for split {shown(split)}. Expected {expected}; or give a dataset file (.yaml)"
+        f"{root}: no data set found for split {shown(split)}. Expected {expected}; or give a dataset file "
+        "(.yaml); or register a format of your own (docs/python.md)"
     )

@@ -83,11 +83,13 @@ class DatasetFormat(ABC):
         """Returns the folder of a split's masks."""
 
     def split_source(self, split: str) -> str:
-        """Returns a split's list or folder, unless a dataset file names it."""
+        """Returns the name of a split's list or folder in this format; a dataset file names its own."""
         return split
 
     def classes(self, root: Path) -> Classes:
-        """Returns the classes of a folder without `classes.json`; by default the labels in its masks are numbered.
+        """Returns the classes of a folder without `classes.json`.
+
+        By default the labels found below `root/masks` are numbered; a format with masks elsewhere overrides this.
 
         Raises:
             DataError: If they cannot be determined.
@@ -208,15 +210,15 @@ def _with_masks(found: Iterable[FoundImage], masks: Path, missing: OnMissing) ->
             missing(DataError(f"{mask}: no such mask{hint}"))
 
 
-def classes_in_masks(masks: Path) -> Classes:
-    """Returns numbered classes for the labels found in a folder of masks.
+def classes_in_masks(*folders: Path) -> Classes:
+    """Returns numbered classes for the labels found in the PNG files below folders of masks.
 
     Raises:
         DataError: If the labels are 0 and 255 only, or more than `MISSING_LABELS` of those up to the largest are
             missing.
     """
     first_with: dict[int, Path] = {}
-    for path in image_files(masks) if masks.is_dir() else ():
+    for path in (path for folder in folders if folder.is_dir() for path in image_files(folder)):
         if path.suffix != MASK_SUFFIX:
             continue
         with suppress(DataError):  # a mask that cannot be read is reported when its sample is read
@@ -225,8 +227,8 @@ def classes_in_masks(masks: Path) -> Classes:
     labels = set(first_with)
     if labels == {0, 255}:
         raise DataError(
-            f"{masks}: the masks contain 0 and 255 only, and 255 is ignored, so there is only one class. If 255 is "
-            "your second class, describe the data in a YAML file with label_map: {255: 1} (docs/data.md)"
+            f"{first_with[255].parent}: the masks contain 0 and 255 only, and 255 is ignored, so there is only one "
+            "class. If 255 is your second class, describe the data in a YAML file with label_map: {255: 1} (docs/data.md)"
         )
     classes = sorted(labels - {255})
     count = max(classes, default=0) + 1
