@@ -228,7 +228,8 @@ def classes_in_masks(*folders: Path) -> Classes:
     if labels == {0, 255}:
         raise DataError(
             f"{first_with[255].parent}: the masks contain 0 and 255 only, and 255 is ignored, so there is only one "
-            "class. If 255 is your second class, describe the data in a YAML file with label_map: {255: 1} (docs/data.md)"
+            "class. If 255 is your second class, describe the data in a YAML file with label_map: {255: 1} "
+            "(docs/data.md)"
         )
     classes = sorted(labels - {255})
     count = max(classes, default=0) + 1
