@@ -153,6 +153,25 @@ def test_modules_import_in_no_circle() -> None:
     assert left == {}
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_libraries_that_report_their_use_are_imported_contained(path: Path) -> None:
+    def imported(node: ast.AST) -> set[str]:
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        return {name.partition(".")[0] for name in names} & {"openvino", "onnxruntime", "nncf"}
+
+    waiting: list[ast.AST] = [ast.parse(path.read_text())]
+    while waiting:
+        node = waiting.pop()
+        is_contained = isinstance(node, ast.With) and any(
+            ast.unparse(i.context_expr) == "contained()" for i in node.items
+        )
+        is_for_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if not is_contained and not is_for_types:
+            assert imported(node) == set()
+            waiting += ast.iter_child_nodes(node)
+
+
 def test_torchvision_and_timm_stay_out_of_the_core() -> None:
     users = {
         path.name: name.split(".")[0]

@@ -2,15 +2,18 @@
 
 from pathlib import Path
 
-import openvino as ov
 from torch.export import ExportedProgram
 
+from exfuse.contained import contained
 from exfuse.export.openvino_passes.early_argmax import choose_early
 from exfuse.export.openvino_passes.precision import interpolated_scores, keep_in_float32
 from exfuse.export.trace import OUTPUTS, quiet
 from exfuse.inference.engines.base import IMAGES
 from exfuse.inference.engines.openvino import save_openvino
 from exfuse.models.storage.metadata import ModelMetadata
+
+with contained():
+    import openvino as ov
 
 
 def convert(program: ExportedProgram) -> ov.Model:
