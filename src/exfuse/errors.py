@@ -64,7 +64,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         name: The name that was given.
         known: The names that are accepted.
     """
-    options = sorted(known)
+    options = sorted(set(known))
     near = difflib.get_close_matches(name, options, n=3, cutoff=0.6)
     if near:
         return f"did you mean {' or '.join(shown(option) for option in near)}?"

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from exfuse.data.stats import DatasetStats
+from exfuse.errors import ConfigError
 
 
 def cross_entropy(logits: Tensor, target: Tensor, ignore_index: int, class_weights: Tensor | None = None) -> Tensor:
@@ -145,12 +146,12 @@ def register_loss(name: str, loss: LossTerm) -> None:
             mean over the labelled pixels, or 0 with a gradient if there are none.
 
     Raises:
-        ValueError: If the name is taken or contains other characters.
+        ConfigError: If the name is taken or contains other characters.
     """
     if not re.fullmatch(r"[a-z0-9_]+", name):
-        raise ValueError(f"{name!r}: the name of a loss must consist of lower-case letters, digits and underscores")
+        raise ConfigError(f"{name!r}: the name of a loss must consist of lower-case letters, digits and underscores")
     if name in LOSSES or name in ("class_weights", "ohem", "auxiliary"):
-        raise ValueError(f"loss.{name} is a key already; choose another name")
+        raise ConfigError(f"loss.{name} is a key already; choose another name")
     LOSSES[name] = loss
 
 

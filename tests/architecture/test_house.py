@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "models": {"layers", "data", "contained", "atomic_io", "errors", "manifest", "outputs"},
     "data": {"cache", "atomic_io", "errors", "manifest", "outputs", "validation"},
     "metrics": set(),
-    "losses": {"data"},
+    "losses": {"data", "errors"},
     "packages": {"errors"},
     "plugins": {"errors"},
     "drawing": {"data"},

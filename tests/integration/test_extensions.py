@@ -101,10 +101,10 @@ class Suffixed(exfuse.DatasetFormat):
 def registered() -> Iterator[None]:
     """Registers both for one test."""
     exfuse.register_backbone("pooled", Pooled)
-    exfuse.register_loss("tversky", tversky)
+    exfuse.register_loss("outside_tversky", tversky)
     exfuse.register_format(Suffixed())
     yield
-    del BACKBONES["pooled"], losses.LOSSES["tversky"], FORMATS["suffixed"]
+    del BACKBONES["pooled"], losses.LOSSES["outside_tversky"], FORMATS["suffixed"]
 
 
 def suffixed(pack: Path, folder: Path) -> Path:
@@ -125,12 +125,12 @@ def test_what_others_register_trains_is_saved_loaded_folded_and_exported(name: s
     assert name in exfuse.list_models()
     data = suffixed(pack, tmp_path)
     overrides = [
-        f"data.root={data}", f"output={tmp_path / 'run'}", f"model.name={name}", "loss.tversky=0.5", "epochs=2",
+        f"data.root={data}", f"output={tmp_path / 'run'}", f"model.name={name}", "loss.outside_tversky=0.5", "epochs=2",
         "batch_size=4", "data.crop_size=[64, 64]", "evaluate_every=2", "log_every=1", "model.decoder_width=8",
         "optimizer.warmup_steps=1", "precision=fp32",
     ]  # fmt: skip
     config = load_config("demo", overrides)
-    assert config.loss.terms == {"dice": 0.0, "lovasz": 0.0, "tversky": 0.5}
+    assert config.loss.terms["outside_tversky"] == 0.5
     train(config, resume=False, console=Console(quiet=True))
     train(config, resume=True, console=Console(quiet=True))  # its recorded recipe is read, and nothing is left to do
     assert len(list(read_metrics(tmp_path / "run"))) >= 6
@@ -153,7 +153,10 @@ def test_what_others_register_trains_is_saved_loaded_folded_and_exported(name: s
 @pytest.mark.usefixtures("registered")
 @pytest.mark.parametrize(
     ("override", "said"),
-    [("loss.tversky=-1", "loss.tversky"), ("loss.tvresky=1", "unknown .*'tvresky'.*'tversky'")],
+    [
+        ("loss.outside_tversky=-1", "loss.outside_tversky"),
+        ("loss.outside_tvresky=1", "'outside_tvresky'.*'outside_tversky'"),
+    ],
 )
 def test_the_weight_of_a_registered_loss_is_checked_as_any_other(override: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
@@ -163,20 +166,20 @@ def test_the_weight_of_a_registered_loss_is_checked_as_any_other(override: str, 
 @pytest.mark.usefixtures("registered")
 @pytest.mark.parametrize("name", ["tiny", "pooled", "Pooled", "a-b", ""])
 def test_a_backbone_gets_a_name_of_its_own(name: str) -> None:
-    with pytest.raises(ValueError, match="backbone"):
+    with pytest.raises(ConfigError, match="backbone"):
         exfuse.register_backbone(name, Pooled)
 
 
 @pytest.mark.usefixtures("registered")
-@pytest.mark.parametrize("name", ["dice", "tversky", "ohem", "Focal"])
+@pytest.mark.parametrize("name", ["dice", "outside_tversky", "ohem", "Focal"])
 def test_a_loss_gets_a_name_of_its_own(name: str) -> None:
-    with pytest.raises(ValueError, match="loss"):
+    with pytest.raises(ConfigError, match="loss"):
         exfuse.register_loss(name, tversky)
 
 
 @pytest.mark.usefixtures("registered")
 def test_a_format_gets_a_name_of_its_own_and_is_named_in_errors(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="suffixed"):
+    with pytest.raises(ConfigError, match="suffixed"):
         exfuse.register_format(Suffixed())
     with pytest.raises(DataError, match=r"train/NAME_mask\.png"):
         open_dataset(tmp_path, "train")
@@ -248,3 +251,26 @@ def test_an_installed_package_registers_for_the_command_line(code: str, said: st
     assert said in outcome.stderr
     assert "unknown key" not in outcome.stderr
     assert outcome.stderr.count("\n") == 1
+
+
+class Misstated(Pooled):
+    channels = (8, 8, 12, 17)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages[3] = nn.Sequential(nn.Conv2d(12, 16, 3, padding=1))
+
+
+class Unstated(Backbone):
+    def forward(self, images: Tensor) -> Features:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(("make", "said"), [(Misstated, r"\(16, 2, 2\).*\(17, 2, 2\)"), (Unstated, "channels")])
+def test_a_backbone_with_other_features_than_it_states_is_refused(make: type[Backbone], said: str) -> None:
+    exfuse.register_backbone("misstated", make)
+    try:
+        with pytest.raises(ConfigError, match=f"exfuse_misstated: {make.__name__} .*{said}"):
+            exfuse.create_model("exfuse_misstated", num_classes=3)
+    finally:
+        del BACKBONES["misstated"]

@@ -10,6 +10,7 @@ import exfuse
 from exfuse import losses
 from exfuse.data.formats import FORMATS
 from exfuse.data.synthetic import write_scenes
+from exfuse.models.backbones import BACKBONES
 from exfuse.models.options import options_of
 from exfuse.models.registry import build_model
 from exfuse.models.storage.metadata import ModelMetadata
@@ -63,6 +64,7 @@ def test_the_python_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     finally:
         losses.LOSSES.pop("my_focal", None)
         FORMATS.pop("labels", None)
+        BACKBONES.pop("plain", None)
     assert (tmp_path / "exported" / "model.onnx").is_file()
     assert (tmp_path / "mask.png").is_file()
     assert "(48, 64)" in capsys.readouterr().out

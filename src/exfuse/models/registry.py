@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from exfuse.errors import ConfigError, brief, did_you_mean
-from exfuse.models.backbones import BACKBONES, Backbone
+from exfuse.models.backbones import BACKBONES, STRIDES, Backbone
 from exfuse.models.backbones.timm import TimmBackbone
 from exfuse.models.exfuse import ExFuse
 from exfuse.models.options import FAMILIES, check_type, options_of
@@ -41,6 +41,7 @@ def create_model(name: str, *, num_classes: int, **options: Any) -> ExFuse:
         check_type("num_classes", num_classes, int)
         chosen = options_of(name, options)
         backbone = _backbone_of(name)()
+        check_features(backbone)
         model = ExFuse(SupervisedBackbone(backbone) if chosen.supervised_features else backbone, num_classes, chosen)
     except ConfigError:
         raise
@@ -48,6 +49,31 @@ def create_model(name: str, *, num_classes: int, **options: Any) -> ExFuse:
         raise ConfigError(f"{name if isinstance(name, str) else 'model'}: {brief(error)}") from error
     model.name = name
     return model
+
+
+def check_features(backbone: Backbone) -> None:
+    """Checks that a backbone's outputs have the channels it states and the strides 4 to 32.
+
+    Raises:
+        ValueError: If not, or if it states no channels.
+    """
+    kind = type(backbone).__name__
+    if not hasattr(backbone, "channels"):
+        raise ValueError(f"{kind} sets no channels; set a tuple of four numbers, on the class or in its constructor")
+    side, was_training = 64, backbone.training
+    try:
+        with torch.no_grad():
+            features = backbone.eval()(torch.zeros(1, 3, side, side, device=next(backbone.parameters()).device))
+    except Exception as error:  # of other people's code
+        raise ValueError(f"{kind} cannot compute an image of {side} x {side} ({brief(error)})") from error
+    backbone.train(was_training)
+    found = [tuple(feature.shape[1:]) for feature in features]
+    expected = [(c, side // s, side // s) for c, s in zip(backbone.channels, STRIDES, strict=True)]
+    if found != expected:
+        raise ValueError(
+            f"{kind} returns features of the shapes {found} for an image of {side} x {side}; with channels "
+            f"{backbone.channels} and strides {STRIDES} they must be {expected}"
+        )
 
 
 def build_model(info: ModelMetadata) -> ExFuse:

@@ -8,7 +8,7 @@ from exfuse.data.formats.cityscapes import Cityscapes
 from exfuse.data.formats.folders import Folders
 from exfuse.data.formats.lists import Lists
 from exfuse.data.formats.voc import Voc
-from exfuse.errors import DataError, brief, shown
+from exfuse.errors import ConfigError, DataError, brief, shown
 
 FORMATS: dict[str, DatasetFormat] = {}
 
@@ -20,10 +20,10 @@ def register_format(dataset_format: DatasetFormat) -> None:
         dataset_format: The format; its name must not be taken yet.
 
     Raises:
-        ValueError: If the name is taken.
+        ConfigError: If the name is taken.
     """
     if dataset_format.name in FORMATS:
-        raise ValueError(f"format {dataset_format.name!r} is already registered; choose another name")
+        raise ConfigError(f"format {dataset_format.name!r} is already registered; choose another name")
     FORMATS[dataset_format.name] = dataset_format
 
 

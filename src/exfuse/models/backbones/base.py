@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from exfuse.errors import ConfigError
+
 Features = tuple[Tensor, Tensor, Tensor, Tensor]
 FourInts = tuple[int, int, int, int]
 
@@ -31,15 +33,19 @@ class ConvNormPair(NamedTuple):
 class Backbone(nn.Module, ABC):
     """A feature extractor with four outputs at strides 4, 8, 16 and 32.
 
-    A subclass sets `channels` in its constructor and defines `forward`. The other defaults are safe for any network:
-    folding leaves the backbone unchanged, and before training it must pass a round trip of saving and loading.
+    A subclass sets `channels`, on the class or in its constructor, and defines `forward`. `conv_norm_pairs` and
+    `is_restorable` are optional: without the first, `fold` leaves the backbone's batch norms in place; without the
+    second, training begins with a round trip of saving and loading.
     """
 
     channels: FourInts
     """Channels of the four outputs."""
 
     is_restorable = False
-    """Whether the state dict contains everything that the outputs depend on; if not, loading runs the constructor."""
+    """Whether all tensors that affect the outputs are parameters or persistent buffers.
+
+    If false, a run checks first that the network is the same when saved and loaded, and loading takes longer.
+    """
 
     @abstractmethod
     def forward(self, images: Tensor) -> Features:
@@ -48,8 +54,9 @@ class Backbone(nn.Module, ABC):
     def conv_norm_pairs(self) -> Iterator[ConvNormPair] | None:
         """Returns all convolutions with their batch norms, for folding; None excludes the backbone from folding.
 
-        `pairs_by_name` finds pairs that are named `conv1` and `bn1` or are neighbours in an `nn.Sequential`. A batch
-        norm outside any pair makes `fold` raise an error.
+        `pairs_by_name(self)` finds pairs that are named `convN` and `bnN`, N a number, or are neighbours in an
+        `nn.Sequential`; yield others as `ConvNormPair(module, "conv_a", "norm_a")`. A batch norm outside any pair
+        makes `fold` raise an error.
         """
         return None
 
@@ -84,10 +91,10 @@ def register_backbone(name: str, make: Callable[[], Backbone]) -> None:
         make: Builds the backbone with random weights.
 
     Raises:
-        ValueError: If the name is in use or contains other characters.
+        ConfigError: If the name is in use or contains other characters.
     """
     if not re.fullmatch(r"[a-z0-9_]+", name):
-        raise ValueError(f"a backbone's name consists of lower-case letters, digits and underscores, got {name!r}")
+        raise ConfigError(f"a backbone's name consists of lower-case letters, digits and underscores, got {name!r}")
     if name in BACKBONES:
-        raise ValueError(f"backbone {name!r} is already registered; choose another name")
+        raise ConfigError(f"backbone {name!r} is already registered; choose another name")
     BACKBONES[name] = make
