@@ -109,7 +109,13 @@ def test_an_interrupted_run_resumes_to_the_bit(
 def test_a_run_from_before_heads_had_a_hidden_layer_goes_on_without_one(photos: Path, tmp_path: Path) -> None:
     config = load_pretraining_config(
         "imagenette_resnet18",
-        [*TINY, "epochs=1", "model.head_hidden_width=0", f"data.root={photos}", f"output={tmp_path / 'run'}"],
+        [
+            *TINY_PRETRAINING,
+            "epochs=1",
+            "model.head_hidden_width=0",
+            f"data.root={photos}",
+            f"output={tmp_path / 'run'}",
+        ],
     )
     pretrain(config, False, Console(quiet=True))
     record = config.output / "config.yaml"
@@ -175,5 +181,5 @@ def test_bad_input_is_refused_before_training(photos: Path, tmp_path: Path) -> N
     assert f"{photos}/test: " in refusal(f"data.root={photos}", "data.val_split=test")
     shutil.copytree(photos, tmp_path / "other")
     shutil.rmtree(tmp_path / "other" / "train" / "bars")
-    assert "classes bars" in refusal(f"data.root={tmp_path / 'other'}")
+    assert re.search(r"/other: .*\bbars$", refusal(f"data.root={tmp_path / 'other'}"))
     assert not (tmp_path / "run").exists()

@@ -81,7 +81,7 @@ def _open_fastest(
                 failure = error
     from exfuse.inference.engines import torch_eager
 
-    fastest = precision or (torch_eager.fast_precision(torch_eager.default_device()) if on_gpu else None)
+    fastest = precision or (torch_eager.fast_precision("cuda") if on_gpu else None)
     opened = torch_eager.load(folder, fastest, augmentation, folded=True)
     if failure is not None:
         warnings.warn(f"falling back to the engine torch, which is slower: {failure}", RuntimeWarning, stacklevel=4)

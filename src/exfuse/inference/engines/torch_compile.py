@@ -34,7 +34,7 @@ def load(
     if not any(compiler and shutil.which(compiler) for compiler in compilers):
         raise ConfigError("the engine compile needs a C++ compiler: g++, clang++, or the one that CXX names")
     model, info = load_pretrained(folder)
-    return CompiledEngine(DeployableModel(model, info), precision or fast_precision(default_device())), info
+    return CompiledEngine(DeployableModel(model, info), precision or fast_precision(default_device().type)), info
 
 
 class CompiledEngine:

@@ -28,9 +28,9 @@ def load(
     return engine, info
 
 
-def fast_precision(device: torch.device) -> Precision:
+def fast_precision(device_type: str) -> Precision:
     """Returns "bf16" if torch reports that the device has units for it, else "fp32"."""
-    if device.type == "cuda":
+    if device_type == "cuda":
         has_units = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         capabilities: Mapping[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # missing in older torch
