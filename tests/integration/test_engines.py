@@ -62,7 +62,7 @@ def test_what_a_library_cannot_compute_is_said_with_the_file(suffix: str, librar
     path = networks["stride4"].write(suffix)
     engine = Predictor.from_pretrained(path).engine
     with pytest.raises(CheckpointError, match=rf"model{suffix}: .*{library}.*\(.+\)"):
-        engine.labels(np.zeros((1, 40, 40, 4), np.uint8))
+        engine.labels(np.zeros((1, 40, 40), np.uint8))  # without colours
 
 
 @pytest.mark.parametrize("suffix", [".xml", ".onnx"])
@@ -76,7 +76,7 @@ def test_what_an_exported_file_gives_is_checked(suffix: str, networks: dict[str,
             predictor(images[0])
     for wrong in (scores[:, 1:], scores[..., 1:], scores.astype(np.float16), labels):
         predictor.engine._run = lambda *_, wrong=wrong: wrong
-        with pytest.raises(CheckpointError, match=rf"model{suffix}: .*score .*{classes} "):
+        with pytest.raises(CheckpointError, match=rf"model{suffix}: .*\b{classes} scores "):
             predictor.logits(images[0])
 
 
