@@ -255,9 +255,9 @@ def file_lock(lock: Path, wait: bool = False) -> Iterator[bool]:
     Raises:
         OSError: If the file cannot be created.
     """
-    from filelock import FileLock, Timeout  # 0.15 s, and few commands lock
+    from filelock import FileLock, Timeout  # imported here because it takes 0.15 s, and few commands lock
 
-    # Without flock, the library would otherwise make do with a file whose mere existence locks, also after a kill.
+    # By default, without flock, the library uses a file whose mere existence is the lock, even after a kill.
     held = FileLock(lock, blocking=wait, fallback_to_soft=False)
     try:
         held.acquire()
@@ -277,7 +277,7 @@ def file_lock(lock: Path, wait: bool = False) -> Iterator[bool]:
 def lock_file(file: BinaryIO, wait: bool = False, shared: bool = False) -> bool:
     """Locks an open file against other processes, and returns whether it succeeded.
 
-    The lock lasts until this process closes the file, or any other opening of it, or ends; forked processes do not
+    The lock lasts until this process ends, or closes this or any other handle of the file; forked processes do not
     inherit it. On Windows or a file system without locks nobody is locked out.
 
     Args:

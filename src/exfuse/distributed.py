@@ -57,7 +57,7 @@ def process_group() -> Iterator[DistContext]:
     """Joins the process group that torchrun set up (gloo on CPUs, nccl on GPUs); without torchrun there is none.
 
     Raises:
-        ProcessError: If another process can no longer be reached; with the error that ended it, if one did.
+        ProcessError: If another process can no longer be reached; with the error that ended it, if known.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
@@ -81,11 +81,11 @@ def process_group() -> Iterator[DistContext]:
             with suppress(RuntimeError):  # the store may be gone
                 store.set(reasons[rank], f"rank {rank} stopped: {brief(error)}")
             raise
-        told = ""
+        message = ""
         with suppress(RuntimeError):
-            told = "; ".join(store.get(key).decode() for key in reasons if store.check([key]))
+            message = "; ".join(store.get(key).decode() for key in reasons if store.check([key]))
         raise ProcessError(
-            told or f"another process of this run is gone or does not answer ({brief(error)})"
+            message or f"another process of this run is gone or does not answer ({brief(error)})"
         ) from error
     finally:
         torch.distributed.destroy_process_group()
@@ -102,7 +102,7 @@ def all_reduce_sum(values: torch.Tensor, dist: DistContext) -> torch.Tensor:
 
 def _is_lost_process(error: Exception) -> bool:
     """Returns whether an error means that this process could not reach another one of the group."""
-    is_of_torch = isinstance(error, RuntimeError)  # and not, say, about an image of an igloo
+    is_of_torch = isinstance(error, RuntimeError)  # other errors may contain "gloo" in the name of a file
     return is_of_torch and (isinstance(error, torch.distributed.DistError) or "gloo" in str(error))
 
 

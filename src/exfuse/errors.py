@@ -33,7 +33,7 @@ class TrainingError(ExFuseError):
 
 
 class ProcessError(ExFuseError):
-    """Another process of the same run can no longer be reached; repeats why it stopped, where it could say so."""
+    """Another process of the same run cannot be reached; the message contains the error that ended it, if known."""
 
 
 class RequestError(ExFuseError):

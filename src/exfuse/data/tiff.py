@@ -38,8 +38,8 @@ def check_tiff(name: object, file: IO[bytes]) -> None:
     tags, counts = _read_tags(file)
     if tags[NEXT_DIRECTORY] != (0,):
         raise DataError(
-            f"{name}: a TIFF file of several images (pages, or the levels of a pyramid) is not read; save the one that "
-            "is meant as PNG"
+            f"{name}: TIFF files with several images (pages, or levels of a pyramid) are not supported; save a single "
+            "image as PNG"
         )
     reason = _colours_unknown(tags) or _pieces_wrong(tags, counts)
     if reason:

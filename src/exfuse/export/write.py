@@ -121,10 +121,12 @@ def check_request(output: Path, export_format: str, precision: ExportPrecision) 
     if precision == "int8":
         if entry.quantize is None:
             with_int8 = [other.name for other in EXPORT_FORMATS.values() if other.quantize is not None]
-            raise ConfigError(f"{export_format} does not support int8; use {' or '.join(with_int8)}")
+            raise ConfigError(f"int8 is available for {' and '.join(with_int8)} only, not for {export_format}")
         require(("nncf",), "int8")
     if os.path.ismount(output) or (output.exists() and output.samefile(Path())):
-        raise OutputError(f"{output} is a mount point or the current folder; choose a folder inside it")
+        raise OutputError(
+            f"{output} is a mount point or the current folder, which cannot be replaced; choose a folder inside it"
+        )
     if not is_replaceable(output, REPORT_FILE):
         raise OutputError(
             f"{output} is not an export, or was changed since it was written; choose a new or empty folder"

@@ -55,15 +55,15 @@ class OutputFolder:
             name: Relative to the folder, with slashes.
 
         Raises:
-            OutputError: If a file exists that this command did not write, a parent is a file or a link, or the file
-                system does not allow names as long.
+            OutputError: If a file exists that this command did not write, a parent is a file or a link, or the name is
+                too long for the file system.
         """
         target = self.folder / name
-        # Each part by itself: for a path in a folder that does not exist yet, only the whole length is checked.
+        # Each part is checked separately: below a folder that does not exist yet, `lstat` checks the total length only.
         if any(_is_too_long(path) for path in (target, *(self.folder / part for part in PurePosixPath(name).parts))):
             raise OutputError(
-                f"{target}: longer than the file system allows; shorten the name of the file that it is made from, or "
-                "choose an output with a shorter path"
+                f"{target}: too long for the file system; shorten the name of the file that it is made from, or choose "
+                "an output with a shorter path"
             )
         if blocker := self._blocking_parent(name):
             raise OutputError(f"{blocker} is not a folder; choose another output")

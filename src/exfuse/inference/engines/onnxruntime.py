@@ -58,7 +58,7 @@ class OnnxRuntimeEngine:
             description = self._session.get_modelmeta().custom_metadata_map[INFO_KEY]
             self.info = ModelMetadata.from_json(json.loads(description))
         except Exception as error:  # the library's own exceptions have no common base
-            raise CheckpointError(f"{path}: not an ONNX model of exfuse, or damaged ({brief(error)})") from error
+            raise CheckpointError(f"{path}: not a readable ONNX model exported by exfuse ({brief(error)})") from error
 
     def labels(self, images: UInt8Array) -> UInt8Array:
         """See `Engine`."""

@@ -53,7 +53,7 @@ def read_openvino(path: Path) -> tuple[ov.Model, ModelMetadata]:
         model = core.read_model(path)
         return model, ModelMetadata.from_json(json.loads(model.get_rt_info(INFO_PATH).astype(str)))
     except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: not an OpenVINO model of exfuse, or damaged ({brief(error)})") from error
+        raise CheckpointError(f"{path}: not a readable OpenVINO model exported by exfuse ({brief(error)})") from error
 
 
 def save_openvino(model: ov.Model, info: ModelMetadata, path: Path) -> None:
